@@ -1,0 +1,223 @@
+"""From logits to probabilities, and from probabilities to decisions: fitted on validation images only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special
+
+from pneumoscope.cohort import Bools, Cohort, Floats, cohort, proportion, resampled_weights
+from pneumoscope.errors import DataError
+from pneumoscope.records import Estimate
+
+TARGET = 0.95
+_LOG_T = (float(np.log(0.05)), float(np.log(20.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """A fitted temperature with the mean negative log likelihood (nats per image) before and after.
+
+    `note` says why, where the data could not determine it.
+    """
+
+    value: float
+    nll_before: float
+    nll_after: float
+    n: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A threshold (positive where probability >= threshold) and what it achieved where it was chosen.
+
+    `target`: the sensitivity (`triage`) or specificity (`rule-in`) asked for, None for `balanced`. `n`: how
+    many images chose it.
+    The figures are of those images, so mildly optimistic: report them anew on other images.
+    """
+
+    name: str
+    threshold: float
+    target: float | None
+    sensitivity: Estimate
+    specificity: Estimate
+    n: int
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, estimates in the form of `metrics.json`."""
+        return {
+            "name": self.name,
+            "threshold": self.threshold,
+            "target": self.target,
+            "sensitivity": self.sensitivity.as_json(),
+            "specificity": self.specificity.as_json(),
+            "n": self.n,
+            "note": self.note,
+        }
+
+
+def pneumonia_logit(logits: ArrayLike) -> Floats:
+    """Return the log-odds of pneumonia, float64 [n], summed over its subtypes.
+
+    `logits`: [n, C], class 0 normal, the others pneumonia: (normal, pneumonia) or (normal, bacterial, viral).
+    Raises `DataError` on another shape or a value that is not finite.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] not in (2, 3):
+        raise DataError(f"logits have the shape {values.shape}", remedy="give [n, 2] or [n, 3]")
+    if not np.isfinite(values).all():
+        raise DataError("some logits are not finite", remedy="leave out images that could not be read")
+    return np.asarray(special.logsumexp(values[:, 1:], axis=1) - values[:, 0], dtype=np.float64)
+
+
+def probabilities(logits: ArrayLike, temperature: float) -> tuple[Floats, Floats | None]:
+    """Return the probability of pneumonia [n] and of viral given pneumonia [n], None for two classes.
+
+    `logits`: [n, C] as in `pneumonia_logit`, divided by `temperature` > 0; both results in 0..1, float64.
+    Raises `DataError` as `pneumonia_logit` does, and for a temperature that is not positive.
+    """
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise DataError(f"the temperature is {temperature}", remedy="give a positive number")
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    pneumonia = special.expit(pneumonia_logit(scaled))
+    return pneumonia, special.expit(scaled[:, 2] - scaled[:, 1]) if scaled.shape[1] == 3 else None
+
+
+def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
+    """Fit the temperature that minimises the negative log likelihood of normal against pneumonia.
+
+    `logits`: [n, C] as in `pneumonia_logit`; `targets`: 0 normal, 1 pneumonia of any subtype, [n]. Binary,
+    because the subtype of a pneumonia may be unknown. The search runs over log T in log .05 .. log 20. Where
+    no image is on the wrong side of even odds the likelihood grows as T falls to 0, and T stays 1.
+    Raises `DataError` where one class is missing. Source: Guo et al., ICML 2017.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    c = cohort(targets, pneumonia_logit(values))
+    if c.one_class:
+        raise DataError(
+            "calibration needs normal and pneumonia images", remedy="enlarge the validation split"
+        )
+
+    def loss(log_t: float) -> float:
+        signed = np.where(c.y, -1.0, 1.0) * pneumonia_logit(values / np.exp(log_t))
+        return float(np.logaddexp(0.0, signed).mean())
+
+    before = loss(0.0)
+    if np.array_equal(values[:, 1:].max(axis=1) > values[:, 0], c.y):
+        return Temperature(1.0, before, before, c.n, "no image is on the wrong side: T cannot be fitted")
+    # The loss of three classes need not have one valley: start from the best of a grid.
+    grid = np.linspace(*_LOG_T, 61)
+    best = int(np.argmin([loss(point) for point in grid]))
+    bounds = (grid[max(0, best - 1)], grid[min(60, best + 1)])
+    found = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9})
+    note = "at the edge of the search: look at the logits" if best in (0, 60) else ""
+    return Temperature(float(np.exp(found.x)), before, float(found.fun), c.n, note)
+
+
+def operating_points(
+    y: ArrayLike,
+    probability: ArrayLike,
+    patients: Sequence[str],
+    *,
+    target: float = TARGET,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, OperatingPoint]:
+    """Choose the thresholds `balanced`, `triage` and `rule-in` from validation images.
+
+    `y`: 0/1 [n]; `probability`: [n] in 0..1; `patients`: [n] keys.
+    - `balanced`: the maximiser of sensitivity + specificity (Youden 1950), the middle of the interval where
+      several thresholds tie, as the median over patient bootstrap resamples: one image does not decide.
+    - `triage`: the largest threshold whose sensitivity's lower 95 % bound reaches `target`; where too few
+      images of pneumonia can support that, the largest whose sensitivity itself does, and `note` says so.
+    - `rule-in`: the same for specificity, the smallest threshold.
+    Bounds are those of the two-sided 95 % Wilson interval with the design effect of patients. A threshold is
+    put in the middle between the two neighbouring probabilities it separates.
+    Raises `DataError` where a class is missing or a probability lies outside 0..1.
+    """
+    c = cohort(y, probability, patients)
+    if c.one_class:
+        raise DataError("thresholds need normal and pneumonia images", remedy="enlarge the validation split")
+    if c.score.min() < 0 or c.score.max() > 1:
+        raise DataError("a probability lies outside 0..1", remedy="give probabilities, not logits")
+    cuts = _cuts(c.score)
+    triage, triage_note = _reaching(c, cuts[::-1], target, positive=True)
+    rule_in, rule_in_note = _reaching(c, cuts, target, positive=False)
+    balanced = _youden(c, np.random.default_rng(seed), resamples)
+    return {
+        "balanced": _point("balanced", c, balanced, None, ""),
+        "triage": _point("triage", c, triage, target, triage_note),
+        "rule-in": _point("rule-in", c, rule_in, target, rule_in_note),
+    }
+
+
+def _point(name: str, c: Cohort, threshold: float, target: float | None, note: str) -> OperatingPoint:
+    called = c.score >= threshold
+    sensitivity = proportion(called[c.y], c.codes[c.y])
+    specificity = proportion(~called[~c.y], c.codes[~c.y])
+    return OperatingPoint(name, threshold, target, sensitivity, specificity, c.n, note)
+
+
+def _edges(score: Floats) -> Floats:
+    """Return 0, the distinct probabilities in ascending order, 1: thresholds lie in (edge, next edge]."""
+    return np.concatenate([[0.0], np.unique(score), [1.0]])
+
+
+def _middle(low: Floats, high: Floats) -> Floats:
+    """Return the middle of (low, high], and high where rounding would bring it down to low."""
+    middle = (low + high) / 2
+    return np.where(middle > low, middle, high)
+
+
+def _cuts(score: Floats) -> Floats:
+    """Return one threshold per way of splitting the images, ascending, from all positive to none."""
+    edges = _edges(score)
+    cuts = _middle(edges[:-1], edges[1:])
+    return cuts if edges[-2] < 1 else cuts[:-1]
+
+
+def _reaching(c: Cohort, cuts: Floats, target: float, *, positive: bool) -> tuple[float, str]:
+    """Return the first of `cuts`, ordered from strict to lenient on this class, that reaches the target."""
+    mask = c.y == positive
+    score, codes = c.score[mask], c.codes[mask]
+    below = np.searchsorted(np.sort(score), cuts)
+    right = score.size - below if positive else below
+    steps = np.flatnonzero(np.diff(right, prepend=-1))  # a cut among the other class changes nothing
+    feasible = cuts[steps[right[steps] >= target * score.size - 1e-9]]
+    for threshold in feasible:
+        called: Bools = (score >= threshold) == positive
+        if proportion(called, codes).low >= target:
+            return float(threshold), ""
+    what = "sensitivity" if positive else "specificity"
+    few = f"{np.unique(codes).size} patients are too few for a lower bound of {target:g}"
+    if feasible.size == 0:  # rule-in where a normal image has probability 1: no threshold excludes it
+        return float(cuts[-1]), f"no threshold reaches a {what} of {target:g}"
+    return float(feasible[0]), f"{few}: the {what} itself reaches it"
+
+
+def _youden(c: Cohort, rng: np.random.Generator, resamples: int) -> float:
+    """Return the median over patient resamples of the middle of Youden's optimal interval."""
+    distinct, place = np.unique(c.score, return_inverse=True)
+    edges = _edges(c.score)
+    order = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    thresholds = []
+    for weights in resampled_weights(c.n_patients, resamples, rng, width=c.n):
+        drawn = weights[:, c.codes[order]]
+        positive = np.add.reduceat(drawn * c.y[order], starts, axis=1)
+        negative = np.add.reduceat(drawn, starts, axis=1) - positive
+        missed, cleared = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+        p, n = missed[:, -1:], cleared[:, -1:]
+        gain = np.zeros((len(drawn), distinct.size + 1), dtype=np.int64)
+        gain[:, 1:] = cleared * p - missed * n  # Youden's J times p n: integers, so ties are exact
+        first = gain.argmax(axis=1)
+        last = distinct.size - gain[:, ::-1].argmax(axis=1)
+        usable = (p > 0).ravel() & (n > 0).ravel()
+        thresholds.append(_middle(edges[first], edges[last + 1])[usable])
+    return float(np.median(np.concatenate(thresholds)))

@@ -1,0 +1,52 @@
+"""How commands speak: progress bars and messages on stderr, results on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Bundle = Annotated[
+    Path | None,
+    typer.Option("--bundle", help="Folder of a bundle; the shipped one by default.", show_default=False),
+]
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data", help="A Kaggle-style folder, a MedMNIST .npz, a CSV manifest, or a folder of DICOM files."
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="Output folder.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
+
+
+def say(text: str) -> None:
+    """Print a message for people on stderr."""
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield `update(done, total)`, drawn as a bar on a terminal and silent elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+
+        def update(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's advice out of the user's terminal; its warnings still come through."""
+    import logging
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -1,0 +1,77 @@
+"""`pneumoscope data`: look at a source, check it, fetch one, make a synthetic one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pneumoscope.cli.console import Out, Seed, progress, say
+
+app = typer.Typer(help="Look at a data source, check it, fetch or make one.", no_args_is_help=True)
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="A Kaggle-style folder, a MedMNIST .npz, a CSV manifest, or a folder of DICOM files."
+    ),
+]
+
+
+@app.command()
+def describe(source: Source, out: Out, seed: Seed = 0) -> None:
+    """Count, measure and picture a source: describe.json and an HTML page."""
+    from pneumoscope.data.describe import describe as describe_data
+    from pneumoscope.data.sources import open_source
+    from pneumoscope.report.data_page import write_page
+
+    with progress("reading images") as update:
+        describe_data(open_source(source), out, seed=seed, progress=update)
+    typer.echo(write_page(out))
+
+
+@app.command()
+def check(source: Source, out: Out) -> None:
+    """Look for what would spoil a result: quality.json and an HTML page; exit 1 where a result would be void."""
+    from pneumoscope.data.quality import check as check_data
+    from pneumoscope.data.quality import voids_result
+    from pneumoscope.data.sources import open_source
+    from pneumoscope.report.data_page import write_page
+
+    with progress("reading images") as update:
+        quality = check_data(open_source(source), out, progress=update)
+    for problem in quality["problems"]:
+        say(f"{problem['severity']}: {problem['message']}")
+    typer.echo(write_page(out))
+    if voids_result(quality):
+        raise typer.Exit(1)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Data set; `list` names them all.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to fetch into.")] = Path("data"),
+) -> None:
+    """Fetch a public data set from its home, resumably, and check it."""
+    from pneumoscope.data.download import catalogue
+    from pneumoscope.data.download import fetch as fetch_data
+
+    if name == "list":
+        for key, dataset in catalogue().items():
+            typer.echo(f"{key:24} {dataset.title} ({dataset.licence})")
+        return
+    with progress(f"fetching {name}") as update:
+        typer.echo(fetch_data(name, out, progress=update))
+
+
+@app.command()
+def synthesize(
+    out: Out,
+    patients: Annotated[int, typer.Option(min=10, help="How many patients to invent.")] = 400,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Side in pixels.")] = 224,
+    seed: Seed = 0,
+) -> None:
+    """Write synthetic radiographs with their ground truth, in the Kaggle layout."""
+    from pneumoscope.data.synthetic import write_dataset
+
+    typer.echo(write_dataset(out, patients=patients, seed=seed, size=size))

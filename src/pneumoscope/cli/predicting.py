@@ -1,0 +1,129 @@
+"""`pneumoscope predict`, `explain`, `evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
+
+Paths = Annotated[list[str], typer.Argument(help="Image files, folders or quoted globs.", show_default=False)]
+Point = Annotated[
+    str | None,
+    typer.Option("--operating-point", help="balanced, triage or rule-in; the bundle's own by default."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    for command in (predict, explain, evaluate):
+        app.command()(command)
+
+
+def predict(
+    paths: Paths,
+    bundle: Bundle = None,
+    jsonl: Annotated[
+        Path | None, typer.Option("--jsonl", help="Write the lines to this file, not to stdout.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Images per step.")] = 16,
+    operating_point: Point = None,
+) -> None:
+    """Print one JSON line per image, in input order; exit 3 where some could not be read."""
+    from pneumoscope.files import atomic_path, plain
+    from pneumoscope.predict import Classifier, expand
+
+    files = expand(paths)
+    classifier = Classifier.load(bundle, operating_point=operating_point)
+    failed = 0
+
+    def lines() -> object:
+        nonlocal failed
+        with progress("predicting") as update:
+            for done, prediction in enumerate(classifier.predict(files, batch_size=batch_size), start=1):
+                failed += prediction.error is not None
+                update(done, len(files))
+                yield json.dumps(plain(prediction.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
+
+    if jsonl is None:
+        for line in lines():  # type: ignore[attr-defined]
+            sys.stdout.write(line)
+    else:
+        with atomic_path(jsonl) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            stream.writelines(lines())  # type: ignore[arg-type]
+    if failed:
+        say(f"{failed} of {len(files)} images could not be read; their lines say why")
+        raise typer.Exit(3)
+
+
+def explain(
+    paths: Paths,
+    out: Out,
+    method: Annotated[str, typer.Option("--method", help="Methods, separated by commas.")] = "gradcam",
+    bundle: Bundle = None,
+) -> None:
+    """Write, for each image and method, an overlay (PNG), the map (.npz) and what is known about it (JSON)."""
+    from pneumoscope.explanation.explain import explain_images
+    from pneumoscope.predict import Classifier, expand
+
+    files = expand(paths)
+    entries = explain_images(
+        Classifier.load(bundle), files, [name.strip() for name in method.split(",")], out
+    )
+    failed = [entry for entry in entries if entry.get("error")]
+    for entry in failed:
+        say(str(entry["error"]))
+    typer.echo(out / "index.json")
+    if failed:
+        raise typer.Exit(3)
+
+
+def evaluate(
+    data: Data,
+    out: Out,
+    bundle: Bundle = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="train, val or test; all labelled images by default.")
+    ] = None,
+    operating_point: Point = None,
+    explanations: Annotated[
+        int, typer.Option(min=0, max=50, help="Images to explain of each kind of answer.")
+    ] = 3,
+    seed: Seed = 0,
+) -> None:
+    """Score a bundle on labelled images: metrics.json, predictions.csv, figures, and an HTML page."""
+    from pneumoscope.data.sources import open_source
+    from pneumoscope.evaluation.evaluate import evaluate as evaluate_bundle
+    from pneumoscope.predict import Classifier
+
+    manifest = open_source(data)
+    if split is not None:
+        manifest = manifest.select(split)
+    classifier = Classifier.load(bundle, operating_point=operating_point)
+    with progress("evaluating") as update:
+        metrics = evaluate_bundle(classifier, manifest, out, seed=seed, progress=update)
+    if explanations:
+        from pneumoscope.explanation.explain import explain_evaluation
+
+        explain_evaluation(classifier, out, explanations)
+    from pneumoscope.report.evaluation_report import write
+
+    page = write(out, classifier.bundle.name)
+    for name in ("accuracy", "balanced_accuracy", "auroc", "recall", "specificity", "precision"):
+        figure = metrics["metrics"][name]
+        say(
+            f"{name:18} {_number(figure['value'])}  95 % CI {_number(figure['ci95'][0])} to {_number(figure['ci95'][1])}"
+        )
+    if metrics["not_analysed"]:
+        say(f"{metrics['not_analysed']} images were not analysed; predictions.csv says why")
+    typer.echo(page)
+    if metrics["failed"]:
+        raise typer.Exit(3)
+
+
+def _number(value: float) -> str:
+    return "undefined" if value != value else f"{value:.4f}"  # noqa: PLR0124 - NaN

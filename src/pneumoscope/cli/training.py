@@ -1,0 +1,94 @@
+"""`pneumoscope train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pneumoscope.cli.console import Data, Out, progress, quiet_lightning, say
+
+if TYPE_CHECKING:
+    from pneumoscope.training.fit import Row
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    app.command()(train)
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="Experiment file, e.g. configs/lite0-finetuned.toml.")],
+    data: Data,
+    out: Out,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Overrides the seed of the experiment file.")
+    ] = None,
+    devices: Annotated[
+        int, typer.Option("--devices", min=1, help="Processes (CPU) or accelerators to train on.")
+    ] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    log: Annotated[
+        str | None, typer.Option("--log", help="Also log to `tensorboard` or `mlflow`, below --out.")
+    ] = None,
+) -> None:
+    """Train by an experiment file: a run folder with a bundle, validation metrics and all that repeats it."""
+    from pneumoscope.config import load_experiment
+    from pneumoscope.data.sources import open_source
+
+    experiment = load_experiment(config)
+    if seed is not None:
+        experiment = experiment.model_copy(update={"seed": seed})
+    manifest = open_source(data)
+    loggers = make_logger(log, out)
+
+    quiet_lightning()
+    import sys
+
+    from pneumoscope.experiment import Console, run_experiment
+    from pneumoscope.training.fit import Hardware
+
+    with progress("preparing") as update:
+        console = Console(say=say, report=tell, progress=update, loggers=loggers, bar=sys.stderr.isatty())
+        summary = run_experiment(
+            experiment,
+            manifest,
+            out,
+            name=config.stem,
+            hardware=Hardware(devices=devices),
+            resume=resume,
+            console=console,
+        )
+    say(
+        f"{summary['name']}: best epoch {summary['best_epoch']} of {summary['epochs']}, {summary['seconds']} s"
+    )
+    typer.echo(out / "bundle")
+
+
+def tell(row: Row) -> None:
+    """Print one line per epoch."""
+    say(
+        f"{row['phase']} {row['epoch']}: loss {row['train_loss']:.4f}, validation AUROC {row['val_auroc']:.4f}, "
+        f"accuracy {row['val_accuracy']:.4f}, {row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s"
+    )
+
+
+def make_logger(name: str | None, out: Path) -> Any:
+    """Return Lightning's logger of that name, False for none; raises `ConfigError` where it is unknown or missing."""
+    from pneumoscope.errors import ConfigError
+
+    if name is None:
+        return False
+    if name not in ("tensorboard", "mlflow"):
+        raise ConfigError(f"no logger is called {name!r}", remedy="use tensorboard or mlflow")
+    try:
+        if name == "tensorboard":
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            return TensorBoardLogger(save_dir=out, name="tensorboard")
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        return MLFlowLogger(experiment_name="pneumoscope", tracking_uri=f"file:{out / 'mlflow'}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{name} is not installed", remedy='pip install "pneumoscope[track]"') from error

@@ -1,0 +1,198 @@
+"""An experiment in one TOML file; an unknown key or a wrong type is an error that names the file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pneumoscope.errors import ConfigError, storage_errors
+from pneumoscope.files import write_text
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataConfig(_Section):
+    """How the source is divided; every division keeps a patient whole.
+
+    `split = "grouped"` rejoins all that is not marked test and divides anew; `"source"` takes the
+    source's own train and val. Images marked test are never trained on.
+    """
+
+    split: Literal["grouped", "source"] = "grouped"
+    val_fraction: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
+    test_fraction: Fraction = 0.0
+    folds: Annotated[int, Field(ge=2, le=50)] | None = None
+    fold: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> DataConfig:
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist, folds are 0 to {self.folds - 1}")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction and test_fraction leave nothing to train on")
+        return self
+
+
+class PrepareConfig(_Section):
+    """What every image goes through, in training and in use.
+
+    `canvas` pixels are cached; `size` pixels go into the network. `mean` and `std` default to those of
+    the network's weights.
+    """
+
+    size: Annotated[int, Field(ge=16, le=1024)] = 224
+    canvas: Annotated[int, Field(ge=16, le=2048)] | None = None
+    aspect: Literal["squash", "pad"] = "squash"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> PrepareConfig:
+        if self.canvas is not None and self.canvas < self.size:
+            raise ValueError(f"canvas ({self.canvas}) must not be smaller than size ({self.size})")
+        return self
+
+    @property
+    def canvas_size(self) -> int:
+        """Side of the cached square in pixels."""
+        return self.canvas or self.size
+
+
+class AugmentConfig(_Section):
+    """Random changes in training only; 0 switches one off. Angles in degrees, shifts in fractions of the side."""
+
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (1.0, 1.0)
+    crop_ratio: tuple[Positive, Positive] = (1.0, 1.0)
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @property
+    def off(self) -> bool:
+        """True where no augmentation is left, so that features may be computed once."""
+        return self == AugmentConfig()
+
+
+class ModelConfig(_Section):
+    """The network, its weights, and how much of it learns.
+
+    `network`: `custom-cnn` or any timm name. `weights`: `none`, `offline` (package on this machine),
+    `hub` (timm's hub), or the path of a .safetensors or .pth file (relative to the experiment file).
+    `strategy`: `scratch`, `frozen` (fixed feature extractor), or `finetune` (head first, then the last
+    `unfreeze` stages, or all where 0).
+    """
+
+    network: Annotated[str, Field(min_length=1)] = "custom-cnn"
+    weights: Annotated[str, Field(min_length=1)] = "none"
+    strategy: Literal["scratch", "frozen", "finetune"] = "scratch"
+    unfreeze: Annotated[int, Field(ge=0)] = 0
+    freeze_batchnorm: bool = False
+    dropout: Fraction = 0.2
+    drop_path: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        if self.strategy != "scratch" and self.weights == "none":
+            raise ValueError(f'strategy = "{self.strategy}" needs weights, not "none"')
+        return self
+
+
+class TrainConfig(_Section):
+    """Optimisation. Rates are for AdamW; `layer_decay` multiplies the rate from each stage to the one before it.
+
+    `ema = 0` switches the exponential moving average off; the average warms up over the first steps.
+    `patience = 0` switches early stopping off.
+    """
+
+    classes: Literal[2, 3] = 2
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    head_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    rate: Positive = 1e-3
+    head_rate: Positive = 3e-3
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    warmup: Fraction = 0.05
+    imbalance: Literal["none", "weights", "sampler"] = "weights"
+    label_smoothing: Fraction = 0.0
+    mixup: Annotated[float, Field(ge=0, le=5)] = 0.0
+    ema: Fraction = 0.0
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    patience: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    workers: Annotated[int, Field(ge=0, le=128)] = 0
+
+
+class Experiment(_Section):
+    """One training experiment."""
+
+    title: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataConfig = DataConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read an experiment file; raises `ConfigError` that names the key and what is expected there."""
+    with storage_errors(path):
+        text = path.read_bytes()
+    try:
+        raw = tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not valid TOML ({error})", path=path, remedy="mend the line") from error
+    try:
+        experiment = Experiment.model_validate(_tuples(raw))
+    except ValidationError as error:
+        raise ConfigError(_explain(error), path=path, remedy="see docs/reference/experiment.md") from error
+    return _resolve_weights(experiment, path.parent)
+
+
+def save_experiment(experiment: Experiment, path: Path) -> None:
+    """Write an experiment with every value spelled out, as TOML."""
+    write_text(path, tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True)))
+
+
+def _tuples(value: object) -> object:
+    """TOML arrays become tuples, which strict validation wants, and whole numbers stay what they are."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(step) for step in item["loc"]) or "the experiment"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"unknown key {key}")
+        else:
+            parts.append(f"{key} = {item['input']!r}: {item['msg']}" if item["loc"] else item["msg"])
+    return ", ".join(parts)
+
+
+def _resolve_weights(experiment: Experiment, folder: Path) -> Experiment:
+    weights = experiment.model.weights
+    if weights in ("none", "offline", "hub") or Path(weights).is_absolute():
+        return experiment
+    model = experiment.model.model_copy(update={"weights": str((folder / weights).resolve())})
+    return experiment.model_copy(update={"model": model})

@@ -1,0 +1,149 @@
+"""Decoded pixels on disk, so that an epoch never decodes a file again.
+
+One folder per content: its name is a hash of the file contents and the geometry, so a changed image makes
+a new cache and equal sets share one. Written under a lock to a temporary name and renamed: a killed
+writer leaves nothing that looks finished, and of two writers the second finds the work done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from pneumoscope.errors import DataError, ImageError, storage_errors
+from pneumoscope.files import atomic_folder, read_json, sha256_file, write_json
+from pneumoscope.images import read_image
+from pneumoscope.records import Sample
+from pneumoscope.transforms import Pixels, to_canvas
+
+_VERSION = 1  # part of the key: raise it when reading or resizing changes
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PixelCache:
+    """Decoded images of a list of samples.
+
+    `pixels`: uint8 [M, canvas, canvas], memory-mapped, read-only; `rows[i]` is the row of sample i, or -1
+    where it could not be read; `failed` maps its path to the reason.
+    """
+
+    pixels: Pixels
+    rows: tuple[int, ...]
+    failed: dict[str, str]
+    folder: Path
+
+
+def cache_root() -> Path:
+    """Return the folder of all caches: `PNEUMOSCOPE_CACHE`, else `$XDG_CACHE_HOME/pneumoscope`, else `~/.cache/pneumoscope`."""
+    if chosen := os.environ.get("PNEUMOSCOPE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pneumoscope"
+
+
+def open_cache(
+    samples: Sequence[Sample],
+    *,
+    canvas: int,
+    aspect: str,
+    root: Path | None = None,
+    progress: Progress | None = None,
+) -> PixelCache:
+    """Return the cache of these samples, made first where it is missing.
+
+    Raises:
+        DataError: not one image could be read.
+        StorageError: the disk is full or not writable.
+    """
+    root = root or cache_root()
+    digests = _digests(samples)
+    paths = {digest: sample.path for digest, sample in zip(digests, samples, strict=True) if digest}
+    unique = sorted(paths)
+    key = hashlib.sha256(json.dumps([_VERSION, canvas, aspect, unique]).encode()).hexdigest()[:32]
+    folder = root / key
+    if not (folder / "index.json").is_file():
+        with storage_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f"{key}.lock"):
+                if not (folder / "index.json").is_file():
+                    _remove_unfinished(root, key)
+                    _write(folder, [(digest, paths[digest]) for digest in unique], canvas, aspect, progress)
+    index = read_json(folder / "index.json")
+    pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    rows = tuple(index["rows"].get(digest, -1) for digest in digests)
+    failed = {
+        sample.path: index["failed"].get(digest, "no such file")
+        for sample, digest, row in zip(samples, digests, rows, strict=True)
+        if row < 0
+    }
+    if len(failed) == len(samples):
+        raise DataError(
+            "not one image could be read", path=samples[0].path if samples else None, remedy=_first(failed)
+        )
+    return PixelCache(pixels, rows, failed, folder)
+
+
+def _first(failed: dict[str, str]) -> str:
+    return next(iter(failed.values()), "the list is empty")
+
+
+def _digests(samples: Sequence[Sample]) -> list[str]:
+    """Return a content hash per sample; empty where the file is missing."""
+    archives: dict[str, str] = {}
+
+    def digest(sample: Sample) -> str:
+        name, mark, row = sample.path.partition("#")
+        file = Path(name)
+        if not file.is_file():
+            return ""
+        if not mark:
+            return sha256_file(file)
+        if name not in archives:
+            archives[name] = sha256_file(file)
+        return hashlib.sha256(f"{archives[name]}#{row}".encode()).hexdigest()
+
+    return [digest(sample) for sample in samples]
+
+
+def _remove_unfinished(root: Path, key: str) -> None:
+    # Under the lock nobody else writes this key, so what is there was left by a killed writer.
+    for stale in root.glob(f".{key}.*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _write(
+    folder: Path, items: Sequence[tuple[str, str]], canvas: int, aspect: str, progress: Progress | None
+) -> None:
+    def decode(item: tuple[str, str]) -> Pixels | str:
+        try:
+            # Twice the canvas: a reduced decoding then still is resized with antialiasing.
+            return to_canvas(read_image(item[1], at_least=2 * canvas).pixels, canvas, aspect)
+        except ImageError as error:
+            return error.what
+
+    rows: dict[str, int] = {}
+    failed: dict[str, str] = {}
+    with atomic_folder(folder) as temporary:
+        pixels = np.lib.format.open_memmap(
+            temporary / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(items), canvas, canvas)
+        )
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            for done, (item, result) in enumerate(zip(items, pool.map(decode, items), strict=True), start=1):
+                if isinstance(result, str):
+                    failed[item[0]] = result
+                else:
+                    pixels[len(rows)] = result
+                    rows[item[0]] = len(rows)
+                if progress:
+                    progress(done, len(items))
+        pixels.flush()
+        write_json(temporary / "index.json", {"rows": rows, "failed": failed})

@@ -1,0 +1,134 @@
+"""What is wrong with a data source, and which of it would void a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pneumoscope
+from pneumoscope.data.duplicates import near_pairs, same_groups
+from pneumoscope.data.image_checks import (
+    CONSTANT_STD,
+    check_duplicates,
+    check_near_duplicates,
+    check_pixels,
+    check_readable,
+)
+from pneumoscope.data.label_checks import (
+    check_labels,
+    check_passed_over,
+    check_patients,
+    check_shortcuts,
+    check_splits,
+    precision,
+)
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.data.pictures import write_mosaic
+from pneumoscope.data.pixels import Progress, Scan, scan
+from pneumoscope.data.problems import Evidence, Problem
+from pneumoscope.data.shortcuts import LIMIT, shortcuts
+from pneumoscope.files import out_folder, write_json
+from pneumoscope.records import RESEARCH_ONLY
+
+SHOWN_PAIRS = 16
+
+CHECKS: tuple[Callable[[Evidence], list[Problem]], ...] = (
+    check_readable,
+    check_duplicates,
+    check_patients,
+    check_pixels,
+    check_near_duplicates,
+    check_labels,
+    check_splits,
+    check_shortcuts,
+    check_passed_over,
+)
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+def check(
+    manifest: Manifest,
+    out: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    scanned: Scan | None = None,
+) -> dict[str, Any]:
+    """Check a data source; write `quality.json` and figures into `out`, return the JSON.
+
+    Its `verdict` is `problems` where there is an error or a warning, else `ok`; `voids_result` decides.
+
+    Args:
+        manifest: the images.
+        out: output folder.
+        seed: of the bootstrap and the folds behind the shortcut figures.
+        progress: called with (images done, images in all).
+        scanned: the scan of this manifest, where one has been made already.
+
+    Raises:
+        StorageError: `out` cannot be written.
+    """
+    out_folder(out)
+    evidence = gather(scanned or scan(manifest, progress=progress), seed=seed)
+    found = [problem for test in CHECKS for problem in test(evidence)]
+    problems = sorted(found, key=lambda problem: (_ORDER[problem.severity], not problem.voids))
+    result = {
+        "source": str(manifest.source),
+        "sha256": manifest.fingerprint(),
+        "pneumoscope": pneumoscope.__version__,
+        "notice": RESEARCH_ONLY,
+        "n": len(manifest),
+        "n_readable": int(evidence.scan.readable.sum()),
+        "patient_rule": manifest.patient_rule,
+        "verdict": "problems" if any(problem.severity != "note" for problem in problems) else "ok",
+        "problems": [asdict(problem) for problem in problems],
+        "precision": precision(evidence.table),
+        "shortcuts": {"limit": LIMIT, "features": evidence.shortcuts},
+        "figures": _figures(evidence, out),
+    }
+    write_json(out / "quality.json", result)
+    return result
+
+
+def voids_result(quality: dict[str, Any]) -> bool:
+    """Say whether a figure measured on this source would be wrong: the exit status of `data check`.
+
+    It would where one image carries two labels, where a patient or an identical image is in two splits, or
+    where more than 5 % of the images of a class cannot be read. The rest is reported and left to judgement.
+    """
+    return any(problem["voids"] for problem in quality["problems"])
+
+
+def gather(found: Scan, *, seed: int = 0) -> Evidence:
+    """Compare the images with each other and measure the shortcuts."""
+    equal = same_groups(found.table["pixels_sha256"].tolist())
+    copies = [row for group in equal for row in group[1:]]
+    telling = found.readable & (found.table["std"] >= CONSTANT_STD).to_numpy(bool)
+    telling[copies] = False
+    near = near_pairs(found.hashes, found.thumbs, np.flatnonzero(telling))
+    near.sort(key=lambda pair: pair.correlation)  # the least certain first, so that they are the ones shown
+    return Evidence(found, equal, near, shortcuts(found, seed=seed))
+
+
+def _figures(evidence: Evidence, out: Path) -> dict[str, Any]:
+    """Draw pairs side by side, four to a row: the least certain near duplicates, the label conflicts."""
+    conflicts = [list(group[:2]) for group in evidence.differing(evidence.equal, "label")]
+    near = [[pair.first, pair.second] for pair in evidence.near]
+    figures = {}
+    for name, pairs in (("near-duplicates", near), ("label-conflicts", conflicts)):
+        if not pairs:
+            continue
+        shown = pairs[:SHOWN_PAIRS]
+        file = out_folder(out / "figures") / f"{name}.png"
+        write_mosaic(file, [str(evidence.table["path"][row]) for pair in shown for row in pair], columns=8)
+        names = [evidence.names(pair) for pair in shown]
+        figures[name.replace("-", "_")] = {
+            "file": f"figures/{file.name}",
+            "names": names,
+            "pairs": len(pairs),
+        }
+    return figures

@@ -1,0 +1,104 @@
+"""Seeded divisions that never cut a patient in two and keep the mix of classes and subtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from pneumoscope.config import DataConfig
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.errors import DataError
+from pneumoscope.records import Sample
+
+
+def folds(samples: Sequence[Sample], k: int, seed: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield k pairs of (rest, part) index lists; every patient is in exactly one part.
+
+    Stratified by label and subtype (scikit-learn's StratifiedGroupKFold).
+
+    Raises:
+        DataError: fewer patients than parts in a class.
+    """
+    strata = [f"{sample.label}/{sample.subtype}" for sample in samples]
+    groups = [sample.patient_id for sample in samples]
+    for label in sorted({str(sample.label) for sample in samples}):
+        patients = {sample.patient_id for sample in samples if str(sample.label) == label}
+        if len(patients) < k:
+            raise DataError(
+                f"class {label} has {len(patients)} patients, too few for {k} parts",
+                remedy="use fewer folds or larger fractions",
+            )
+    # Few patients of one subtype may not reach every part; the warning would be about that alone.
+    splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
+    smallest = min(strata.count(stratum) for stratum in set(strata))
+    y = strata if smallest >= k else [str(sample.label) for sample in samples]
+    for rest, part in splitter.split(np.zeros(len(samples)), y, groups):
+        yield rest.tolist(), part.tolist()
+
+
+def part_off(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return (rest, part) index lists with about `fraction` of the images in the part, patients whole."""
+    # Twenty fine folds put together reach any fraction to within 2.5 points, at least one fold.
+    patients = len({sample.patient_id for sample in samples})
+    k = min(20, max(2, patients // 4))
+    parts = [part for _, part in _fine(samples, k, seed)]
+    take = min(max(1, round(fraction * len(parts))), len(parts) - 1)
+    chosen = sorted(index for part in parts[:take] for index in part)
+    inside = set(chosen)
+    return [index for index in range(len(samples)) if index not in inside], chosen
+
+
+def _fine(samples: Sequence[Sample], k: int, seed: int) -> list[tuple[list[int], list[int]]]:
+    smallest = min(
+        len({s.patient_id for s in samples if s.label == label})
+        for label in {sample.label for sample in samples}
+    )
+    if smallest < 2:
+        raise DataError(
+            "a class has only one patient, so it cannot be in two parts",
+            remedy="add images of other patients",
+        )
+    return list(folds(samples, min(k, smallest), seed))
+
+
+def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
+    """Return the manifest with every sample's `split` set to train, val or test.
+
+    Raises:
+        DataError: a class is missing, or the source's own split was asked for and it has none.
+    """
+    manifest = manifest.labelled().require_both_classes("training")
+    if config.split == "source":
+        for name in ("train", "val"):
+            manifest.select(name).require_both_classes(f"split {name!r}")
+        return manifest
+    held = [sample for sample in manifest.samples if sample.split == "test"]
+    samples = [sample for sample in manifest.samples if sample.split != "test"]
+    if not samples:
+        raise DataError("every image is marked test", path=manifest.source, remedy="give training images")
+    held_patients = {sample.patient_id for sample in held}
+    samples = [sample for sample in samples if sample.patient_id not in held_patients]
+    names = ["train"] * len(samples)
+    rest = list(range(len(samples)))
+    if config.folds is not None:
+        rest, part = list(folds(samples, config.folds, seed))[config.fold]
+        _assign(names, part, "test")
+    elif config.test_fraction:
+        rest, part = part_off(samples, config.test_fraction, seed)
+        _assign(names, part, "test")
+    kept = [samples[index] for index in rest]
+    _, part = part_off(kept, config.val_fraction * len(samples) / len(kept), seed + 1)
+    _assign(names, [rest[index] for index in part], "val")
+    divided = [replace(sample, split=name) for sample, name in zip(samples, names, strict=True)]
+    result = replace(manifest, samples=tuple(divided + held))
+    for name in ("train", "val"):
+        result.select(name).require_both_classes(f"split {name!r}")
+    return result
+
+
+def _assign(names: list[str], indices: Sequence[int], name: str) -> None:
+    for index in indices:
+        names[index] = name

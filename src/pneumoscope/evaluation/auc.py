@@ -1,0 +1,220 @@
+"""Areas under the ROC and precision-recall curves, with intervals for one and for two classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+from pneumoscope.cohort import ONE_CLASS, Z95, Bools, Cohort, Floats, Ints, cohort
+from pneumoscope.records import Estimate
+
+Keys = Sequence[Any] | NDArray[Any]
+
+_NO_VARIANCE = 1e-20  # under this a variance is rounding
+
+
+@dataclass(frozen=True, slots=True)
+class PairedAuroc:
+    """Two AUROCs over the same images; `difference` is a minus b, `p` two-sided for no difference."""
+
+    auc_a: Estimate
+    auc_b: Estimate
+    difference: Estimate
+    z: float
+    p: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, estimates in the form of `metrics.json`."""
+        estimates = {name: getattr(self, name).as_json() for name in ("auc_a", "auc_b", "difference")}
+        return {**estimates, "z": self.z, "p": self.p}
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Scores in descending order: `order` int [n], `ends` int [groups], the last image of each tied group."""
+
+    order: Ints
+    ends: Ints
+
+
+def ranking(score: Floats) -> Ranking:
+    """Sort `score`, float [n], once, so that many weightings of it can be measured."""
+    order = np.argsort(-score, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    return Ranking(order, ends)
+
+
+def weighted_areas(rank: Ranking, y: Bools, weights: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Return AUROC [b] and average precision [b] of the same images under `b` weightings.
+
+    `y`: bool [n]; `weights`: integers or floats >= 0 [b, n], both in the order of the images. NaN where a
+    weighting leaves one class. Ties count half in the AUROC; a tied group is one step of the precision-recall
+    curve, without interpolation (Davis and Goadrich, ICML 2006).
+    """
+    ordered = weights[:, rank.order]
+    everyone = np.cumsum(ordered, axis=1)[:, rank.ends].astype(np.float64)
+    ordered *= y[rank.order]
+    true = np.cumsum(ordered, axis=1)[:, rank.ends].astype(np.float64)
+    false = everyone - true
+    true_step = np.diff(true, axis=1, prepend=0.0)
+    false_step = np.diff(false, axis=1, prepend=0.0)
+    positives, negatives = true[:, -1], false[:, -1]
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is promised
+        auroc_ = np.sum(false_step * (true - true_step / 2), axis=1) / (positives * negatives)
+        precision = np.divide(true, everyone, out=np.zeros_like(true), where=everyone > 0)
+        auprc_ = np.sum(true_step * precision, axis=1) / positives
+    auprc_[negatives == 0] = np.nan
+    return auroc_, auprc_
+
+
+def auroc(y: ArrayLike, score: ArrayLike) -> float:
+    """Return the area under the ROC curve, ties counting half; NaN where one class is missing.
+
+    `y`: 0/1 [n]; `score`: [n], higher is more positive. Raises `DataError` on anything else.
+    """
+    c = cohort(y, score)
+    return float("nan") if c.one_class else _placements(c)[0]
+
+
+def auprc(y: ArrayLike, score: ArrayLike) -> float:
+    """Return the average precision; NaN where one class is missing.
+
+    `y`: 0/1 [n]; `score`: [n], higher is more positive. Raises `DataError` on anything else.
+    """
+    c = cohort(y, score)
+    return float(weighted_areas(ranking(c.score), c.y, np.ones((1, c.n)))[1][0])
+
+
+def delong(y: ArrayLike, score: ArrayLike) -> Estimate:
+    """Return the AUROC with DeLong's 95 % interval on the logit scale; every image is another patient.
+
+    `y`: 0/1 [n]; `score`: [n]. Time O(n log n) through midranks. Where the variance is zero or undefined
+    (classes completely separated, a constant score, one image of a class) the interval is Clopper-Pearson's
+    on the independent positive-negative pairs that the images allow: exact for complete separation,
+    conservative otherwise. Sources: DeLong et al., Biometrics 1988; Sun and Xu, IEEE Signal Process Lett
+    2014; logit scale: Pepe, The statistical evaluation of medical tests, 2003.
+    """
+    return _estimate(cohort(y, score), "DeLong")
+
+
+def obuchowski(y: ArrayLike, score: ArrayLike, cluster: Keys) -> Estimate:
+    """Return the AUROC with Obuchowski's 95 % interval on the logit scale, images clustered by patient.
+
+    `y`: 0/1 [n]; `score`: [n]; `cluster`: [n] patient keys. A patient may have images of both classes. Equal
+    to `delong` where each has one image; the same fallback, counting pairs of patients.
+    Source: Obuchowski, Biometrics 1997, 53:567-578.
+    """
+    return _estimate(cohort(y, score, cluster), "Obuchowski")
+
+
+def delong_paired(y: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> PairedAuroc:
+    """Compare two AUROCs over the same images, every image another patient (DeLong et al. 1988).
+
+    `y`: 0/1 [n]; `score_a`, `score_b`: [n]. The interval of the difference is on its own scale, not logit.
+    z and p are NaN where the difference has no variance and is not zero.
+    """
+    return _paired(cohort(y, score_a), cohort(y, score_b), "DeLong")
+
+
+def obuchowski_paired(y: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, cluster: Keys) -> PairedAuroc:
+    """Compare two AUROCs over the same images, clustered by patient (Obuchowski 1997).
+
+    `y`: 0/1 [n]; `score_a`, `score_b`: [n]; `cluster`: [n] patient keys. As `delong_paired` otherwise.
+    """
+    return _paired(cohort(y, score_a, cluster), cohort(y, score_b, cluster), "Obuchowski")
+
+
+def auroc_estimate(c: Cohort) -> Estimate:
+    """Return the AUROC of a cohort: DeLong where each patient has one image, else Obuchowski."""
+    return _estimate(c, "Obuchowski" if c.clustered else "DeLong")
+
+
+def paired_auroc(a: Cohort, b: Cohort) -> PairedAuroc:
+    """Compare two scorings of one cohort: DeLong where each patient has one image, else Obuchowski."""
+    return _paired(a, b, "Obuchowski" if a.clustered else "DeLong")
+
+
+def _placements(c: Cohort) -> tuple[float, Floats]:
+    """Return the AUROC and, per image, its placement among the other class minus the AUROC [n]."""
+    y, positives = c.y, int(c.y.sum())
+    negatives = c.n - positives
+    ranks = stats.rankdata(c.score)
+    place = np.empty(c.n)
+    place[y] = (ranks[y] - stats.rankdata(c.score[y])) / negatives
+    place[~y] = 1 - (ranks[~y] - stats.rankdata(c.score[~y])) / positives
+    value = float(place[y].mean())
+    return value, place - value
+
+
+def _variance(c: Cohort, residual: Floats) -> float:
+    """Return the variance of the mean placement (Obuchowski 1997), DeLong's where patients have one image."""
+    y, codes, k = c.y, c.codes, c.n_patients
+    positives, negatives = np.bincount(codes[y], minlength=k), np.bincount(codes[~y], minlength=k)
+    with_positive, with_negative = np.count_nonzero(positives), np.count_nonzero(negatives)
+    if min(with_positive, with_negative) < 2:
+        return float("nan")
+    m, n = positives.sum(), negatives.sum()
+    u = np.bincount(codes[y], residual[y], minlength=k) / m
+    v = np.bincount(codes[~y], residual[~y], minlength=k) / n
+    s10 = with_positive / (with_positive - 1) * (u @ u)
+    s01 = with_negative / (with_negative - 1) * (v @ v)
+    s11 = k / (k - 1) * (u @ v)
+    return float(s10 + s01 + 2 * s11)
+
+
+def _estimate(c: Cohort, method: str) -> Estimate:
+    if c.one_class:
+        return Estimate(np.nan, np.nan, np.nan, ONE_CLASS)
+    value, residual = _placements(c)
+    variance = _variance(c, residual)
+    if not (variance > _NO_VARIANCE and 0 < value < 1):
+        return _from_pairs(c, value)
+    half = Z95 * np.sqrt(variance) / (value * (1 - value))
+    middle = special.logit(value)
+    low, high = special.expit(middle - half), special.expit(middle + half)
+    return Estimate(value, float(low), float(high), f"{method}, logit scale")
+
+
+def _from_pairs(c: Cohort, value: float) -> Estimate:
+    """Return Clopper-Pearson's interval for `value` seen on the independent pairs that the cohort holds.
+
+    An AUROC A puts k disjoint pairs of patients in order with probability A^k at most when all are seen in
+    order, so complete separation excludes A < .025^(1/k).
+    """
+    k = c.n_patients
+    positive = np.bincount(c.codes[c.y], minlength=k) > 0
+    negative = np.bincount(c.codes[~c.y], minlength=k) > 0
+    pairs = max(1, min(int(positive.sum()), int(negative.sum()), k // 2))
+    hits = value * pairs
+    low = 0.0 if hits <= 0 else float(stats.beta.ppf(0.025, hits, pairs - hits + 1))
+    high = 1.0 if hits >= pairs else float(stats.beta.ppf(0.975, hits + 1, pairs - hits))
+    return Estimate(
+        value, low, high, f"Clopper-Pearson on {pairs} independent pairs: no variance to estimate"
+    )
+
+
+def _paired(a: Cohort, b: Cohort, method: str) -> PairedAuroc:
+    estimate_a, estimate_b = _estimate(a, method), _estimate(b, method)
+    nan = float("nan")
+    if a.one_class:
+        return PairedAuroc(estimate_a, estimate_b, Estimate(nan, nan, nan, ONE_CLASS), nan, nan)
+    (value_a, residual_a), (value_b, residual_b) = _placements(a), _placements(b)
+    difference = value_a - value_b
+    variance = _variance(a, residual_a - residual_b)
+    if variance > _NO_VARIANCE:
+        error = float(np.sqrt(variance))
+        z, half = difference / error, Z95 * error
+        p = float(2 * stats.norm.sf(abs(z)))
+        estimate = Estimate(difference, difference - half, difference + half, f"{method}, paired")
+    elif np.array_equal(residual_a, residual_b) and difference == 0:
+        z, p = 0.0, 1.0
+        estimate = Estimate(0.0, 0.0, 0.0, f"{method}, paired: both order the images alike")
+    else:
+        z, p = nan, nan
+        estimate = Estimate(difference, nan, nan, "undefined: no variance to estimate")
+    return PairedAuroc(estimate_a, estimate_b, estimate, z, p)

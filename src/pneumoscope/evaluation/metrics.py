@@ -1,0 +1,197 @@
+"""Every figure of `metrics.json`, each with its 95 % interval by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope.cohort import ONE_CLASS, Bools, Cohort, Floats, Ints, cohort, proportion
+from pneumoscope.errors import DataError
+from pneumoscope.evaluation.auc import auroc_estimate, ranking, weighted_areas
+from pneumoscope.evaluation.bootstrap import (
+    RESAMPLES,
+    Statistic,
+    interval,
+    interval_of_distance,
+    replicate,
+    without_false_certainty,
+)
+from pneumoscope.records import Estimate
+
+COUNTED = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "npv", "mcc")
+METRICS = (*COUNTED[:6], "auroc", "auprc", "brier", "ece", "npv", "mcc")
+ECE_BINS = 10
+
+_DEFINED_IN_ONE_CLASS = {True: "recall", False: "specificity"}
+_UNDEFINED = {
+    "precision": "undefined: no image is called positive",
+    "npv": "undefined: no image is called negative",
+    "mcc": "undefined: all images are called alike",
+}
+_WIDENED = "; widened by a Wilson bound where no error or no success was seen"
+
+
+def evaluate_predictions(
+    y: ArrayLike,
+    probability: ArrayLike,
+    patients: Sequence[str],
+    threshold: float,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Estimate]:
+    """Return the figures `METRICS` of a binary classifier, each with its 95 % interval.
+
+    `y`: 0/1 [n]; `probability`: [n] in 0..1; `patients`: [n] keys; an image is called positive where
+    probability >= threshold. AUROC: DeLong's interval, or Obuchowski's where a patient has several images.
+    The others: patient bootstrap. Resampling cannot see errors that did not occur, so where recall or
+    specificity is 0 or 1 the counted figures are widened to what its Wilson bound makes of them. ECE: mean
+    over `ECE_BINS` equal-mass bins (quantiles of this sample, ties together) of |observed - predicted|
+    (Naeini et al., AAAI 2015); `interval_of_distance` says how noise is allowed for.
+    What is undefined is NaN and its method says why. Raises `DataError` for values outside these ranges.
+    """
+    c = probabilities_cohort(y, probability, patients)
+    called = c.score >= threshold
+    statistic = _statistic(c, called)
+    values = statistic(np.ones((1, c.n_patients), dtype=np.int64))[0]
+    *columns, chance = replicate(statistic, c, seed=seed, resamples=resamples).T
+    found = {name: interval(float(values[i]), columns[i]) for i, name in enumerate(METRICS)}
+    ece = METRICS.index("ece")
+    found["ece"] = interval_of_distance(float(values[ece]), columns[ece], chance)
+    found["auroc"] = auroc_estimate(c)
+    for name, estimate in found.items():
+        if np.isnan(estimate.value):
+            found[name] = replace(estimate, method=_UNDEFINED.get(name, ONE_CLASS))
+    if c.one_class:
+        defined = {"accuracy", "brier", "ece", _DEFINED_IN_ONE_CLASS[bool(c.y[0])]}
+        nan = Estimate(np.nan, np.nan, np.nan, ONE_CLASS)
+        found = {name: estimate if name in defined else nan for name, estimate in found.items()}
+    found |= _widened(c, called, found)
+    return {name: without_false_certainty(estimate) for name, estimate in found.items()}
+
+
+def subtype_metrics(
+    is_viral: ArrayLike,
+    p_viral_given_pneumonia: ArrayLike,
+    patients: Sequence[str],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Estimate]:
+    """Return how well viral is told from bacterial among images of pneumonia, cut at 0.5.
+
+    `is_viral`: 0/1 [n], images of known subtype only; `p_viral_given_pneumonia`: [n] in 0..1. AUROC, accuracy
+    and balanced accuracy as in `evaluate_predictions`, which says what is raised.
+    """
+    found = evaluate_predictions(
+        is_viral, p_viral_given_pneumonia, patients, 0.5, seed=seed, resamples=resamples
+    )
+    return {name: found[name] for name in ("auroc", "accuracy", "balanced_accuracy")}
+
+
+def confusion(y: ArrayLike, predicted: ArrayLike) -> dict[str, int]:
+    """Count images by truth and call: `tn, fp, fn, tp`. Both arguments: 0/1 [n]; raises `DataError` else."""
+    c = cohort(y, predicted)
+    if not np.isin(c.score, (0, 1)).all():
+        raise DataError("predicted labels must be 0 or 1", remedy="apply the threshold first")
+    return {name: int(mask.sum()) for name, mask in _cells(c.y, c.score > 0).items()}
+
+
+def probabilities_cohort(y: ArrayLike, probability: ArrayLike, patients: Sequence[str]) -> Cohort:
+    """Return the checked cohort of probabilities in 0..1; raises `DataError` where one lies outside."""
+    c = cohort(y, probability, patients)
+    if c.score.min() < 0 or c.score.max() > 1:
+        raise DataError("a probability lies outside 0..1", remedy="give calibrated probabilities, not logits")
+    return c
+
+
+def counted(tn: Floats, fp: Floats, fn: Floats, tp: Floats) -> dict[str, Floats]:
+    """Return the figures `COUNTED` of confusion counts, any matching shapes; 0 / 0 gives NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is promised
+        recall, specificity = tp / (tp + fn), tn / (tn + fp)
+        product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+        return {
+            "accuracy": (tp + tn) / (tn + fp + fn + tp),
+            "balanced_accuracy": (recall + specificity) / 2,
+            "precision": tp / (tp + fp),
+            "recall": recall,
+            "specificity": specificity,
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "npv": tn / (tn + fn),
+            "mcc": (tp * tn - fp * fn) / np.sqrt(product),
+        }
+
+
+def confusion_by_patient(c: Cohort, called: Bools) -> Floats:
+    """Return float64 [n_patients, 4]: each patient's images as tn, fp, fn, tp."""
+    return _by_patient(c, list(_cells(c.y, called).values()))
+
+
+def equal_mass_bins(probability: Floats, bins: int = ECE_BINS) -> Ints:
+    """Return the bin of each image, int [n] in 0..bins-1, cut at the sample's quantiles, ties together."""
+    edges = np.quantile(probability, np.linspace(0, 1, bins + 1)[1:-1])
+    return np.searchsorted(edges, probability).astype(np.int64)
+
+
+def _cells(y: Bools, called: Bools) -> dict[str, Bools]:
+    return {"tn": ~y & ~called, "fp": ~y & called, "fn": y & ~called, "tp": y & called}
+
+
+def _by_patient(c: Cohort, columns: Sequence[NDArray[np.bool_] | Floats]) -> Floats:
+    return np.stack([np.bincount(c.codes, column, minlength=c.n_patients) for column in columns], axis=1)
+
+
+def _statistic(c: Cohort, called: Bools) -> Statistic:
+    """Return the function from patient weights [b, n_patients] to the figures `METRICS` and chance's ECE."""
+    rank, gap, bins = ranking(c.score), c.y - c.score, equal_mass_bins(c.score)
+    columns = [gap**2, *(gap * (bins == index) for index in range(ECE_BINS))]
+    sums = np.concatenate([confusion_by_patient(c, called), _by_patient(c, columns)], axis=1)
+    sample_gaps = sums[:, 5:].sum(axis=0) / c.n
+
+    def statistic(weights: Ints) -> Floats:
+        totals = weights.astype(np.float64) @ sums
+        tn, fp, fn, tp = totals[:, :4].T
+        n = totals[:, :4].sum(axis=1)
+        figures = counted(tn, fp, fn, tp)
+        figures["auroc"], figures["auprc"] = weighted_areas(rank, c.y, weights[:, c.codes])
+        figures["brier"] = totals[:, 4] / n
+        gaps = totals[:, 5:] / n[:, None]
+        figures["ece"] = np.abs(gaps).sum(axis=1)
+        chance = np.abs(gaps - sample_gaps).sum(axis=1)
+        return np.stack([*(figures[name] for name in METRICS), chance], axis=1)
+
+    return statistic
+
+
+def _widened(c: Cohort, called: Bools, found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """Return the counted figures whose interval a rate of exactly 0 or 1 makes too narrow, widened."""
+    rates = {}
+    for truth in (True, False):
+        mask = c.y == truth
+        if mask.any():
+            rate = proportion(called[mask] == truth, c.codes[mask])
+            rates[truth] = {rate.value, {0.0: rate.high, 1.0: rate.low}.get(rate.value, rate.value)}
+    positives = float(c.y.sum())
+    negatives = c.n - positives
+    grid = [(r, s) for r in rates.get(True, {0.0}) for s in rates.get(False, {0.0})]
+    if len(grid) == 1:
+        return {}
+    recall, specificity = np.array(grid).T
+    others = counted(
+        negatives * specificity, negatives * (1 - specificity), positives * (1 - recall), positives * recall
+    )
+    wider = {}
+    for name in COUNTED:
+        estimate = found[name]
+        low, high = np.fmin.reduce(others[name]), np.fmax.reduce(others[name])
+        if low < estimate.low or high > estimate.high:
+            wider[name] = replace(
+                estimate,
+                low=float(min(low, estimate.low)),
+                high=float(max(high, estimate.high)),
+                method=estimate.method + _WIDENED,
+            )
+    return wider

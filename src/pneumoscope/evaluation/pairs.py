@@ -1,0 +1,124 @@
+"""Paired comparison of evaluations of the same images, from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pneumoscope.errors import DataError, storage_errors
+from pneumoscope.evaluation.comparison import Comparison, compare, holm
+from pneumoscope.files import out_folder, read_json, write_json
+from pneumoscope.records import PNEUMONIA
+
+
+def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Compare every pair of evaluation folders, write `comparison.json` to `out` and return it.
+
+    Each folder holds `metrics.json` and `predictions.csv`. p values are adjusted over the pairs (Holm 1979).
+
+    Raises:
+        DataError: fewer than two folders, one without its files, or different images.
+    """
+    if len(folders) < 2:
+        raise DataError("a comparison needs at least two evaluations", remedy="name two or more folders")
+    tables = [_read(folder) for folder in folders]
+    reference = tables[0]
+    for folder, table in zip(folders[1:], tables[1:], strict=True):
+        if not table.index.equals(reference.index) or not table["label"].equals(reference["label"]):
+            raise DataError(
+                f"was made on other images than {folders[0]}",
+                path=folder,
+                remedy="evaluate both on the same --data and --split",
+            )
+    # An image that one of them left out cannot be compared for any.
+    shared = pd.concat([table["probability"].notna() for table in tables], axis=1).all(axis=1).to_numpy()
+    tables = [table[shared] for table in tables]
+    names = _names(folders)
+    y = (tables[0]["label"] == PNEUMONIA).to_numpy()
+    patients = tables[0]["patient_id"].astype(str).tolist()
+    found: list[tuple[int, int, Comparison]] = []
+    for i, j in combinations(range(len(folders)), 2):
+        a, b = tables[i], tables[j]
+        thresholds = (float(a["threshold"].iloc[0]), float(b["threshold"].iloc[0]))
+        found.append((i, j, compare(y, a["probability"], b["probability"], *thresholds, patients, seed=seed)))
+    adjusted = {
+        "auroc": holm([c.auroc.p for _, _, c in found]),
+        "mcnemar": holm([c.mcnemar.p for _, _, c in found]),
+    }
+    result = {
+        "n": len(y),
+        "n_patients": len(set(patients)),
+        "left_out": int((~shared).sum()),
+        "evaluations": [
+            {"name": name, "dir": str(folder), **_headline(folder)}
+            for name, folder in zip(names, folders, strict=True)
+        ],
+        "pairs": [
+            _pair(names[i], names[j], c, float(adjusted["auroc"][k]), float(adjusted["mcnemar"][k]))
+            for k, (i, j, c) in enumerate(found)
+        ],
+    }
+    out_folder(out)
+    write_json(out / "comparison.json", result)
+    return result
+
+
+def _read(folder: Path) -> pd.DataFrame:
+    file = folder / "predictions.csv"
+    if not file.is_file():
+        raise DataError(
+            "holds no predictions.csv", path=folder, remedy="name a folder that `pneumoscope evaluate` wrote"
+        )
+    with storage_errors(file):
+        try:
+            table = pd.read_csv(file, dtype={"path": str, "patient_id": str, "label": str})
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise DataError(f"is not a CSV table ({error})", path=file, remedy="evaluate again") from error
+    missing = [
+        name for name in ("path", "patient_id", "label", "probability", "threshold") if name not in table
+    ]
+    if missing:
+        raise DataError(f"lacks the column {', '.join(missing)}", path=file, remedy="evaluate again")
+    return table.set_index("path").sort_index()
+
+
+def _headline(folder: Path) -> dict[str, Any]:
+    metrics = read_json(folder / "metrics.json")
+    return {"metrics": metrics["metrics"], "threshold": metrics["threshold"], "bundle": metrics["bundle"]}
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return short names that tell the folders apart: a run's name, else the shortest differing tail of the path."""
+    absolute = [folder.resolve() for folder in folders]
+    names = [folder.parent.name if folder.name == "evaluation" else folder.name for folder in absolute]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _pair(a: str, b: str, c: Comparison, auroc_holm: float, mcnemar_holm: float) -> dict[str, Any]:
+    def difference(name: str) -> dict[str, Any]:
+        found = c.differences[name]
+        return {"difference": found.estimate.as_json(), "p": found.p}
+
+    return {
+        "a": a,
+        "b": b,
+        "auroc": {
+            "difference": c.auroc.difference.as_json(),
+            "p": c.auroc.p,
+            "p_holm": auroc_holm,
+            "method": c.auroc.difference.method,
+        },
+        "mcnemar": {
+            "p": c.mcnemar.p,
+            "p_holm": mcnemar_holm,
+            "only_a_right": c.mcnemar.only_a,
+            "only_b_right": c.mcnemar.only_b,
+            "method": c.mcnemar.method,
+        },
+        "accuracy": difference("accuracy"),
+        "balanced_accuracy": difference("balanced_accuracy"),
+    }

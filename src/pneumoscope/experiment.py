@@ -1,0 +1,377 @@
+"""One experiment from source to evaluated bundle: the flow of the whole program in one place.
+
+RUN/config.toml  environment.json  split.csv  history.csv  run.json
+    bundle/      the network with all that travels with it
+    metrics.json predictions.csv   of the validation split, through the bundle
+    figures/augmentation.png       what training saw
+    checkpoints/                   of each phase, for --resume
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from pneumoscope import __version__
+from pneumoscope.bundle import add_evidence, round_weights, save_bundle
+from pneumoscope.calibration import fit_temperature, operating_points, probabilities
+from pneumoscope.config import Experiment, save_experiment
+from pneumoscope.data.cache import PixelCache, Progress, open_cache
+from pneumoscope.data.manifest import Manifest, counts
+from pneumoscope.data.split import divide
+from pneumoscope.errors import TrainingError, storage_errors
+from pneumoscope.evaluation.evaluate import evaluate
+from pneumoscope.files import out_folder, read_json, sha256_bytes, write_json, write_text
+from pneumoscope.models.network import Network, build_network
+from pneumoscope.models.weights import LoadReport, load_weights
+from pneumoscope.predict import Classifier
+from pneumoscope.records import PNEUMONIA, SUBTYPES, Sample
+from pneumoscope.training.dataset import CLASSES
+from pneumoscope.training.features import best_device, predict_logits
+from pneumoscope.training.fit import Hardware, Report, Row
+from pneumoscope.training.strategy import TrainingRun, make_part, train_network
+from pneumoscope.transforms import Preparation
+
+SYNTHETIC_SITE = "synthetic"
+
+
+@dataclass(frozen=True)
+class Console:
+    """How an experiment tells of its progress; every field may be None."""
+
+    say: Any = None
+    report: Report | None = None
+    progress: Progress | None = None
+    loggers: Any = False
+    bar: bool = False
+
+    def __call__(self, text: str) -> None:
+        if self.say is not None:
+            self.say(text)
+
+
+def run_experiment(
+    experiment: Experiment,
+    manifest: Manifest,
+    run: Path,
+    *,
+    name: str,
+    hardware: Hardware | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train, calibrate, bundle and validate; returns the content of `run.json`.
+
+    Raises:
+        TrainingError: the folder holds another experiment, is in use, or training failed.
+        DataError, WeightsError, ConfigError, StorageError: as their messages say.
+    """
+    console = console or Console()
+    hardware = hardware or Hardware()
+    with storage_errors(run):
+        _claim(experiment, out_folder(run), resume)
+        try:
+            with FileLock(run / ".lock", timeout=0):
+                return _run(experiment, manifest, run, name, hardware, resume, console)
+        except Timeout as error:
+            raise TrainingError(
+                "another process is training here", path=run, remedy="wait, or choose another --out"
+            ) from error
+
+
+def _claim(experiment: Experiment, run: Path, resume: bool) -> None:
+    """Refuse to mix two experiments in one folder."""
+    card, config = run / "experiment.json", experiment.model_dump(mode="json")
+    if card.is_file():
+        if not resume:
+            raise TrainingError(
+                "holds a run already", path=run, remedy="go on with --resume or choose another --out"
+            )
+        if read_json(card) != config:
+            raise TrainingError(
+                "was begun with other settings",
+                path=run,
+                remedy="resume with the same file and seed, or choose another --out",
+            )
+    elif resume:
+        raise TrainingError("holds nothing to resume", path=run, remedy="leave --resume out")
+    write_json(card, config)
+
+
+def _run(
+    experiment: Experiment,
+    manifest: Manifest,
+    run: Path,
+    name: str,
+    hardware: Hardware,
+    resume: bool,
+    console: Console,
+) -> dict[str, Any]:
+    started = time.time()
+    save_experiment(experiment, run / "config.toml")
+    divided = divide(manifest, experiment.data, experiment.seed)
+    divided.write_csv(run / "split.csv")
+    prepare = experiment.prepare
+    console(f"{len(divided)} images, decoding those not yet in the cache")
+    cache = open_cache(
+        divided.samples, canvas=prepare.canvas_size, aspect=prepare.aspect, progress=console.progress
+    )
+    for path, reason in cache.failed.items():
+        console(f"left out: {path}: {reason}")
+    torch.manual_seed(experiment.seed)
+    network, weights, preparation = make_network(experiment)
+    training = TrainingRun(
+        experiment, network, preparation, cache,
+        make_part(divided.samples, cache, "train", experiment), make_part(divided.samples, cache, "val", experiment),
+        run, hardware, resume, console.report, console.progress, console.loggers, console.bar,
+    )  # fmt: skip
+    write_json(run / "environment.json", environment(experiment, hardware, started))
+    draw_augmentation(training, run / "figures" / "augmentation.png")
+    trained = time.perf_counter()
+    history = train_network(training)
+    seconds = sum(float(row["seconds"]) for row in history)
+    overhead = max(0.0, time.perf_counter() - trained - seconds) if not resume else 0.0
+    write_text(run / "history.csv", pd.DataFrame(history).to_csv(index=False))
+    round_weights(network)
+    write_bundle(run / "bundle", name, training, divided, weights, history)
+    classifier = Classifier.load(run / "bundle")
+    console("validating through the bundle")
+    metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed)
+    add_evidence(run / "bundle", {"validation": metrics})
+    summary = summarise(training, name, divided, weights, history, seconds + overhead)
+    write_json(run / "run.json", summary)
+    return summary
+
+
+def make_network(experiment: Experiment) -> tuple[Network, LoadReport | None, Preparation]:
+    """Build the network of an experiment, with its weights and the preparation that fits them."""
+    model, prepare = experiment.model, experiment.prepare
+    network, usual = build_network(
+        model.network, classes=experiment.train.classes, dropout=model.dropout, drop_path=model.drop_path
+    )
+    report = None if model.weights == "none" else load_weights(network, model.network, model.weights)
+    preparation = Preparation(
+        prepare.size,
+        prepare.canvas_size,
+        prepare.aspect,
+        prepare.mean or usual["mean"],
+        prepare.std or usual["std"],
+    )
+    return network, report, preparation
+
+
+def write_bundle(
+    path: Path,
+    name: str,
+    run: TrainingRun,
+    divided: Manifest,
+    weights: LoadReport | None,
+    history: Sequence[Row],
+) -> None:
+    """Calibrate and choose thresholds on the validation split, and write the bundle."""
+    logits = (
+        predict_logits(run.network, run.cache, run.val.rows, run.preparation, best_device()).double().numpy()
+    )
+    run.network.cpu()
+    truth = (~run.val.allowed[:, 0]).astype(int)
+    fitted = fit_temperature(logits, truth)
+    patients = _patients(divided, run.cache, "val")
+    probability, _ = probabilities(logits, fitted.value)
+    points = operating_points(truth, probability, patients, seed=run.experiment.seed)
+    sections = {
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "network": {
+            "name": run.experiment.model.network,
+            "classes": list(CLASSES[run.experiment.train.classes]),
+            "parameters": sum(parameter.numel() for parameter in run.network.parameters()),
+        },
+        "calibration": {
+            "method": "temperature scaling on the validation split",
+            "temperature": fitted.value,
+            **asdict(fitted),
+        },
+        "operating_points": {key: point.as_json() for key, point in points.items()},
+        "operating_point": "balanced",
+        "population": population(divided),
+        "training": {
+            "config": _without_paths(run.experiment),
+            "weights": None if weights is None else {**asdict(weights), "loaded": weights.loaded},
+            "data": {"fingerprint": divided.fingerprint(), "splits": split_counts(divided)},
+            "best": best_row(history),
+        },
+        "limits": limits(divided),
+    }
+    save_bundle(path, run.network, run.preparation, sections)
+
+
+def _without_paths(experiment: Experiment) -> dict[str, Any]:
+    """The card may travel: it names a weights file, not where it lay."""
+    config: dict[str, Any] = experiment.model_dump(mode="json")
+    config["model"]["weights"] = Path(config["model"]["weights"]).name
+    return config
+
+
+def _patients(divided: Manifest, cache: PixelCache, split: str) -> list[str]:
+    return [
+        sample.patient_id
+        for sample, row in zip(divided.samples, cache.rows, strict=True)
+        if sample.split == split and row >= 0
+    ]
+
+
+def best_row(history: Sequence[Row]) -> Row:
+    """Return the epoch whose weights were kept: highest validation AUROC of the last phase, first of equals."""
+    last = [row for row in history if row["phase"] == history[-1]["phase"]]
+    return max(last, key=lambda row: float(row["val_auroc"]))
+
+
+def split_counts(divided: Manifest) -> dict[str, dict[str, int]]:
+    """Return images per class and subtype, and patients, for each split."""
+    result = {}
+    for split in ("train", "val", "test"):
+        part = [sample for sample in divided.samples if sample.split == split]
+        if part:
+            subtypes = {key: sum(sample.subtype == key for sample in part) for key in SUBTYPES}
+            patients = len({sample.patient_id for sample in part})
+            result[split] = {**counts(part), **subtypes, "patients": patients}
+    return result
+
+
+def is_synthetic(manifest: Manifest) -> bool:
+    """Say whether a source was written by the synthetic generator."""
+    folder = manifest.source if manifest.source.is_dir() else manifest.source.parent
+    return (folder / "SYNTHETIC.txt").is_file() or any(s.site == SYNTHETIC_SITE for s in manifest.samples)
+
+
+def population(divided: Manifest) -> dict[str, Any]:
+    """Describe whom the training images show, as far as the manifest knows."""
+    train = [sample for sample in divided.samples if sample.split == "train"]
+    ages = sorted(sample.age_years for sample in train if sample.age_years is not None)
+    return {
+        "source": divided.source.name,
+        "synthetic": is_synthetic(divided),
+        "images": len(train),
+        "patients": len({sample.patient_id for sample in train}),
+        "age_years": [ages[0], ages[-1]] if ages else None,
+        "sites": sorted({sample.site for sample in train if sample.site}),
+        "views": sorted({sample.view for sample in train if sample.view}),
+        "prevalence": sum(sample.label == PNEUMONIA for sample in train) / len(train),
+    }
+
+
+def limits(divided: Manifest) -> list[str]:
+    """Return what must be said beside every figure of this run."""
+    known = _known_limits(divided.samples)
+    if is_synthetic(divided):
+        known.insert(0, "Trained on computer-generated images: it has learned nothing about patients.")
+    return [
+        *known,
+        "One source: how it does in another hospital, on other devices or at other ages is not known from these figures.",
+        "Probabilities are calibrated for the prevalence of the validation split.",
+        "It answers one question, pneumonia or normal; other disease is not looked for.",
+    ]
+
+
+def _known_limits(samples: Sequence[Sample]) -> list[str]:
+    if any(sample.patient_id.startswith(("bacteria-person", "virus-person")) for sample in samples):
+        return [
+            "The images show children of one to five years from one hospital (Guangzhou); adults are outside its population.",
+            "Original image sizes, markers and borders differ by class in this source and may be used as a shortcut.",
+        ]
+    return []
+
+
+def summarise(
+    run: TrainingRun,
+    name: str,
+    divided: Manifest,
+    weights: LoadReport | None,
+    history: Sequence[Row],
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the content of `run.json`: what the report says about a run beside its metrics."""
+    experiment = run.experiment
+    best = best_row(history)
+    last = [row for row in history if row["phase"] == best["phase"]]
+    return {
+        "name": name,
+        "title": experiment.title or name,
+        "strategy": experiment.model.strategy,
+        "network": experiment.model.network,
+        "weights": "none" if weights is None else weights.source,
+        "parameters": sum(parameter.numel() for parameter in run.network.parameters()),
+        "trainable_parameters": _trainable(run.network, experiment),
+        "classes": list(CLASSES[experiment.train.classes]),
+        "input_size": run.preparation.size,
+        "aspect": run.preparation.aspect,
+        "seconds": round(seconds, 1),
+        "images_per_second": float(np.median([float(row["images_per_second"]) for row in last])),
+        "epochs": len(history),
+        "best_epoch": list(history).index(best) + 1,
+        "data": {
+            "source": divided.source.name,
+            "synthetic": is_synthetic(divided),
+            "splits": split_counts(divided),
+        },
+        "left_out": [{"path": path, "reason": reason} for path, reason in run.cache.failed.items()],
+        "limits": limits(divided),
+    }
+
+
+def _trainable(network: Network, experiment: Experiment) -> int:
+    if experiment.model.strategy == "frozen":
+        return sum(parameter.numel() for parameter in network.head.parameters())
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def environment(experiment: Experiment, hardware: Hardware, started: float) -> dict[str, Any]:
+    """Return what is needed to repeat the run: versions, machine, seed."""
+    packages = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn", "pillow", "pydicom")
+    return {
+        "pneumoscope": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in packages},
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "device": str(best_device()),
+        "devices": hardware.devices,
+        "nodes": hardware.nodes,
+        "threads": torch.get_num_threads(),
+        "seed": experiment.seed,
+        "config_sha256": sha256_bytes(experiment.model_dump_json().encode()),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+    }
+
+
+def draw_augmentation(run: TrainingRun, path: Path) -> None:
+    """Write a 5x5 mosaic of augmented training images as a PNG."""
+    from PIL import Image
+
+    from pneumoscope.files import atomic_path
+    from pneumoscope.transforms import draw
+
+    rng = np.random.default_rng(run.experiment.seed)
+    rows = rng.choice(run.train.rows, size=5, replace=len(run.train.rows) < 5)
+    size = run.preparation.size
+    sheet = np.zeros((5 * size, 5 * size), np.uint8)
+    for i, row in enumerate(rows):
+        canvas = torch.from_numpy(np.array(run.cache.pixels[row]))[None]
+        for j in range(5):
+            image = draw(run.experiment.augment, rng).apply(canvas, size)
+            sheet[i * size : (i + 1) * size, j * size : (j + 1) * size] = image[0].numpy()
+    with atomic_path(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")

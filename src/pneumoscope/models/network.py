@@ -1,0 +1,146 @@
+"""One shape for every network: an encoder that makes a feature map, pooling, a small head."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import timm
+import torch
+from timm.models._manipulate import group_parameters
+from torch import Tensor, nn
+
+from pneumoscope.errors import ConfigError
+from pneumoscope.models.custom_cnn import CustomCNN
+
+CUSTOM = "custom-cnn"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Encoder(nn.Module):
+    """The convolutional (or transformer) part of a timm network, as a module of its own so that it can be hooked."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last feature map, [B, C, h, w] (or tokens [B, N, C]), from float32 [B, 3, S, S]."""
+        features: Tensor = self.model.forward_features(x)
+        return features
+
+
+class Network(nn.Module):
+    """Encoder, pooling and a linear head; `head` alone can be trained on features computed once."""
+
+    def __init__(self, model: nn.Module, features: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = Encoder(model)
+        self.features = features
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return pooled features float32 [B, F] from float32 [B, 3, S, S]."""
+        pooled: Tensor = self.encoder.model.forward_head(self.encoder(x), pre_logits=True)
+        return pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits float32 [B, classes] from float32 [B, 3, S, S]."""
+        logits: Tensor = self.head(self.embed(x))
+        return logits
+
+
+def build_network(
+    name: str, *, classes: int, dropout: float = 0.0, drop_path: float = 0.0
+) -> tuple[Network, dict[str, Any]]:
+    """Build an untrained network by name: `custom-cnn`, or any network that timm knows.
+
+    Returns:
+        The network, and `{"mean", "std"}` that its usual ImageNet weights expect.
+
+    Raises:
+        ConfigError: no network has this name.
+    """
+    if name == CUSTOM:
+        custom = CustomCNN()
+        return Network(custom, custom.num_features, classes, dropout), {
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+        }
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:5]
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists all"
+        raise ConfigError(f"no network is called {name!r}", remedy=f"use custom-cnn or a timm name; {hint}")
+    options = {"drop_path_rate": drop_path} if drop_path else {}
+    model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    if isinstance(getattr(model, "pre_logits", None), nn.Module) and hasattr(model, "features"):
+        # VGG: its two 4096-wide layers hold nine tenths of the weights; averaging the map replaces them.
+        model.pre_logits = nn.Identity()
+    model.eval()
+    with torch.no_grad():
+        size = model.pretrained_cfg["input_size"][-1]
+        pooled = model.forward_head(model.forward_features(torch.zeros(1, 3, size, size)), pre_logits=True)
+    if pooled.ndim != 2:
+        raise ConfigError(
+            f"{name!r} does not pool its features to one vector", remedy="choose another network"
+        )
+    settings = {"mean": tuple(model.pretrained_cfg["mean"]), "std": tuple(model.pretrained_cfg["std"])}
+    return Network(model, pooled.shape[1], classes, dropout), settings
+
+
+def stages(network: Network) -> list[list[str]]:
+    """Return the names of the encoder's parameters, stage by stage, from the image to the head."""
+    model = network.encoder.model
+    names = [name for name, _ in model.named_parameters()]
+    if isinstance(model, CustomCNN):
+        return _grouped(names, lambda name: int(name.split(".")[1]))
+    if hasattr(model, "pre_logits") and isinstance(getattr(model, "features", None), nn.Sequential):
+        return _grouped(names, _vgg_stage(model.features))
+    by_id = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    return _grouped(names, lambda name: by_id[name])
+
+
+def _vgg_stage(features: nn.Sequential) -> Any:
+    pools = [int(index) for index, layer in features.named_children() if isinstance(layer, nn.MaxPool2d)]
+
+    def stage(name: str) -> int:
+        match = re.match(r"features\.(\d+)", name)
+        layer = int(match[1]) if match else 10**6
+        return sum(pool < layer for pool in pools)
+
+    return stage
+
+
+def _grouped(names: list[str], stage: Any) -> list[list[str]]:
+    groups: dict[int, list[str]] = {}
+    for name in names:
+        groups.setdefault(stage(name), []).append(f"encoder.model.{name}")
+    return [groups[key] for key in sorted(groups)]
+
+
+def freeze(network: Network, unfrozen_stages: int | None) -> None:
+    """Let the head learn, and the last `unfrozen_stages` stages of the encoder (None: all, 0: none)."""
+    ordered = stages(network)
+    keep = (
+        ordered if unfrozen_stages is None else ordered[len(ordered) - min(unfrozen_stages, len(ordered)) :]
+    )
+    free = {name for stage in keep for name in stage}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad = name in free or name.startswith("head.")
+
+
+def frozen_modules(network: Network, *, batchnorm: bool) -> list[nn.Module]:
+    """Return the modules that must stay in eval mode while training.
+
+    These are normalisation layers whose parameters are frozen (their running statistics are part of the
+    fixed extractor), and with `batchnorm` all of them.
+    """
+    kinds = (nn.modules.batchnorm._BatchNorm,)
+    result = []
+    for module in network.modules():
+        if isinstance(module, kinds):
+            fixed = all(not parameter.requires_grad for parameter in module.parameters())
+            if batchnorm or fixed:
+                result.append(module)
+    return result

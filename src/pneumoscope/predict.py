@@ -1,0 +1,199 @@
+"""From image files to predictions, in order, whatever single files do."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pneumoscope.bundle import Bundle, load_bundle
+from pneumoscope.calibration import pneumonia_logit, probabilities
+from pneumoscope.errors import BundleError, DataError, ImageError
+from pneumoscope.images import RASTER_SUFFIXES, Radiograph, is_dicom, read_image
+from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
+from pneumoscope.transforms import Pixels, prepare, to_canvas
+
+_FLAT = 0.01  # standard deviation of grey (0..1) under which an image shows nothing
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    path: str
+    canvas: Pixels | None
+    quality: Mapping[str, Any]
+    error: str | None
+    milliseconds: float
+
+
+class Classifier:
+    """A bundle ready to answer.
+
+    >>> from pneumoscope.predict import Classifier
+    >>> classifier = Classifier.load()  # doctest: +SKIP
+    >>> [line.probability for line in classifier.predict(["chest.jpeg"])]  # doctest: +SKIP
+    """
+
+    def __init__(self, bundle: Bundle, *, operating_point: str | None = None, device: str = "cpu") -> None:
+        self.bundle = bundle
+        self.operating_point = operating_point or str(bundle.card["operating_point"])
+        points = bundle.card["operating_points"]
+        if self.operating_point not in points:
+            raise BundleError(
+                f"the bundle {bundle.name} has no operating point {self.operating_point!r}",
+                remedy=f"use one of {', '.join(points)}",
+            )
+        self.threshold = float(points[self.operating_point]["threshold"])
+        self.temperature = float(bundle.card["calibration"]["temperature"])
+        self.device = torch.device(device)
+        bundle.network.to(self.device)
+
+    @classmethod
+    def load(
+        cls, path: Path | None = None, *, operating_point: str | None = None, device: str = "cpu"
+    ) -> Classifier:
+        """Load a bundle (the shipped one by default); raises `BundleError`."""
+        return cls(load_bundle(path), operating_point=operating_point, device=device)
+
+    def logits(self, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits float32 [B, classes] from uint8 [B, canvas, canvas]."""
+        with torch.inference_mode():
+            batch = prepare(torch.from_numpy(canvases).to(self.device), self.bundle.preparation)
+            result: NDArray[np.float32] = self.bundle.network(batch).float().cpu().numpy()
+        return result
+
+    def canvas(self, radiograph: Radiograph) -> Pixels:
+        """Return uint8 [canvas, canvas], what is left of an image after preparation."""
+        return to_canvas(radiograph.pixels, self.bundle.preparation.canvas, self.bundle.preparation.aspect)
+
+    def predict(
+        self, paths: Iterable[str | Path], *, batch_size: int = 16, workers: int | None = None
+    ) -> Iterator[Prediction]:
+        """Yield one prediction per path, in input order; a file that cannot be read yields one with `error`.
+
+        Files are decoded in threads while the network works; memory does not grow with their number.
+        """
+        workers = workers or min(8, os.cpu_count() or 1)
+        source = iter(paths)
+        with ThreadPoolExecutor(workers) as pool:
+            ahead: deque[Future[_Decoded]] = deque()
+            for path in islice(source, 2 * batch_size + workers):
+                ahead.append(pool.submit(self._decode, str(path)))
+            while ahead:
+                batch = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
+                for path in islice(source, len(batch)):
+                    ahead.append(pool.submit(self._decode, str(path)))
+                yield from self._answer(batch)
+
+    def _decode(self, path: str) -> _Decoded:
+        started = time.perf_counter()
+
+        def spent() -> float:
+            return (time.perf_counter() - started) * 1000
+
+        try:
+            radiograph = read_image(path, at_least=2 * self.bundle.preparation.canvas)
+            canvas = self.canvas(radiograph)
+        except ImageError as error:
+            return _Decoded(path, None, {}, str(error), spent())
+        return _Decoded(path, canvas, _quality(radiograph, canvas), None, spent())
+
+    def _answer(self, batch: Sequence[_Decoded]) -> Iterator[Prediction]:
+        started = time.perf_counter()
+        good = [item for item in batch if item.canvas is not None]
+        answers: dict[int, tuple[float, float, float | None]] = {}
+        if good:
+            logits = self.logits(np.stack([item.canvas for item in good if item.canvas is not None]))
+            p, viral = probabilities(logits, self.temperature)
+            odds = pneumonia_logit(logits)
+            for index, item in enumerate(good):
+                answers[id(item)] = (
+                    float(p[index]),
+                    float(odds[index]),
+                    None if viral is None else float(viral[index]),
+                )
+        share = (time.perf_counter() - started) * 1000 / max(1, len(good))
+        for item in batch:
+            yield self._prediction(item, answers.get(id(item)), share)
+
+    def _prediction(
+        self, item: _Decoded, answer: tuple[float, float, float | None] | None, share: float
+    ) -> Prediction:
+        common: dict[str, Any] = {
+            "path": item.path,
+            "threshold": self.threshold,
+            "quality": item.quality,
+            "bundle": self.bundle.label,
+            "milliseconds": item.milliseconds + (share if answer else 0.0),
+        }
+        if answer is None:
+            return Prediction(probability=None, label=None, error=item.error, **common)
+        if reason := _not_analysed(item.quality):
+            return Prediction(probability=None, label=None, abstained=True, reason=reason, **common)
+        probability, odds, viral = answer
+        return Prediction(
+            probability=probability,
+            label=PNEUMONIA if probability >= self.threshold else NORMAL,
+            subtype=None if viral is None else {BACTERIAL: 1 - viral, VIRAL: viral},
+            logit=odds,
+            **common,
+        )
+
+
+def _quality(radiograph: Radiograph, canvas: Pixels) -> dict[str, Any]:
+    grey = canvas / 255.0
+    return {
+        "width": radiograph.width,
+        "height": radiograph.height,
+        "mean": round(float(grey.mean()), 4),
+        "contrast": round(float(grey.std()), 4),
+        "notes": list(radiograph.notes),
+    }
+
+
+def _not_analysed(quality: Mapping[str, Any]) -> str | None:
+    if quality["contrast"] < _FLAT:
+        return "not analysed, because the image is nearly constant and shows nothing"
+    return None
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+    """Return image files named by files, folders (searched through) and globs, each once, in order.
+
+    A name that matches nothing stays in the list, so that it is reported like an unreadable file.
+
+    Raises:
+        DataError: a folder holds no images.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            inside = [str(file) for file in sorted(path.rglob("*")) if _looks_like_image(file)]
+            if not inside:
+                raise DataError(
+                    "the folder holds no images", path=path, remedy="give JPEG, PNG or DICOM files"
+                )
+            found.update(dict.fromkeys(inside))
+        elif any(mark in pattern for mark in "*?[") and not path.exists():
+            anchor = Path(path.anchor or ".")
+            matched = sorted(anchor.glob(str(path.relative_to(path.anchor))))
+            found.update(dict.fromkeys(map(str, matched) if matched else [pattern]))
+        else:
+            found[pattern] = None
+    return list(found)
+
+
+def _looks_like_image(file: Path) -> bool:
+    if not file.is_file() or file.name.startswith("."):
+        return False
+    return file.suffix.lower() in RASTER_SUFFIXES or is_dicom(file)

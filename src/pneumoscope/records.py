@@ -1,0 +1,116 @@
+"""The values that cross from one stage to the next: small, frozen, free of behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NORMAL = "NORMAL"
+PNEUMONIA = "PNEUMONIA"
+LABELS = (NORMAL, PNEUMONIA)
+
+BACTERIAL = "bacterial"
+VIRAL = "viral"
+SUBTYPES = (BACTERIAL, VIRAL)
+
+SPLITS = ("train", "val", "test")
+
+RESEARCH_ONLY = "For research use only. Not for diagnosis."
+
+FloatArray = NDArray[np.float32]
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One radiograph of a data source.
+
+    `path` is a file path, or `archive.npz#val/12` for row 12 of `val_images` in a MedMNIST archive.
+    `patient_id` groups images of one person; it is a key, never a name.
+    """
+
+    path: str
+    patient_id: str
+    label: str | None = None
+    subtype: str | None = None
+    split: str | None = None
+    site: str | None = None
+    age_years: float | None = None
+    sex: str | None = None
+    view: str | None = None
+    covariates: Mapping[str, str] = field(default_factory=lambda: _NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval. `low` and `high` are NaN where none can be given."""
+
+    value: float
+    low: float
+    high: float
+    method: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the form of the `metrics.json` contract."""
+        return {"value": self.value, "ci95": [self.low, self.high], "method": self.method}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the classifier says of one image; `error` is set where it could not be read.
+
+    `probability` is the calibrated probability of pneumonia in 0..1; `subtype` maps `bacterial` and
+    `viral` to their probabilities given pneumonia, and is None for a two-class network.
+    `logit` is the uncalibrated log-odds of pneumonia.
+    """
+
+    path: str
+    probability: float | None
+    label: str | None
+    threshold: float
+    subtype: Mapping[str, float] | None = None
+    abstained: bool = False
+    reason: str | None = None
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    bundle: str = ""
+    milliseconds: float = 0.0
+    logit: float | None = None
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON line of the `predict` contract, with `error` only where there is one."""
+        line: dict[str, Any] = {
+            "path": self.path,
+            "probability": self.probability,
+            "label": self.label,
+            "threshold": self.threshold,
+            "subtype": None if self.subtype is None else dict(self.subtype),
+            "abstained": self.abstained,
+            "reason": self.reason,
+            "quality": dict(self.quality),
+            "bundle": self.bundle,
+            "milliseconds": round(self.milliseconds, 2),
+        }
+        if self.error is not None:
+            line["error"] = self.error
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmap:
+    """An attribution map over the image as the network saw it.
+
+    `values`: float32 [H, W] in 0..1, H = W = the network's input size; row 0 is the top of the image.
+    """
+
+    values: FloatArray
+    method: str
+    layer: str
+    target: str
+    verdict: str
+    seconds: float

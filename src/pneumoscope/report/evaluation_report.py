@@ -1,0 +1,228 @@
+"""The page of one evaluation: figures with intervals, curves, worst errors, explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pneumoscope.files import write_text
+from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, SUBTYPES
+from pneumoscope.report import figures, html, wording
+from pneumoscope.report.folders import Evaluation, Explained, read_evaluation, thumbnail
+
+WORST = 6
+EXPLAINED = 24
+
+Drawings = Mapping[str, html.Drawing]
+
+
+def write(folder: Path, name: str) -> Path:
+    """Write `report.html` and `figures/*.svg` into an evaluation folder and return the page.
+
+    Raises:
+        DataError: `metrics.json` is missing or damaged.
+        StorageError: the folder cannot be written.
+    """
+    evaluation = read_evaluation(folder)
+    drawn = drawings(evaluation, name)
+    save(drawn, folder / "figures")
+    contents = [
+        ("summary", "In short"),
+        ("figures", "Figures"),
+        ("curves", "Curves"),
+        ("errors", "Worst errors"),
+        ("subtype", "Bacterial and viral"),
+        ("unread", "Not analysed"),
+        ("explanations", "Explanations"),
+        ("reading", "How to read this"),
+    ]
+    text = html.render(
+        "evaluation.html.j2",
+        title=f"Evaluation of {name}",
+        subtitle=_subtitle(evaluation.metrics),
+        contents=contents,
+        view=view(evaluation, drawn),
+        provenance=provenance(evaluation),
+    )
+    write_text(folder / "report.html", text)
+    return folder / "report.html"
+
+
+def save(drawn: Drawings, folder: Path) -> None:
+    """Write each figure as a stand-alone SVG into `folder`."""
+    for key, drawing in drawn.items():
+        write_text(folder / f"{key}.svg", drawing.document)
+
+
+def view(
+    evaluation: Evaluation, drawn: Drawings, key: str = "", worst: int = WORST, explained: int = EXPLAINED
+) -> dict[str, Any]:
+    """Return all that the templates need to show an evaluation; `key` tells apart several on one page."""
+    metrics = evaluation.metrics
+    return {
+        "n": metrics.get("n"),
+        "findings": wording.findings(evaluation.estimates),
+        "alarms": wording.alarms(evaluation.estimates, metrics.get("prevalence")),
+        "estimates": evaluation.estimates,
+        "rows": headline(evaluation.estimates),
+        "drawings": [(drawing.inline(key), drawing.caption) for drawing in drawn.values()],
+        "undrawn": _undrawn(evaluation),
+        "mismatch": _mismatch(evaluation),
+        "errors": worst_errors(evaluation, worst),
+        "errors_known": evaluation.predictions is not None,
+        "unread": not_analysed(evaluation),
+        "unread_count": metrics.get("not_analysed"),
+        "subtype": list(wording.estimates_within(metrics.get("subtype"))),
+        "explanations": [_shown(item) for item in evaluation.explanations[:explained]],
+        "explanations_left": max(len(evaluation.explanations) - explained, 0),
+    }
+
+
+def headline(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the metrics table, known metrics first, with what each says."""
+    known = [name for name in wording.METRICS if name in estimates]
+    others = [name for name in estimates if name not in wording.METRICS]
+    rows = []
+    for name in (*known, *others):
+        heading, meaning = wording.METRICS.get(name, (name.replace("_", " "), ""))
+        method = str((estimates[name] or {}).get("method") or "")
+        rows.append({"heading": heading, "meaning": meaning, "estimate": estimates[name], "method": method})
+    return rows
+
+
+def drawings(evaluation: Evaluation, name: str, score_name: str = figures.PROBABILITY) -> Drawings:
+    """Draw what the files allow: key (also the file name) -> figure and caption."""
+    drawn: dict[str, html.Drawing] = {}
+    curve = evaluation.scored(name)
+    if curve:
+        drawn["roc"] = html.drawing(
+            figures.roc([curve]),
+            "ROC curve: every threshold trades missed pneumonia against false alarms. "
+            "The dot is the operating point in use; the grey line is guessing.",
+        )
+    if counts := evaluation.metrics.get("confusion"):
+        drawn["confusion"] = html.drawing(
+            figures.confusion_matrix(counts),
+            "Calls at the operating point: counts, and the share of each row.",
+        )
+    if curve:
+        drawn["calibration"] = html.drawing(
+            figures.calibration(curve, score_name),
+            "Reliability in bins of equal size, with 95 % Wilson intervals that treat images as independent. "
+            "On the grey line, stated and observed frequency agree. Below: how often each score occurs.",
+        )
+    if groups := _groups(evaluation.analysed()):
+        drawn["scores"] = html.drawing(
+            figures.score_histogram(groups, evaluation.metrics.get("threshold"), score_name),
+            "Scores by class, and by subtype where it is known. "
+            "Right of the dashed line the network says pneumonia.",
+        )
+    if curve:
+        drawn["precision_recall"] = html.drawing(
+            figures.precision_recall([curve]),
+            "Precision against recall. The grey line is the prevalence, which guessing would reach.",
+        )
+    return drawn
+
+
+def _groups(rows: pd.DataFrame) -> dict[str, figures.FloatVector]:
+    """Return the scores of normal images, and of pneumonia by subtype as far as it is known."""
+    labels = rows["label"].where(~rows["subtype"].isin(SUBTYPES) | (rows["label"] == NORMAL), rows["subtype"])
+    order = (NORMAL, PNEUMONIA, *SUBTYPES)
+    scores = {name: rows["probability"][labels == name].to_numpy(dtype=float) for name in order}
+    if scores[PNEUMONIA].size and scores[BACTERIAL].size:
+        scores["PNEUMONIA, subtype unknown"] = scores.pop(PNEUMONIA)
+    return {name: values for name, values in scores.items() if values.size}
+
+
+def worst_errors(evaluation: Evaluation, most: int) -> list[dict[str, Any]]:
+    """Return the most confident wrong calls, missed pneumonia and false alarms apart, with thumbnails."""
+    rows = evaluation.analysed()
+    source = (evaluation.metrics.get("data") or {}).get("source")
+    wrong = rows[rows["predicted"].isin((NORMAL, PNEUMONIA)) & (rows["predicted"] != rows["label"])]
+    groups = []
+    for label, heading in (
+        (PNEUMONIA, "Pneumonia that was missed"),
+        (NORMAL, "False alarms on normal images"),
+    ):
+        part = wrong[wrong["label"] == label]
+        part = part.sort_values(["probability", "path"], ascending=[label == PNEUMONIA, True])
+        images = []
+        for path, score, subtype in (
+            part[["path", "probability", "subtype"]].head(most).itertuples(index=False)
+        ):
+            uri, why = thumbnail(path, source)
+            images.append({"uri": uri, "why": why, "path": path, "score": score, "subtype": subtype})
+        groups.append({"heading": heading, "label": label, "total": len(part), "images": images})
+    return groups
+
+
+def not_analysed(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Return (path, what happened, reason) of each image without an answer."""
+    if evaluation.predictions is None:
+        return []
+    rows = evaluation.predictions
+    rows = rows[(rows["error"] != "") | rows["abstained"] | rows["probability"].isna()]
+    found = []
+    for path, error, abstained, reason in rows[["path", "error", "abstained", "reason"]].itertuples(
+        index=False
+    ):
+        what = "not read" if error else "abstained" if abstained else "no score"
+        found.append((path, what, error or reason or "no reason given"))
+    return found
+
+
+def provenance(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Return name and content of what was measured on what."""
+    metrics = evaluation.metrics
+    bundle, data = metrics.get("bundle") or {}, metrics.get("data") or {}
+    threshold = html.number(metrics.get("threshold"))
+    return [
+        ("Images", html.integer(metrics.get("n"))),
+        ("Patients", html.integer(metrics.get("n_patients"))),
+        ("With pneumonia", html.percent(metrics.get("prevalence"))),
+        ("Operating point", f"{metrics.get('operating_point') or 'not named'}, threshold {threshold}"),
+        ("Bundle", _named(bundle, "name")),
+        ("Images from", _named(data, "source")),
+    ]
+
+
+def _named(thing: Mapping[str, Any], key: str) -> str:
+    return f"{thing.get(key) or 'not recorded'}, SHA-256 {thing.get('sha256') or 'not recorded'}"
+
+
+def _subtitle(metrics: Mapping[str, Any]) -> str:
+    n, patients = html.integer(metrics.get("n")), html.integer(metrics.get("n_patients"))
+    return f"{n} radiographs of {patients} patients, {html.percent(metrics.get('prevalence'))} with pneumonia"
+
+
+def _undrawn(evaluation: Evaluation) -> str:
+    if evaluation.predictions is None:
+        return "The folder holds no predictions.csv, so no curve could be drawn."
+    if evaluation.scored("") is None:
+        return "The analysed images are not of both classes, so no curve could be drawn."
+    return ""
+
+
+def _mismatch(evaluation: Evaluation) -> str:
+    drawn, stated = len(evaluation.analysed()), evaluation.metrics.get("n")
+    if evaluation.predictions is None or stated is None or drawn == stated:
+        return ""
+    return f"The curves are drawn from {drawn:,} images, the table states {stated:,}: the files do not agree."
+
+
+def _shown(item: Explained) -> dict[str, Any]:
+    """Return the original beside its overlay; where either file is missing, neither is shown."""
+    whole = item.image.is_file() and item.overlay.is_file()
+    return {
+        "image": html.image_uri(item.image) if whole else "",
+        "overlay": html.image_uri(item.overlay) if whole else "",
+        **{
+            key: str(item.facts.get(key) or "")
+            for key in ("path", "label", "case", "method", "layer", "verdict")
+        },
+        "score": item.facts.get("probability"),
+    }

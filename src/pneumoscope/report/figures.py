@@ -1,0 +1,374 @@
+"""Figures of an evaluation: pure functions from arrays and file contents to a matplotlib `Figure`.
+
+Every figure carries its text alternative as its label (`figure.get_label()`), uses the colours of
+`palette`, and touches no global state of matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from pneumoscope.records import NORMAL, PNEUMONIA
+from pneumoscope.report.palette import BLUE, CLASSES, DASHES, INK, MUTED, PAPER, RULE, SERIES, VERMILION
+
+FloatVector = NDArray[np.float64]
+BoolVector = NDArray[np.bool_]
+
+PROBABILITY = "probability of pneumonia"
+LONGEST_NAME = 32  # characters; longer names are cut in the middle, their ends tell runs apart
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """The scores of one network on one set of images.
+
+    `positive`: bool [N], pneumonia by the label. `score`: float64 [N] in 0..1, higher means pneumonia.
+    `sensitivity`, `specificity`: of the operating point, as the metrics file states them.
+    """
+
+    name: str
+    positive: BoolVector
+    score: FloatVector
+    sensitivity: float | None = None
+    specificity: float | None = None
+
+    @property
+    def both_classes(self) -> bool:
+        """Whether a curve can be drawn at all."""
+        return bool(self.positive.any() and not self.positive.all())
+
+
+# --- curves -----------------------------------------------------------------------------------------------
+
+
+def roc(curves: Sequence[Scored]) -> Figure:
+    """Draw receiver operating characteristics, each with its operating point (Fawcett 2006).
+
+    Raises:
+        ValueError: a curve has images of one class only.
+    """
+    figure, axes = _single(4.9, 4.9, "ROC curves of " + ", ".join(curve.name for curve in curves))
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
+    for number, curve in enumerate(curves):
+        _need_both(curve)
+        rate, sensitivity, _ = roc_curve(curve.positive, curve.score)
+        colour = SERIES[number % len(SERIES)]
+        axes.plot(rate, sensitivity, color=colour, linestyle=DASHES[number % len(DASHES)], linewidth=1.8)
+        if curve.sensitivity is not None and curve.specificity is not None:
+            _mark(axes, 1 - curve.specificity, curve.sensitivity, colour)
+    _unit_square(axes, "1 − specificity (false alarms among normal)", "sensitivity (pneumonia found)")
+    _legend(axes, [curve.name for curve in curves], "lower right")
+    return figure
+
+
+def precision_recall(curves: Sequence[Scored]) -> Figure:
+    """Draw precision against recall; the thin line is the prevalence, what guessing would reach.
+
+    Raises:
+        ValueError: a curve has images of one class only.
+    """
+    figure, axes = _single(
+        4.9, 4.9, "Precision-recall curves of " + ", ".join(curve.name for curve in curves)
+    )
+    for number, curve in enumerate(curves):
+        _need_both(curve)
+        precision, recall, _ = precision_recall_curve(curve.positive, curve.score)
+        colour = SERIES[number % len(SERIES)]
+        axes.axhline(float(curve.positive.mean()), color=RULE, linewidth=1)
+        axes.step(
+            recall,
+            precision,
+            where="post",
+            color=colour,
+            linestyle=DASHES[number % len(DASHES)],
+            linewidth=1.8,
+        )
+    _unit_square(axes, "recall (pneumonia found)", "precision (alarms that are right)")
+    _legend(axes, [curve.name for curve in curves], "lower left")
+    return figure
+
+
+def _need_both(curve: Scored) -> None:
+    if not curve.both_classes:
+        raise ValueError(f"{curve.name}: a curve needs images of both classes")
+
+
+def _mark(axes: Axes, x: float, y: float, colour: str) -> None:
+    axes.plot(
+        [x],
+        [y],
+        "o",
+        markersize=8,
+        color=colour,
+        markeredgecolor=PAPER,
+        markeredgewidth=1.5,
+        clip_on=False,
+        zorder=5,
+    )
+
+
+def _unit_square(axes: Axes, x: str, y: str) -> None:
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y, aspect="equal")
+
+
+def _legend(axes: Axes, names: Sequence[str], place: Literal["lower right", "lower left", "best"]) -> None:
+    if len(names) < 2:
+        return
+    lines = [
+        axes.plot([], [], color=SERIES[i % len(SERIES)], linestyle=DASHES[i % len(DASHES)], linewidth=1.8)[0]
+        for i in range(len(names))
+    ]
+    legend = axes.legend(
+        lines, [_plain(name) for name in names], loc=place, frameon=False, fontsize=9, handlelength=2.8
+    )
+    for text in legend.get_texts():
+        text.set_color(INK)
+
+
+# --- calibration ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """One bin of a reliability diagram: mean score, share with pneumonia and its Wilson interval, size."""
+
+    score: float
+    observed: float
+    low: float
+    high: float
+    n: int
+
+
+def reliability_bins(curve: Scored, bins: int = 10) -> list[Bin]:
+    """Cut the scores into bins of equal size and count pneumonia in each (Wilson 1927 for the intervals).
+
+    Returns fewer bins where there are fewer images than bins; images count as independent.
+    """
+    order = np.argsort(curve.score, kind="stable")
+    result = []
+    for part in np.array_split(order, min(bins, len(order)) or 1):
+        if part.size == 0:
+            continue
+        hits = int(curve.positive[part].sum())
+        ends = binomtest(hits, part.size).proportion_ci(0.95, method="wilson")
+        result.append(
+            Bin(
+                float(curve.score[part].mean()),
+                hits / part.size,
+                float(ends.low),
+                float(ends.high),
+                part.size,
+            )
+        )
+    return result
+
+
+def calibration(curve: Scored, score_name: str = PROBABILITY) -> Figure:
+    """Draw stated probability against observed frequency, with a histogram of the scores below."""
+    figure = _figure(4.9, 5.6, f"Reliability diagram of {curve.name}")
+    top, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (4, 1)})
+    _style(top)
+    _style(below)
+    top.plot([0, 1], [0, 1], color=RULE, linewidth=1)
+    cells = reliability_bins(curve)
+    x = [cell.score for cell in cells]
+    y = np.array([cell.observed for cell in cells])
+    ends = np.array([[cell.low for cell in cells], [cell.high for cell in cells]]).reshape(2, -1)
+    spread = np.maximum(np.vstack((y - ends[0], ends[1] - y)), 0)
+    top.errorbar(x, y, yerr=spread, fmt="o", color=BLUE, markersize=5, elinewidth=1.2, capsize=0)
+    top.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), ylabel="share that has pneumonia")
+    below.hist(curve.score, bins=np.linspace(0, 1, 41).tolist(), color=MUTED)
+    below.set(xlabel=score_name, ylabel="images")
+    below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    return figure
+
+
+def score_histogram(
+    groups: Mapping[str, FloatVector], threshold: float | None, score_name: str = PROBABILITY
+) -> Figure:
+    """Draw the scores of each group (a class or a subtype) on a row of its own, with the threshold."""
+    figure = _figure(4.9, 0.8 + 1.25 * len(groups), "Histograms of the scores of " + ", ".join(groups))
+    rows = np.atleast_1d(figure.subplots(len(groups), 1, sharex=True))
+    for axes, (name, scores) in zip(rows, groups.items(), strict=True):
+        _style(axes)
+        weights = np.full(len(scores), 1 / max(len(scores), 1))
+        axes.hist(
+            scores, bins=np.linspace(0, 1, 41).tolist(), weights=weights, color=CLASSES.get(name, MUTED)
+        )
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_locator(MaxNLocator(2))
+        axes.set_title(_plain(f"{name}, {len(scores):,} images"), loc="left", fontsize=10, color=INK)
+        if threshold is not None:
+            axes.axvline(threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
+    rows[-1].set(xlim=(-0.01, 1.01), xlabel=score_name)
+    if threshold is not None:
+        rows[0].annotate(
+            f"threshold {threshold:.3f}",
+            (threshold, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-5 if threshold > 0.5 else 5, -2),
+            textcoords="offset points",
+            va="top",
+            ha="right" if threshold > 0.5 else "left",
+            fontsize=9,
+            color=INK,
+        )
+    return figure
+
+
+# --- tables as figures ------------------------------------------------------------------------------------
+
+
+def confusion_matrix(counts: Mapping[str, int]) -> Figure:
+    """Draw `{tn, fp, fn, tp}` with counts and the share of each row."""
+    rows = {NORMAL: (counts["tn"], counts["fp"]), PNEUMONIA: (counts["fn"], counts["tp"])}
+    told = "; ".join(f"{name}: {a} called normal, {b} called pneumonia" for name, (a, b) in rows.items())
+    figure, axes = _single(4.9, 3.9, f"Confusion matrix. {told}")
+    for y, (name, row) in enumerate(rows.items()):
+        for x, count in enumerate(row):
+            share = count / sum(row) if sum(row) else 0.0
+            colour = BLUE if (name == NORMAL) == (x == 0) else VERMILION
+            axes.fill_between(
+                [x + 0.02, x + 0.98], y + 0.02, y + 0.98, color=colour, alpha=0.12 + 0.28 * share, linewidth=0
+            )
+            axes.text(x + 0.5, y + 0.42, f"{count:,}", ha="center", va="center", fontsize=18, color=INK)
+            axes.text(
+                x + 0.5, y + 0.68, f"{share:.1%} of row", ha="center", va="center", fontsize=9, color=INK
+            )
+    axes.set(xlim=(0, 2), ylim=(2, 0), xlabel="called by the network", ylabel="label of the data set")
+    axes.set_xticks([0.5, 1.5], [NORMAL, PNEUMONIA])
+    axes.set_yticks([0.5, 1.5], [NORMAL, PNEUMONIA], rotation=90, va="center")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.xaxis.set_label_position("top")
+    axes.xaxis.tick_top()
+    return figure
+
+
+def forest(rows: Mapping[str, Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:
+    """Draw the estimates of several runs with their 95 % intervals, one panel for each measure.
+
+    Args:
+        rows: name of a run -> its `metrics` of the contract.
+        measures: key of a metric -> heading of its panel.
+    """
+    figure = _figure(
+        9.6, 1.0 + 0.42 * max(len(rows), 2), "Estimates with 95 % intervals of " + ", ".join(rows)
+    )
+    panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
+    for axes, (key, heading) in zip(panels, measures.items(), strict=True):
+        _style(axes)
+        for y, metrics in enumerate(rows.values()):
+            _estimate(axes, y, metrics.get(key) or {})
+        axes.set_title(heading, loc="left", fontsize=10, color=INK)
+        axes.grid(axis="x", color=RULE, linewidth=0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.margins(x=0.12)
+        left, right = axes.get_xlim()
+        axes.set_xlim(left, min(right, 1.0))  # these measures end at 1: a tick beyond would mislead
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    panels[0].set_yticks(range(len(rows)), [_plain(name) for name in rows])
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    return figure
+
+
+def _estimate(axes: Axes, y: int, estimate: Mapping[str, Any]) -> None:
+    if estimate.get("value") is None:
+        return
+    colour = SERIES[y % len(SERIES)]
+    low, high = estimate.get("ci95") or (None, None)
+    if low is not None and high is not None:
+        axes.plot([low, high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round", clip_on=False)
+    dot = [estimate["value"]]
+    axes.plot(dot, [y], "o", color=colour, markersize=7, markeredgecolor=PAPER, clip_on=False)
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+def training_curves(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
+    """Draw loss and validation measures by epoch from `history.csv`.
+
+    Epochs of several phases follow one another; a line stands where a new phase begins, a dotted one at
+    the epoch that was kept (`best_epoch`, counted from 1 over all phases).
+    """
+    figure = _figure(9.2, 3.4, "Training curves: loss, and validation AUROC and accuracy, by epoch")
+    loss, score = figure.subplots(1, 2)
+    epochs = np.arange(1, len(history) + 1)
+    _lines(loss, epochs, history, {"train_loss": "training loss", "val_loss": "validation loss"})
+    _lines(score, epochs, history, {"val_auroc": "validation AUROC", "val_accuracy": "validation accuracy"})
+    phases = history["phase"].astype(str).tolist() if "phase" in history else []
+    borders = [i + 0.5 for i in range(1, len(phases)) if phases[i] != phases[i - 1]]
+    for axes in (loss, score):
+        _style(axes)
+        for border in borders:
+            axes.axvline(border, color=RULE, linewidth=1)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color=MUTED, linewidth=1, linestyle=":")
+        axes.set(xlabel="epoch", xlim=(0.5, max(len(history), 1) + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+    return figure
+
+
+def _lines(axes: Axes, epochs: NDArray[np.int_], history: pd.DataFrame, names: Mapping[str, str]) -> None:
+    drawn = [(key, name) for key, name in names.items() if key in history and history[key].notna().any()]
+    for number, (key, _) in enumerate(drawn):
+        values = history[key].to_numpy(dtype=np.float64)
+        axes.plot(
+            epochs,
+            values,
+            color=SERIES[number],
+            linestyle=DASHES[number],
+            linewidth=1.8,
+            marker="o",
+            markersize=3.5,
+        )
+    _legend(axes, [name for _, name in drawn], "best")
+
+
+# --- the look ---------------------------------------------------------------------------------------------
+
+
+def _figure(width: float, height: float, label: str) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.set_label(label)
+    return figure
+
+
+def _single(width: float, height: float, label: str) -> tuple[Figure, Axes]:
+    figure = _figure(width, height, label)
+    axes = figure.subplots()
+    _style(axes)
+    return figure, axes
+
+
+def _style(axes: Axes) -> None:
+    axes.set_facecolor("none")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9)
+    axes.xaxis.label.set(color=INK, fontsize=10)
+    axes.yaxis.label.set(color=INK, fontsize=10)
+
+
+def _plain(name: str) -> str:
+    """Keep a name literal and short: no `$…$` mathematics, no underscore that hides a legend entry."""
+    text = " ".join(name.split())
+    if len(text) > LONGEST_NAME:
+        text = f"{text[: LONGEST_NAME // 2]}…{text[1 - LONGEST_NAME // 2 :]}"
+    text = text.replace("$", r"\$")
+    return f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text

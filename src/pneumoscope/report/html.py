@@ -1,0 +1,208 @@
+"""Pages from templates: one self-contained HTML file, figures inline, nothing fetched from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import mimetypes
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+from PIL import Image
+
+import pneumoscope
+from pneumoscope.errors import storage_errors
+from pneumoscope.records import RESEARCH_ONLY, FloatArray
+from pneumoscope.report.palette import VARIABLES
+
+MISSING = "not available"
+_GAP = "\N{NO-BREAK SPACE}"
+
+
+# --- numbers as text --------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a figure with fixed decimals, `not available` for None and NaN."""
+    return MISSING if value is None or not math.isfinite(value) else _fixed(value, digits)
+
+
+def _fixed(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(estimate: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """Write the 95 % interval of an estimate as `0.941–0.964`, `no interval` where the file gives none."""
+    low, high = bounds(estimate)
+    if low is None or high is None:
+        return "no interval"
+    dash = "–" if low >= 0 else " to "
+    return f"{_fixed(low, digits)}{dash}{_fixed(high, digits)}"
+
+
+def bounds(estimate: Mapping[str, Any] | None) -> tuple[float | None, float | None]:
+    """Return the ends of an estimate's interval, None where the file gives none."""
+    ends = (estimate or {}).get("ci95") or (None, None)
+    low, high = (None if end is None or not math.isfinite(end) else float(end) for end in ends)
+    return low, high
+
+
+def figure(estimate: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """Write `{"value", "ci95"}` of the metrics contract as `0.953 (95 % CI 0.941–0.964)`."""
+    value = None if estimate is None else estimate.get("value")
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if bounds(estimate) == (None, None):
+        return f"{_fixed(value, digits)} (no interval)"
+    return f"{_fixed(value, digits)} (95{_GAP}%{_GAP}CI {interval(estimate, digits)})"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a proportion in 0..1 as `95.3 %`."""
+    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}{_GAP}%"
+
+
+def integer(value: float | None) -> str:
+    """Write a count as `5,216`."""
+    return MISSING if value is None or not math.isfinite(value) else f"{round(value):,}"
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds as `4.2 s`, `3 min 12 s` or `1 h 04 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f}{_GAP}s" if seconds < 10 else f"{min(round(seconds), 59)}{_GAP}s"
+    if seconds < 3600:
+        minutes, rest = divmod(min(round(seconds), 3599), 60)
+        return f"{minutes}{_GAP}min {rest:02d}{_GAP}s"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours:,}{_GAP}h {rest:02d}{_GAP}min"
+
+
+def p_value(value: float | None) -> str:
+    """Write a p value as `0.034`, `< 0.001` where it is smaller."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"<{_GAP}0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def markdown(value: object) -> str:
+    """Escape text for a Markdown cell: no tag, link, emphasis or table bar of a file name takes effect."""
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
+
+
+# --- images and figures -----------------------------------------------------------------------------------
+
+
+def image_uri(path: Path) -> str:
+    """Return a raster file as a `data:` URI; raises `StorageError` where it cannot be read."""
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    with storage_errors(path):
+        return _uri(kind, path.read_bytes())
+
+
+def pixels_uri(pixels: FloatArray, longest: int = 320) -> str:
+    """Return grey pixels, float32 [H, W] in 0..1, as a JPEG `data:` URI no longer than `longest` pixels."""
+    image = Image.fromarray(np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=85)
+    return _uri("image/jpeg", buffer.getvalue())
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure drawn once: `document` is a stand-alone SVG on white, `label` its text alternative."""
+
+    document: str
+    label: str
+    caption: str
+
+    def inline(self, key: str = "") -> Markup:
+        """Return the figure for a page; `key` tells apart two of the same content (ids must be unique)."""
+        return _inline(self.document, self.label, key)
+
+
+def drawing(figure: Figure, caption: str = "") -> Drawing:
+    """Draw a figure: the same figure gives the same bytes. Its own label is the text alternative."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # Text stays text (read aloud, searched, sharp at any zoom); a fixed salt gives the same ids each time.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pneumoscope"}):
+        figure.savefig(buffer, format="svg", metadata=nothing, facecolor="white")
+    return Drawing(buffer.getvalue(), str(figure.get_label()), caption)
+
+
+def svg(figure: Figure, alt: str = "", key: str = "") -> Markup:
+    """Return a figure as inline SVG that follows the page's light or dark colours.
+
+    Args:
+        figure: its label is the text alternative where `alt` is empty.
+        alt: the text alternative.
+        key: tells apart two figures of the same content on one page (ids must be unique).
+    """
+    drawn = drawing(figure)
+    return _inline(drawn.document, alt or drawn.label, key)
+
+
+def _inline(document: str, label: str, key: str) -> Markup:
+    """Turn Matplotlib's SVG document into an element that is safe beside others on a page."""
+    text = document[document.index("<svg") :]
+    # Matplotlib's own style sheet would apply to the whole page, and its metadata name outside addresses.
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    text = text.replace("fill: #ffffff", "fill: none", 1)  # the first path is the figure's background
+    text = text.replace("xlink:href=", "href=")
+    prefix = "f" + hashlib.sha256((label + key + text).encode()).hexdigest()[:8]
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r'(url\(#|href="#)', rf"\1{prefix}-", text)
+    for colour, variable in VARIABLES.items():
+        text = re.sub(rf"\b(fill|stroke): {colour}\b", rf"\1: var(--{variable}, {colour})", text)
+    box = [float(side) for side in re.findall(r'viewBox="([^"]+)"', text)[0].split()]
+    named = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
+    width = box[2] * 4 / 3  # points to CSS pixels
+    opening = f'<svg viewBox="0 0 {box[2]:g} {box[3]:g}" {named} style="max-width:{width:.0f}px">'
+    return Markup(opening + text[text.index(">") + 1 :].strip())
+
+
+# --- pages ------------------------------------------------------------------------------------------------
+
+
+def render(template_name: str, **context: Any) -> str:
+    """Fill a template of this package; a name that the template uses and nobody gives is an error.
+
+    Names ending in `.html.j2` are escaped. Every page knows `research_only` and `version`, and the filters
+    `figure, interval, number, percent, integer, duration, p_value, markdown`.
+
+    Raises:
+        jinja2.UndefinedError: the context lacks a name.
+    """
+    environment = Environment(
+        loader=PackageLoader("pneumoscope.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for filter_ in (figure, interval, number, percent, integer, duration, p_value, markdown):
+        environment.filters[filter_.__name__] = filter_
+    environment.globals["research_only"] = RESEARCH_ONLY
+    environment.globals["version"] = pneumoscope.__version__
+    return environment.get_template(template_name).render(**context)

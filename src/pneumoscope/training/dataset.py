@@ -1,0 +1,156 @@
+"""What training reads: (epoch, index) pairs in, network inputs and targets out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from pneumoscope.config import AugmentConfig
+from pneumoscope.records import BACTERIAL, NORMAL, VIRAL, Sample
+from pneumoscope.transforms import Pixels, Preparation, draw, normalise, prepare
+
+CLASSES = {2: ("normal", "pneumonia"), 3: ("normal", BACTERIAL, VIRAL)}
+
+
+def targets(samples: Sequence[Sample], classes: int) -> NDArray[np.bool_]:
+    """Return bool [n, classes]: the classes that are true of a sample.
+
+    Pneumonia of unknown subtype allows both subtypes: its loss is that of their sum.
+    """
+    names = CLASSES[classes]
+    result = np.zeros((len(samples), classes), bool)
+    for row, sample in zip(result, samples, strict=True):
+        if sample.label == NORMAL:
+            row[0] = True
+        elif classes == 3 and sample.subtype in names:
+            row[names.index(sample.subtype or "")] = True
+        else:
+            row[1:] = True
+    return result
+
+
+def class_weights(allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return a weight per sample, mean 1, that gives normal and pneumonia equal totals."""
+    normal = allowed[:, 0]
+    share = normal.mean()
+    return np.where(normal, 0.5 / share, 0.5 / (1 - share))
+
+
+@dataclass(frozen=True)
+class Augmenter:
+    """Augmentation of one training run; an image's changes depend on (seed, epoch, index) alone.
+
+    So they are the same with any number of workers or devices, and after a resume.
+    """
+
+    config: AugmentConfig
+    preparation: Preparation
+    seed: int
+
+    def __call__(self, canvas: Pixels, epoch: int, index: int) -> Tensor:
+        """Return float32 [3, S, S] from uint8 [canvas, canvas]."""
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image = torch.from_numpy(np.array(canvas))[None]
+        changed = draw(self.config, rng).apply(image, self.preparation.size)
+        return normalise(changed[None], self.preparation)[0]
+
+
+class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Cached images with targets and weights.
+
+    Items are keyed by (epoch, index): float32 [3, S, S], bool [classes], float32 []. Without an augmenter
+    the epoch does not matter.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        rows: Sequence[int],
+        allowed: NDArray[np.bool_],
+        weights: NDArray[np.float64],
+        preparation: Preparation,
+        augmenter: Augmenter | None = None,
+    ) -> None:
+        self.pixels, self.rows = pixels, np.asarray(rows)
+        self.allowed = torch.from_numpy(allowed)
+        self.weights = torch.from_numpy(weights.astype(np.float32))
+        self.preparation, self.augmenter = preparation, augmenter
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        epoch, index = key
+        canvas = self.pixels[self.rows[index]]
+        if self.augmenter is not None:
+            image = self.augmenter(canvas, epoch, index)
+        else:
+            image = prepare(torch.from_numpy(np.array(canvas))[None], self.preparation)[0]
+        return image, self.allowed[index], self.weights[index]
+
+
+class FeatureDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Features computed once, float32 [n, F], for training a head alone."""
+
+    def __init__(self, features: Tensor, allowed: NDArray[np.bool_], weights: NDArray[np.float64]) -> None:
+        self.features = features
+        self.allowed = torch.from_numpy(allowed)
+        self.weights = torch.from_numpy(weights.astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        index = key[1]
+        return self.features[index], self.allowed[index], self.weights[index]
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, index); the order depends on (seed, epoch) alone, and ranks take turns in it.
+
+    With `balance` (a weight per sample) images are drawn with replacement in that proportion.
+    `group` is the global batch size: the last incomplete batch of an epoch is left out in training, where
+    at least one is complete.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        group: int = 1,
+        balance: NDArray[np.float64] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.length, self.seed, self.shuffle, self.balance = length, seed, shuffle, balance
+        self.rank, self.world = rank, world
+        # Every rank must run the same number of steps, or the others wait for ever.
+        whole = length - length % group if shuffle and length >= group else length
+        self.total = whole - whole % world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next (called by Lightning)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.total // self.world
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            rng = np.random.default_rng([self.seed, self.epoch])
+            if self.balance is None:
+                order = rng.permutation(self.length)
+            else:
+                order = rng.choice(self.length, self.length, p=self.balance / self.balance.sum())
+        for index in order[: self.total][self.rank :: self.world]:
+            yield self.epoch, int(index)

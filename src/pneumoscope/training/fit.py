@@ -1,0 +1,242 @@
+"""One phase of training with Lightning: interruptible anywhere, resumable from the last whole epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from pneumoscope.config import TrainConfig
+from pneumoscope.errors import TrainingError
+from pneumoscope.files import atomic_path, read_json, write_json
+from pneumoscope.training.dataset import EpochSampler
+from pneumoscope.training.module import Classifier
+
+_MONITOR = "val_auroc"
+Row = dict[str, float | int | str]
+Report = Callable[[Row], None]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where to train: `devices` processes on each of `nodes` machines; `accelerator` as Lightning names it."""
+
+    devices: int = 1
+    nodes: int = 1
+    accelerator: str = "auto"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One call of `fit`: its name, what is read, and for how long.
+
+    `balance`: sampling weight per training image, or None for plain shuffling.
+    """
+
+    name: str
+    epochs: int
+    train: Dataset[Any]
+    val: Dataset[Any]
+    balance: NDArray[Any] | None = None
+
+
+class _Data(L.LightningDataModule):
+    def __init__(self, phase: Phase, config: TrainConfig, seed: int) -> None:
+        super().__init__()
+        self.phase, self.config, self.seed = phase, config, seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.phase.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.phase.val, shuffle=False)
+
+    def _loader(self, dataset: Any, *, shuffle: bool) -> DataLoader[Any]:
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        size = max(1, self.config.batch_size // world)
+        sampler = EpochSampler(
+            len(dataset),
+            seed=self.seed,
+            shuffle=shuffle,
+            group=size * world,
+            balance=self.phase.balance if shuffle else None,
+            rank=rank,
+            world=world,
+        )
+        return DataLoader(
+            dataset,
+            batch_size=size,
+            sampler=sampler,  # type: ignore[arg-type]  # yields (epoch, index), which the datasets take
+            num_workers=self.config.workers,
+            persistent_workers=self.config.workers > 0,
+        )
+
+
+class _History(Callback):
+    """One row per epoch; part of the checkpoint, so that a resumed run has each epoch once."""
+
+    def __init__(self, phase: str, path: Path, images: int, report: Report | None) -> None:
+        self.phase, self.path, self.images, self.report = phase, path, images, report
+        self.rows: list[Row] = []
+        self.started = 0.0
+        self.trained = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.trained = time.perf_counter() - self.started
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row: Row = {"phase": self.phase, "epoch": trainer.current_epoch + 1}
+        row |= {name: values[name] for name in ("train_loss", "val_loss", _MONITOR, "val_accuracy")}
+        row["lr"] = float(trainer.optimizers[0].param_groups[-1]["lr"])
+        row["seconds"] = round(time.perf_counter() - self.started, 3)
+        row["images_per_second"] = round(self.images / max(self.trained, 1e-9), 1)
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            write_json(self.path, self.rows)
+            if self.report:
+                self.report(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """A checkpoint is whole or absent, also after a power cut."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class _Average(WeightAveraging):
+    """Exponential moving average of weights and statistics, with a warm-up so that the start is forgotten."""
+
+    def __init__(self, decay: float) -> None:
+        def average(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+            seen = float(count)
+            rate = min(decay, (1 + seen) / (10 + seen))
+            return mean * rate + current * (1 - rate)
+
+        super().__init__(avg_fn=average)
+
+
+def fit(
+    module_parts: tuple[nn.Module, list[dict[str, Any]], Sequence[nn.Module]],
+    phase: Phase,
+    config: TrainConfig,
+    run: Path,
+    *,
+    seed: int,
+    hardware: Hardware,
+    resume: bool,
+    report: Report | None = None,
+    loggers: Any = False,
+    bar: bool = False,
+) -> list[Row]:
+    """Train `(network, optimiser groups, modules kept in eval mode)` and leave the best epoch's weights in the network.
+
+    Best is the highest validation AUROC, the first of equals. Checkpoints go to `run/checkpoints`.
+
+    Returns:
+        The rows of the history.
+
+    Raises:
+        TrainingError: the loss is not finite, or training was interrupted (the checkpoint stays).
+    """
+    network, groups, still = module_parts
+    folder = run / "checkpoints"
+    done = folder / f"{phase.name}-done.json"
+    best = folder / f"{phase.name}-best.ckpt"
+    if resume and done.is_file():
+        _take(network, best)
+        return list(read_json(done))
+    last = folder / f"{phase.name}-last.ckpt"
+    network.train()
+    network.to(memory_format=torch.channels_last)  # twice as fast on CPUs for depthwise convolutions
+    module = Classifier(network, groups, config, epochs=phase.epochs, seed=seed, still=still)
+    history = _History(phase.name, run / f".{phase.name}-history.json", len(phase.train), report)  # type: ignore[arg-type]
+    callbacks: list[Callback] = [
+        history,
+        ModelCheckpoint(
+            folder, best.stem, monitor=_MONITOR, mode="max", save_top_k=1, save_on_train_epoch_end=True,
+            enable_version_counter=False, auto_insert_metric_name=False,
+        ),
+        ModelCheckpoint(
+            folder, last.stem, every_n_epochs=1, save_top_k=1, monitor=None, save_on_train_epoch_end=True,
+            enable_version_counter=False, auto_insert_metric_name=False,
+        ),
+    ]  # fmt: skip
+    if config.ema:
+        callbacks.insert(0, _Average(config.ema))
+    if config.patience:
+        callbacks.append(
+            EarlyStopping(_MONITOR, mode="max", patience=config.patience, check_on_train_epoch_end=True)
+        )
+    if bar:
+        from lightning.pytorch.callbacks import RichProgressBar
+
+        callbacks.append(RichProgressBar(leave=False))
+    trainer = L.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy="auto"
+        if hardware.devices * hardware.nodes == 1
+        else ("ddp_spawn" if hardware.nodes == 1 else "ddp"),
+        max_epochs=phase.epochs,
+        precision=config.precision,
+        gradient_clip_val=config.clip or None,
+        callbacks=callbacks,
+        plugins=[_AtomicCheckpoints()],
+        logger=loggers,
+        deterministic="warn",
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=bar,
+        default_root_dir=run,
+    )
+    checkpoint = str(last) if resume and last.is_file() else None
+    try:
+        trainer.fit(module, datamodule=_Data(phase, config, seed), ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:
+        raise interrupted(run) from stop
+    if trainer.interrupted:
+        raise interrupted(run)
+    rows: list[Row] = list(read_json(history.path))
+    _take(network, best)
+    write_json(done, rows)
+    return rows
+
+
+def interrupted(run: Path) -> TrainingError:
+    """Return the error that says how to go on after an interruption."""
+    return TrainingError(
+        "training was interrupted", path=run, remedy="go on from the last whole epoch with --resume"
+    )
+
+
+def _take(network: nn.Module, checkpoint: Path) -> None:
+    """Load the network's weights from a checkpoint of ours."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "network."
+    network.load_state_dict(
+        {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    )

@@ -1,0 +1,133 @@
+"""One optimisation step: loss, optimiser, schedule, and the validation figures that choose the epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+
+from pneumoscope.config import TrainConfig
+from pneumoscope.errors import TrainingError
+
+
+def set_loss(logits: Tensor, allowed: Tensor, smoothing: float) -> Tensor:
+    """Return float32 [B]: minus the log of the probability of the allowed classes.
+
+    Cross-entropy where one class is allowed; where several are (subtype unknown), their sum counts.
+    `logits` float32 [B, C], `allowed` bool [B, C]. Label smoothing after Szegedy et al. 2016 (arXiv:1512.00567).
+    """
+    log_p = logits.float().log_softmax(dim=1)
+    hit = -log_p.masked_fill(~allowed, -math.inf).logsumexp(dim=1)
+    if smoothing == 0.0:
+        return hit
+    return (1 - smoothing) * hit - smoothing * log_p.mean(dim=1)
+
+
+def pneumonia_score(logits: Tensor) -> Tensor:
+    """Return the log-odds of pneumonia, float32 [B], from logits [B, C] with class 0 normal."""
+    return logits[:, 1:].logsumexp(dim=1) - logits[:, 0]
+
+
+class Classifier(L.LightningModule):
+    """Trains `network` (a whole network on images, or a head on features).
+
+    Args:
+        network: logits [B, C] from a batch.
+        groups: optimiser groups, each `{"params", "lr", "weight_decay"}`.
+        config: the training section of the experiment.
+        epochs: length of the schedule.
+        seed: of dropout and mixup; they depend on (seed, epoch, step) alone, so that a resume repeats them.
+        still: modules that stay in eval mode.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        groups: list[dict[str, Any]],
+        config: TrainConfig,
+        *,
+        epochs: int,
+        seed: int,
+        still: Sequence[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.groups, self.config, self.epochs, self.seed = groups, config, epochs, seed
+        self.still = list(still)
+        self.auroc, self.accuracy = BinaryAUROC(), BinaryAccuracy()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [B, C]."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Make the epoch independent of what ran before it."""
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 64 + self.global_rank)
+        for module in self.still:
+            module.eval()
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the weighted loss; raises `TrainingError` where it is not finite."""
+        x, allowed, weights = batch
+        if self.config.mixup:
+            loss = self._mixup(x, allowed, weights)
+        else:
+            loss = (set_loss(self(x), allowed, self.config.label_smoothing) * weights).mean()
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} in epoch {self.current_epoch}, step {batch_idx}"
+                + ("" if torch.isfinite(x).all() else ", because the input holds values that are not finite"),
+                remedy="lower train.rate or train.head_rate, or set train.clip",
+            )
+        self.log(
+            "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(x)
+        )
+        return loss
+
+    def _mixup(self, x: Tensor, allowed: Tensor, weights: Tensor) -> Tensor:
+        """Zhang et al. 2018 (arXiv:1710.09412): one mixing ratio per batch."""
+        ratio = torch.distributions.Beta(self.config.mixup, self.config.mixup).sample().item()
+        other = torch.randperm(len(x), device=x.device)
+        logits = self(ratio * x + (1 - ratio) * x[other])
+        smoothing = self.config.label_smoothing
+        own = set_loss(logits, allowed, smoothing) * weights
+        borrowed = set_loss(logits, allowed[other], smoothing) * weights[other]
+        return (ratio * own + (1 - ratio) * borrowed).mean()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Collect loss, AUROC and accuracy at one half, weighted so that neither class dominates the loss."""
+        x, allowed, weights = batch
+        logits = self(x)
+        score, truth = pneumonia_score(logits), (~allowed[:, 0]).int()
+        self.auroc.update(score.sigmoid(), truth)
+        self.accuracy.update(score.sigmoid(), truth)
+        loss = (set_loss(logits, allowed, 0.0) * weights).mean()
+        self.log("val_loss", loss, sync_dist=True, prog_bar=True, batch_size=len(x))
+        self.log("val_auroc", self.auroc, on_epoch=True, on_step=False, prog_bar=True)
+        self.log("val_accuracy", self.accuracy, on_epoch=True, on_step=False, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW (Loshchilov and Hutter 2019) with linear warm-up, then cosine decay to a hundredth."""
+        optimizer = torch.optim.AdamW(self.groups)
+        steps = (
+            max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.trainer.max_epochs or 1))
+            * self.epochs
+        )
+        warm = max(1, round(self.config.warmup * steps))
+
+        def factor(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+        }

@@ -1,0 +1,159 @@
+"""The three strategies of the seed: from scratch, fixed feature extractor, fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from pneumoscope.config import Experiment
+from pneumoscope.data.cache import PixelCache, Progress
+from pneumoscope.errors import DataError
+from pneumoscope.models.network import Network, freeze, frozen_modules, stages
+from pneumoscope.records import Sample
+from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets
+from pneumoscope.training.features import best_device, encode
+from pneumoscope.training.fit import Hardware, Phase, Report, Row, fit
+from pneumoscope.transforms import Preparation
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: rows of the cache, true classes bool [n, C], loss weights and sampling weights float64 [n]."""
+
+    rows: list[int]
+    allowed: NDArray[Any]
+    weights: NDArray[Any]
+    balance: NDArray[Any] | None
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """All that a strategy needs: the experiment, the images, where to write, how to tell of progress."""
+
+    experiment: Experiment
+    network: Network
+    preparation: Preparation
+    cache: PixelCache
+    train: Part
+    val: Part
+    folder: Path
+    hardware: Hardware = Hardware()
+    resume: bool = False
+    report: Report | None = None
+    progress: Progress | None = None
+    loggers: Any = False
+    bar: bool = False
+
+
+def make_part(samples: Sequence[Sample], cache: PixelCache, split: str, experiment: Experiment) -> Part:
+    """Collect one split of the samples that the cache was opened with; unreadable images are left out."""
+    chosen = [
+        (sample, row)
+        for sample, row in zip(samples, cache.rows, strict=True)
+        if sample.split == split and row >= 0
+    ]
+    allowed = targets([sample for sample, _ in chosen], experiment.train.classes)
+    if not len(allowed) or allowed[:, 0].all() or not allowed[:, 0].any():
+        raise DataError(
+            f"no readable image of one class in split {split!r}", remedy="see pneumoscope data check"
+        )
+    balanced = class_weights(allowed)
+    weigh = experiment.train.imbalance == "weights"
+    sample_evenly = experiment.train.imbalance == "sampler" and split == "train"
+    return Part(
+        rows=[row for _, row in chosen],
+        allowed=allowed,
+        weights=balanced if weigh or split == "val" else balanced * 0 + 1,
+        balance=balanced if sample_evenly else None,
+    )
+
+
+def train_network(run: TrainingRun) -> list[Row]:
+    """Train by the experiment's strategy; the best weights are left in `run.network`. Returns the history."""
+    model = run.experiment.model
+    if model.strategy == "scratch":
+        return _on_images(run, "scratch", unfreeze=None)
+    if model.strategy == "frozen" and not run.experiment.augment.off:
+        return _on_images(run, "head", unfreeze=0)
+    rows = _on_features(run)
+    if model.strategy == "finetune":
+        rows = rows + _on_images(run, "finetune", unfreeze=model.unfreeze or None)
+    return rows
+
+
+def _on_features(run: TrainingRun) -> list[Row]:
+    """Train the head alone on features computed once."""
+    config = run.experiment.train
+    freeze(run.network, 0)
+    features = encode(run.network, run.cache, run.preparation, device=best_device(), progress=run.progress)
+    run.network.cpu()
+    phase = Phase(
+        "head",
+        config.head_epochs,
+        FeatureDataset(features[run.train.rows], run.train.allowed, run.train.weights),
+        FeatureDataset(features[run.val.rows], run.val.allowed, run.val.weights),
+        run.train.balance,
+    )
+    head = run.network.head
+    groups = _decayed(list(head.named_parameters()), config.head_rate, config.weight_decay)
+    # A head trains in seconds on one process; more would only wait for each other.
+    hardware = Hardware(accelerator="cpu")
+    return fit(
+        (head, groups, ()), phase, config, run.folder, seed=run.experiment.seed, hardware=hardware,
+        resume=run.resume, report=run.report, loggers=run.loggers, bar=run.bar,
+    )  # fmt: skip
+
+
+def _on_images(run: TrainingRun, name: str, unfreeze: int | None) -> list[Row]:
+    """Train on augmented images, with the last `unfreeze` stages of the encoder free (None: all, 0: none)."""
+    experiment = run.experiment
+    freeze(run.network, unfreeze)
+    still = frozen_modules(run.network, batchnorm=experiment.model.freeze_batchnorm)
+    augmenter = Augmenter(experiment.augment, run.preparation, experiment.seed)
+    head_only = unfreeze == 0
+    phase = Phase(
+        name,
+        experiment.train.head_epochs if head_only else experiment.train.epochs,
+        ImageDataset(
+            run.cache.pixels, run.train.rows, run.train.allowed, run.train.weights, run.preparation, augmenter
+        ),
+        ImageDataset(run.cache.pixels, run.val.rows, run.val.allowed, run.val.weights, run.preparation),
+        run.train.balance,
+    )
+    rate = experiment.train.head_rate if head_only else experiment.train.rate
+    return fit(
+        (run.network, optimiser_groups(run.network, experiment, rate), still), phase, experiment.train, run.folder,
+        seed=experiment.seed, hardware=run.hardware, resume=run.resume, report=run.report, loggers=run.loggers,
+        bar=run.bar,
+    )  # fmt: skip
+
+
+def optimiser_groups(network: Network, experiment: Experiment, rate: float) -> list[dict[str, Any]]:
+    """Return AdamW groups: smaller rates for earlier stages, no weight decay on biases and norms."""
+    config = experiment.train
+    parameters = dict(network.named_parameters())
+    ordered = stages(network)
+    groups: list[dict[str, Any]] = []
+    for index, names in enumerate(ordered):
+        scale = config.layer_decay ** (len(ordered) - index)
+        free = [(name, parameters[name]) for name in names if parameters[name].requires_grad]
+        groups += _decayed(free, rate * scale, config.weight_decay)
+    head = [(name, parameter) for name, parameter in parameters.items() if name.startswith("head.")]
+    return groups + _decayed(head, rate, config.weight_decay)
+
+
+def _decayed(
+    named: Sequence[tuple[str, torch.nn.Parameter]], rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    matrices = [parameter for _, parameter in named if parameter.ndim > 1]
+    vectors = [parameter for _, parameter in named if parameter.ndim <= 1]
+    return [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for parameters, decay in ((matrices, weight_decay), (vectors, 0.0))
+        if parameters
+    ]

@@ -1,0 +1,158 @@
+"""From a radiograph to what the network sees: `prepare` always, `augment` in training only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from pneumoscope.config import AugmentConfig
+from pneumoscope.records import FloatArray
+
+Pixels = NDArray[np.uint8]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What the bundle carries so that use repeats training exactly.
+
+    `canvas`: side in pixels of the square that is cached; `size`: side of the network's input;
+    `aspect`: `squash`, or `pad` with black to a square; `mean`, `std`: per RGB channel, for input in 0..1.
+    """
+
+    size: int
+    canvas: int
+    aspect: str
+    mean: Triple
+    std: Triple
+
+
+def to_canvas(pixels: FloatArray, canvas: int, aspect: str) -> Pixels:
+    """Return uint8 [canvas, canvas] from float32 [H, W] in 0..1: pad if asked, resize with antialiasing, quantise."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels))[None]
+    height, width = pixels.shape
+    if aspect == "pad" and height != width:
+        side = max(height, width)
+        left, top = (side - width) // 2, (side - height) // 2
+        image = tv.pad(image, [left, top, side - width - left, side - height - top], fill=0.0)
+    if image.shape[-2:] != (canvas, canvas):
+        image = tv.resize(image, [canvas, canvas], InterpolationMode.BILINEAR, antialias=True)
+    return (image[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def prepare(canvases: Tensor, preparation: Preparation) -> Tensor:
+    """Return float32 [B, 3, size, size], normalised, from uint8 [B, canvas, canvas]."""
+    images = canvases[:, None]
+    if images.shape[-1] != preparation.size:
+        images = tv.resize(images, [preparation.size] * 2, InterpolationMode.BILINEAR, antialias=True)
+    return normalise(images, preparation)
+
+
+def normalise(images: Tensor, preparation: Preparation) -> Tensor:
+    """Return float32 [B, 3, S, S] from uint8 [B, 1, S, S]: grey to three channels, mean and std of the weights."""
+    mean = torch.tensor(preparation.mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(preparation.std, device=images.device).view(1, 3, 1, 1)
+    # Channels last: twice as fast on CPUs for depthwise convolutions.
+    return ((images.float() / 255.0 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """One drawn set of changes; `apply` is then a pure function of the image.
+
+    `crop`: top, left, height, width in fractions of the side; `angle` in degrees; `shift` in fractions;
+    `brightness` is added (0..1 scale), `contrast`, `gamma` and `zoom` multiply;
+    `noise`: standard deviation (0..1 scale); `box`: erased rectangle in fractions of the output, and its grey.
+    """
+
+    crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    angle: float = 0.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    zoom: float = 1.0
+    flip: bool = False
+    brightness: float = 0.0
+    contrast: float = 1.0
+    gamma: float = 1.0
+    noise: float = 0.0
+    noise_seed: int = 0
+    box: tuple[float, float, float, float] | None = None
+    box_grey: float = 0.0
+
+    def apply(self, canvas: Tensor, size: int) -> Tensor:
+        """Return uint8 [1, size, size] from uint8 [1, canvas, canvas]."""
+        image = canvas
+        side = image.shape[-1]
+        if self.angle or self.shift != (0.0, 0.0) or self.zoom != 1.0:
+            pixels = [round(fraction * side) for fraction in self.shift]
+            image = tv.affine(
+                image, self.angle, pixels, self.zoom, [0.0, 0.0], interpolation=InterpolationMode.BILINEAR
+            )
+        top, left, height, width = (fraction * side for fraction in self.crop)
+        box = [round(top), round(left), max(1, round(height)), max(1, round(width))]
+        if box != [0, 0, side, side] or side != size:
+            image = tv.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
+        if self.flip:
+            image = tv.horizontal_flip(image)
+        return self._intensities(image)
+
+    def _intensities(self, image: Tensor) -> Tensor:
+        if (self.brightness, self.contrast, self.gamma, self.noise, self.box) == (0.0, 1.0, 1.0, 0.0, None):
+            return image
+        values = image.float() / 255.0
+        if self.gamma != 1.0:
+            values = values**self.gamma
+        if self.contrast != 1.0:
+            centre = values.mean()
+            values = (values - centre) * self.contrast + centre
+        values = values + self.brightness
+        if self.noise:
+            generator = torch.Generator().manual_seed(self.noise_seed)
+            values = values + self.noise * torch.randn(values.shape, generator=generator)
+        if self.box is not None:
+            size = values.shape[-1]
+            top, left, height, width = (round(fraction * size) for fraction in self.box)
+            values[..., top : top + height, left : left + width] = self.box_grey
+        return (values.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
+    """Draw one augmentation; the same generator state gives the same one."""
+    box = None
+    if rng.random() < config.erase:
+        height, width = rng.uniform(0.05, 0.35, 2)
+        box = (rng.uniform(0, 1 - height), rng.uniform(0, 1 - width), height, width)
+    return Augmentation(
+        crop=_draw_crop(config, rng),
+        angle=rng.uniform(-config.rotation, config.rotation),
+        shift=(rng.uniform(-config.shift, config.shift), rng.uniform(-config.shift, config.shift)),
+        zoom=math.exp(rng.uniform(-1, 1) * math.log1p(config.zoom)),
+        flip=bool(rng.random() < config.flip),
+        brightness=rng.uniform(-config.brightness, config.brightness),
+        contrast=math.exp(rng.uniform(-1, 1) * math.log1p(config.contrast)),
+        gamma=math.exp(rng.uniform(-1, 1) * math.log1p(config.gamma)),
+        noise=rng.uniform(0, config.noise),
+        noise_seed=int(rng.integers(2**31)),
+        box=box,
+        box_grey=float(rng.random()),
+    )
+
+
+def _draw_crop(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """Area and aspect ratio as in torchvision's RandomResizedCrop (Szegedy et al. 2015), tried ten times, else whole."""
+    if config.crop_scale == (1.0, 1.0):
+        return (0.0, 0.0, 1.0, 1.0)
+    low, high = (math.log(ratio) for ratio in config.crop_ratio)
+    for _ in range(10):
+        area = rng.uniform(*config.crop_scale)
+        ratio = math.exp(rng.uniform(low, high))
+        width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if width <= 1 and height <= 1:
+            return (rng.uniform(0, 1 - height), rng.uniform(0, 1 - width), height, width)
+    return (0.0, 0.0, 1.0, 1.0)

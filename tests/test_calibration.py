@@ -1,0 +1,209 @@
+"""Temperature and thresholds: recovery of what was planted, independent optimisers, hand-made cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, softmax
+from sklearn.metrics import roc_curve
+
+from pneumoscope.calibration import (
+    fit_temperature,
+    operating_points,
+    pneumonia_logit,
+    probabilities,
+)
+from pneumoscope.cohort import proportion
+from pneumoscope.errors import DataError
+
+
+def overconfident(classes=3, temperature=2.5, n=20_000, seed=0):
+    """Logits that are `temperature` times too large for the labels drawn from them."""
+    rng = np.random.default_rng(seed)
+    honest = rng.normal(0, 1.5, (n, classes))
+    labels = (rng.random(n)[:, None] > softmax(honest, axis=1).cumsum(axis=1)).sum(axis=1)
+    return honest * temperature, (labels > 0).astype(int)
+
+
+def scored(n=2000, seed=0, per_patient=1, effect=2.0):
+    rng = np.random.default_rng(seed)
+    y = np.repeat(rng.integers(0, 2, n // per_patient), per_patient)
+    shared = np.repeat(rng.normal(size=n // per_patient), per_patient)
+    p = expit(effect * (y - 0.5) + 0.8 * shared + 0.6 * rng.normal(size=n))
+    return y, p, [f"p{i // per_patient}" for i in range(n)]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_planted_temperature_is_found(classes):
+    logits, y = overconfident(classes)
+    found = fit_temperature(logits, y)
+    assert found.value == pytest.approx(2.5, rel=0.05)
+    assert found.nll_after < found.nll_before
+    assert (found.n, found.note) == (20_000, "")
+
+
+def test_the_minimum_agrees_with_gradient_descent_on_softmax():
+    logits, y = overconfident(n=400, seed=3)
+    x, target = torch.tensor(logits), torch.tensor(y, dtype=torch.float64)
+    log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        p = 1 - torch.softmax(x / log_t.exp(), dim=1)[:, 0]
+        loss = torch.nn.functional.binary_cross_entropy(p, target)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    found = fit_temperature(logits, y)
+    assert found.value == pytest.approx(float(log_t.detach().exp()), rel=1e-4)
+    assert found.nll_after == pytest.approx(float(closure().detach()), abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(-30, 30), min_size=3, max_size=3), min_size=1, max_size=8),
+    st.sampled_from([2, 3]),
+    st.floats(0.2, 5),
+)
+def test_probabilities_are_those_of_the_softmax(rows, classes, temperature):
+    logits = np.array(rows)[:, :classes]
+    expected = softmax(logits / temperature, axis=1)
+    pneumonia, viral = probabilities(logits, temperature)
+    assert pneumonia == pytest.approx(expected[:, 1:].sum(axis=1), abs=1e-12)
+    assert expit(pneumonia_logit(logits / temperature)) == pytest.approx(pneumonia)
+    if classes == 2:
+        assert viral is None
+        assert pneumonia_logit(logits) == pytest.approx(logits[:, 1] - logits[:, 0])
+    else:
+        given_pneumonia = softmax(logits[:, 1:] / temperature, axis=1)[:, 1]
+        assert viral == pytest.approx(given_pneumonia, abs=1e-12)
+
+
+def test_extreme_logits_stay_finite():
+    pneumonia, viral = probabilities([[5000.0, 0.0, -5000.0], [-5000.0, 0.0, 5000.0]], 1.0)
+    assert pneumonia.tolist() == [0, 1]
+    assert viral.tolist() == [0, 1]
+
+
+def test_where_temperature_is_not_determined_it_says_so():
+    separated = fit_temperature([[2.0, -1.0], [-1.0, 3.0], [0.5, 0.6]], [0, 1, 1])
+    assert separated.value == 1
+    assert "wrong side" in separated.note
+    reversed_labels = fit_temperature([[2.0, -1.0], [-1.0, 3.0]], [1, 0])
+    assert reversed_labels.value == pytest.approx(20, rel=0.01)
+    assert "edge" in reversed_labels.note
+    with pytest.raises(DataError, match="normal and pneumonia"):
+        fit_temperature([[0.0, 1.0], [1.0, 0.0]], [1, 1])
+
+
+@pytest.mark.parametrize("logits", [[0.1, 0.2], [[0.1]], [[1.0, 2.0, 3.0, 4.0]], [[np.inf, 0.0]]])
+def test_logits_of_another_shape_are_refused(logits):
+    with pytest.raises(DataError):
+        pneumonia_logit(logits)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, np.nan])
+def test_a_temperature_must_be_positive(temperature):
+    with pytest.raises(DataError):
+        probabilities([[0.0, 1.0]], temperature)
+
+
+def test_operating_points_reach_their_targets_and_no_more():
+    y, p, patients = scored(4000)
+    points = operating_points(y, p, patients, resamples=200)
+    assert set(points) == {"balanced", "triage", "rule-in"}
+    triage, rule_in = points["triage"], points["rule-in"]
+    assert triage.sensitivity.low >= 0.95
+    assert rule_in.specificity.low >= 0.95
+    assert triage.note == rule_in.note == ""
+    codes = np.arange(len(y))
+    stricter = np.sort(p[(y == 1) & (p >= triage.threshold)])[1]  # lose one more image of pneumonia
+    assert proportion(p[y == 1] >= stricter, codes[y == 1]).low < 0.95
+    laxer = np.sort(p[(y == 0) & (p < rule_in.threshold)])[-1]
+    assert proportion(p[y == 0] < laxer, codes[y == 0]).low < 0.95
+    for point in points.values():
+        assert point.sensitivity.value == pytest.approx(np.mean(p[y == 1] >= point.threshold))
+        assert point.specificity.value == pytest.approx(np.mean(p[y == 0] < point.threshold))
+        assert point.n == 4000
+    assert triage.threshold < points["balanced"].threshold < rule_in.threshold
+
+
+def test_the_bound_holds_for_clustered_patients():
+    y, p, patients = scored(3000, per_patient=3)
+    clustered = operating_points(y, p, patients, resamples=50)["triage"]
+    naive = operating_points(y, p, [str(i) for i in range(3000)], resamples=50)["triage"]
+    assert clustered.threshold < naive.threshold
+    assert clustered.sensitivity.method == "Wilson, design effect by patient"
+
+
+def test_too_few_patients_are_told():
+    y, p, patients = scored(60)
+    triage = operating_points(y, p, patients, resamples=50)["triage"]
+    assert triage.sensitivity.low < 0.95 <= triage.sensitivity.value
+    assert f"{y.sum()} patients are too few" in triage.note
+    positive = np.sort(p[y == 1])
+    one_more = positive[positive >= triage.threshold][1]
+    assert np.mean(positive >= one_more) < 0.95
+
+
+def test_balanced_is_the_middle_of_a_gap_and_near_youden():
+    y = np.repeat([0, 1], 50)
+    p = np.where(y == 1, 0.8, 0.2)
+    assert operating_points(y, p, [str(i) for i in range(100)])["balanced"].threshold == pytest.approx(0.5)
+    y, p, patients = scored(5000)
+    point = operating_points(y, p, patients, resamples=300)["balanced"]
+    fpr, tpr, _ = roc_curve(y, p)
+    reached = point.sensitivity.value + point.specificity.value - 1
+    assert reached == pytest.approx((tpr - fpr).max(), abs=0.01)
+    assert point.threshold == pytest.approx(0.5, abs=0.04)  # the optimum of this symmetric distribution
+
+
+def test_one_image_does_not_decide_the_balanced_threshold():
+    def plain_youden(y, p):
+        fpr, tpr, thresholds = roc_curve(y, p, drop_intermediate=False)
+        return thresholds[np.argmax(tpr - fpr)]
+
+    smooth, plain = [], []
+    for seed in range(40):
+        y, p, patients = scored(300, seed=seed)
+        smooth.append(operating_points(y, p, patients, seed=seed, resamples=200)["balanced"].threshold)
+        plain.append(plain_youden(y, p))
+    assert np.std(smooth) < 0.85 * np.std(plain)
+
+
+def test_points_are_reproducible_and_blind_to_order():
+    y, p, patients = scored(400, per_patient=2)
+    order = np.random.default_rng(1).permutation(400)
+    one = operating_points(y, p, patients, seed=5, resamples=80)
+    two = operating_points(y[order], p[order], np.array(patients)[order], seed=5, resamples=80)
+    for name, point in one.items():
+        assert two[name].threshold == point.threshold
+        assert two[name].sensitivity.low == pytest.approx(point.sensitivity.low)
+    assert one["triage"].as_json()["sensitivity"]["ci95"][0] == one["triage"].sensitivity.low
+
+
+def test_saturated_and_constant_probabilities_keep_thresholds_in_range():
+    y = np.repeat([0, 1], 20)
+    patients = [str(i) for i in range(40)]
+    p = np.concatenate([[0.0] * 15, [1.0] * 5, [1.0] * 20])
+    points = operating_points(y, p, patients, resamples=50)
+    assert points["balanced"].threshold == 0.5
+    assert "no threshold reaches a specificity" in points["rule-in"].note
+    neighbours = np.where(y == 1, np.nextafter(0.3, 1), 0.3)
+    tight = operating_points(y, neighbours, patients, resamples=50)["balanced"]
+    assert (tight.sensitivity.value, tight.specificity.value) == (1, 1)
+    constant = operating_points(y, np.full(40, 0.4), patients, resamples=50)
+    for point in (*points.values(), *constant.values()):
+        assert 0 <= point.threshold <= 1
+
+
+def test_points_need_both_classes_and_probabilities():
+    with pytest.raises(DataError, match="normal and pneumonia"):
+        operating_points([1, 1], [0.1, 0.2], ["a", "b"])
+    with pytest.raises(DataError, match=r"outside 0\.\.1"):
+        operating_points([0, 1], [0.1, 2.0], ["a", "b"])
