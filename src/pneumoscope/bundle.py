@@ -138,18 +138,15 @@ def load_bundle(path: Path | None = None) -> Bundle:
     with storage_errors(folder):
         data = (folder / _WEIGHTS).read_bytes()
     if sha256_bytes(data) != card["weights"]["sha256"]:
-        raise BundleError(
-            "the file was changed or damaged", path=folder / _WEIGHTS, remedy="copy the bundle again"
-        )
+        raise BundleError("the file was changed or damaged", path=folder / _WEIGHTS, remedy="copy the bundle again")
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:
         raise BundleError(
             f"is not a safetensors file ({error})", path=folder / _WEIGHTS, remedy="copy it again"
         ) from error
-    preparation = Preparation(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in card["preparation"].items()}
-    )
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preparation"].items()}
+    preparation = Preparation(**fields)
     network, _ = build_network(card["network"]["name"], classes=len(card["network"]["classes"]))
     try:
         network.load_state_dict(
@@ -157,9 +154,7 @@ def load_bundle(path: Path | None = None) -> Bundle:
         )
     except RuntimeError as error:
         reason = re.sub(r"\s+", " ", str(error))[:200]
-        raise BundleError(
-            f"does not fit its network ({reason})", path=folder, remedy="train it again"
-        ) from error
+        raise BundleError(f"does not fit its network ({reason})", path=folder, remedy="train it again") from error
     network.eval()
     network.requires_grad_(False)
     network.to(memory_format=torch.channels_last)
@@ -187,8 +182,6 @@ def _read_card(folder: Path) -> Mapping[str, Any]:
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise BundleError("is damaged or is no card", path=file, remedy="copy the bundle again") from error
     if not whole:
-        raise BundleError(
-            "the card was changed after it was written", path=file, remedy="copy the bundle again"
-        )
+        raise BundleError("the card was changed after it was written", path=file, remedy="copy the bundle again")
     result: Mapping[str, Any] = card
     return result

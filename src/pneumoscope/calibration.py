@@ -100,9 +100,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
     values = np.asarray(logits, dtype=np.float64)
     c = cohort(targets, pneumonia_logit(values))
     if c.one_class:
-        raise DataError(
-            "calibration needs normal and pneumonia images", remedy="enlarge the validation split"
-        )
+        raise DataError("calibration needs normal and pneumonia images", remedy="enlarge the validation split")
 
     def loss(log_t: float) -> float:
         signed = np.where(c.y, -1.0, 1.0) * pneumonia_logit(values / np.exp(log_t))

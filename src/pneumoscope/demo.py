@@ -74,14 +74,14 @@ def run_demo(out: Path, *, patients: int, seed: int, console: Console) -> Path:
     for name, experiment in experiments(seed).items():
         console(f"training {experiment.title}")
         run_experiment(experiment, source, out / name, name=name, console=console)
-        test(out / name, name, seed, console)
+        evaluate_run(out / name, name, seed, console)
         runs.append(out / name)
     console("comparing")
     compare_folders([run / "evaluation" for run in runs], out / "comparison", seed=seed)
     return run_report.write(runs, out / "report", out / "comparison", out / "data-page")
 
 
-def test(run: Path, name: str, seed: int, console: Console, each: int = 2) -> None:
+def evaluate_run(run: Path, name: str, seed: int, console: Console, each: int = 2) -> None:
     """Evaluate a run on the test images of its own split, with explanations."""
     console("testing")
     classifier = Classifier.load(run / "bundle")

@@ -62,9 +62,7 @@ class PneumoscopeError(Exception):
         return (_rebuild, (type(self), self.what, self.path, self.remedy))
 
 
-def _rebuild(
-    cls: type[PneumoscopeError], what: str, path: str | None, remedy: str | None
-) -> PneumoscopeError:
+def _rebuild(cls: type[PneumoscopeError], what: str, path: str | None, remedy: str | None) -> PneumoscopeError:
     return cls(what, path=path, remedy=remedy)
 
 

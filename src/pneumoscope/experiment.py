@@ -9,13 +9,10 @@ RUN/config.toml  environment.json  split.csv  history.csv  run.json
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +21,24 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from pneumoscope import __version__
 from pneumoscope.bundle import add_evidence, round_weights, save_bundle
 from pneumoscope.calibration import fit_temperature, operating_points, probabilities
 from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, Progress, open_cache
-from pneumoscope.data.manifest import Manifest, counts
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
 from pneumoscope.errors import TrainingError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
-from pneumoscope.files import out_folder, read_json, sha256_bytes, write_json, write_text
+from pneumoscope.files import out_folder, read_json, write_json, write_text
 from pneumoscope.models.network import Network, build_network
 from pneumoscope.models.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
-from pneumoscope.records import PNEUMONIA, SUBTYPES, Sample
+from pneumoscope.provenance import environment, is_synthetic, limits, population, split_counts
 from pneumoscope.training.dataset import CLASSES
 from pneumoscope.training.features import best_device, predict_logits
 from pneumoscope.training.fit import Hardware, Report, Row
 from pneumoscope.training.strategy import TrainingRun, make_part, train_network
 from pneumoscope.transforms import Preparation
-
-SYNTHETIC_SITE = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -58,6 +52,7 @@ class Console:
     bar: bool = False
 
     def __call__(self, text: str) -> None:
+        """Tell one line."""
         if self.say is not None:
             self.say(text)
 
@@ -96,9 +91,7 @@ def _claim(experiment: Experiment, run: Path, resume: bool) -> None:
     card, config = run / "experiment.json", experiment.model_dump(mode="json")
     if card.is_file():
         if not resume:
-            raise TrainingError(
-                "holds a run already", path=run, remedy="go on with --resume or choose another --out"
-            )
+            raise TrainingError("holds a run already", path=run, remedy="go on with --resume or choose another --out")
         if read_json(card) != config:
             raise TrainingError(
                 "was begun with other settings",
@@ -125,9 +118,7 @@ def _run(
     divided.write_csv(run / "split.csv")
     prepare = experiment.prepare
     console(f"{len(divided)} images, decoding those not yet in the cache")
-    cache = open_cache(
-        divided.samples, canvas=prepare.canvas_size, aspect=prepare.aspect, progress=console.progress
-    )
+    cache = open_cache(divided.samples, canvas=prepare.canvas_size, aspect=prepare.aspect, progress=console.progress)
     for path, reason in cache.failed.items():
         console(f"left out: {path}: {reason}")
     torch.manual_seed(experiment.seed)
@@ -181,9 +172,7 @@ def write_bundle(
     history: Sequence[Row],
 ) -> None:
     """Calibrate and choose thresholds on the validation split, and write the bundle."""
-    logits = (
-        predict_logits(run.network, run.cache, run.val.rows, run.preparation, best_device()).double().numpy()
-    )
+    logits = predict_logits(run.network, run.cache, run.val.rows, run.preparation, best_device()).double().numpy()
     run.network.cpu()
     truth = (~run.val.allowed[:, 0]).astype(int)
     fitted = fit_temperature(logits, truth)
@@ -238,62 +227,6 @@ def best_row(history: Sequence[Row]) -> Row:
     return max(last, key=lambda row: float(row["val_auroc"]))
 
 
-def split_counts(divided: Manifest) -> dict[str, dict[str, int]]:
-    """Return images per class and subtype, and patients, for each split."""
-    result = {}
-    for split in ("train", "val", "test"):
-        part = [sample for sample in divided.samples if sample.split == split]
-        if part:
-            subtypes = {key: sum(sample.subtype == key for sample in part) for key in SUBTYPES}
-            patients = len({sample.patient_id for sample in part})
-            result[split] = {**counts(part), **subtypes, "patients": patients}
-    return result
-
-
-def is_synthetic(manifest: Manifest) -> bool:
-    """Say whether a source was written by the synthetic generator."""
-    folder = manifest.source if manifest.source.is_dir() else manifest.source.parent
-    return (folder / "SYNTHETIC.txt").is_file() or any(s.site == SYNTHETIC_SITE for s in manifest.samples)
-
-
-def population(divided: Manifest) -> dict[str, Any]:
-    """Describe whom the training images show, as far as the manifest knows."""
-    train = [sample for sample in divided.samples if sample.split == "train"]
-    ages = sorted(sample.age_years for sample in train if sample.age_years is not None)
-    return {
-        "source": divided.source.name,
-        "synthetic": is_synthetic(divided),
-        "images": len(train),
-        "patients": len({sample.patient_id for sample in train}),
-        "age_years": [ages[0], ages[-1]] if ages else None,
-        "sites": sorted({sample.site for sample in train if sample.site}),
-        "views": sorted({sample.view for sample in train if sample.view}),
-        "prevalence": sum(sample.label == PNEUMONIA for sample in train) / len(train),
-    }
-
-
-def limits(divided: Manifest) -> list[str]:
-    """Return what must be said beside every figure of this run."""
-    known = _known_limits(divided.samples)
-    if is_synthetic(divided):
-        known.insert(0, "Trained on computer-generated images: it has learned nothing about patients.")
-    return [
-        *known,
-        "One source: how it does in another hospital, on other devices or at other ages is not known from these figures.",
-        "Probabilities are calibrated for the prevalence of the validation split.",
-        "It answers one question, pneumonia or normal; other disease is not looked for.",
-    ]
-
-
-def _known_limits(samples: Sequence[Sample]) -> list[str]:
-    if any(sample.patient_id.startswith(("bacteria-person", "virus-person")) for sample in samples):
-        return [
-            "The images show children of one to five years from one hospital (Guangzhou); adults are outside its population.",
-            "Original image sizes, markers and borders differ by class in this source and may be used as a shortcut.",
-        ]
-    return []
-
-
 def summarise(
     run: TrainingRun,
     name: str,
@@ -335,26 +268,6 @@ def _trainable(network: Network, experiment: Experiment) -> int:
     if experiment.model.strategy == "frozen":
         return sum(parameter.numel() for parameter in network.head.parameters())
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-
-
-def environment(experiment: Experiment, hardware: Hardware, started: float) -> dict[str, Any]:
-    """Return what is needed to repeat the run: versions, machine, seed."""
-    packages = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn", "pillow", "pydicom")
-    return {
-        "pneumoscope": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{name: version(name) for name in packages},
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "device": str(best_device()),
-        "devices": hardware.devices,
-        "nodes": hardware.nodes,
-        "threads": torch.get_num_threads(),
-        "seed": experiment.seed,
-        "config_sha256": sha256_bytes(experiment.model_dump_json().encode()),
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-    }
 
 
 def draw_augmentation(run: TrainingRun, path: Path) -> None:

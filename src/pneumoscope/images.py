@@ -104,9 +104,10 @@ def _read_raster(path: Path, at_least: int | None) -> Radiograph:
             with _open_raster(path) as image:
                 width, height, mode = image.width, image.height, image.mode
                 check_size(path, width, height)
-                if getattr(image, "n_frames", 1) > 1:
+                frames = int(getattr(image, "n_frames", 1))
+                if frames > 1:
                     raise ImageError(
-                        f"holds {image.n_frames} frames, one is expected",
+                        f"holds {frames} frames, one is expected",
                         path=path,
                         remedy="save the frame you mean as a PNG of its own",
                     )
@@ -199,9 +200,7 @@ def _read_archive_row(text: str) -> Radiograph:
         images = _archive_images(name, Path(name).stat().st_mtime_ns, split)
         values = images[int(number)]
     except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
-        raise ImageError(
-            f"no such row in the archive ({error})", path=text, remedy="use e.g. a.npz#val/0"
-        ) from error
+        raise ImageError(f"no such row in the archive ({error})", path=text, remedy="use e.g. a.npz#val/0") from error
     height, width = values.shape[:2]
     check_size(text, width, height)
     if values.ndim == 3:
@@ -240,15 +239,11 @@ def _read_dicom(path: Path) -> Radiograph:
             f"is not a readable DICOM file ({_first(error)})", path=path, remedy="export it again"
         ) from error
     if "PixelData" not in dataset:
-        raise ImageError(
-            "the DICOM object has no pixels", path=path, remedy="send the image object, not a report"
-        )
+        raise ImageError("the DICOM object has no pixels", path=path, remedy="send the image object, not a report")
     height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     check_size(path, width, height)
     if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise ImageError(
-            "is a multi-frame object, one frame is expected", path=path, remedy="send single images"
-        )
+        raise ImageError("is a multi-frame object, one frame is expected", path=path, remedy="send single images")
     try:
         stored = dataset.pixel_array
     except (
@@ -273,32 +268,30 @@ def _read_dicom(path: Path) -> Radiograph:
         inverse = str(dataset.get("PresentationLUTShape", "")).upper() == "INVERSE"
         if photometric == "MONOCHROME1" or inverse:
             pixels = np.float32(1.0) - pixels
-            notes.append(
-                "inverted for display (MONOCHROME1)" if not inverse else "inverted (Presentation LUT)"
-            )
+            notes.append("inverted for display (MONOCHROME1)" if not inverse else "inverted (Presentation LUT)")
     return Radiograph(pixels, width, height, "DICOM", photometric, tuple(notes))
 
 
 def _colour_to_grey(dataset: Any, stored: NDArray[Any], photometric: str) -> FloatArray:
-    from pydicom.pixels import convert_color_space
+    from pydicom.pixels.processing import convert_color_space
 
     if photometric.startswith("YBR"):
         stored = convert_color_space(stored, photometric, "RGB")
     top = float(2 ** int(dataset.BitsStored) - 1)
     weights = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma
-    return np.clip(stored.astype(np.float32) @ weights / np.float32(top), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(stored.astype(np.float32) @ weights / top, 0, 1), dtype=np.float32)
 
 
 def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
     """Apply modality and VOI transformation (PS3.3, C.11.1 and C.11.2) and scale to 0..1."""
-    from pydicom.pixels import apply_modality_lut, apply_voi
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     values = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):
         lut = dataset.VOILUTSequence[0]
         looked_up = apply_voi(values.astype(np.int64), dataset)
         top = 2 ** int(lut.LUTDescriptor[2]) - 1
-        return np.clip(looked_up.astype(np.float32) / np.float32(top), 0, 1).astype(np.float32)
+        return np.asarray(np.clip(looked_up / top, 0, 1), dtype=np.float32)
     window = _first_window(dataset)
     if window is None:
         notes.append("no window in the header: scaled by the 0.5 and 99.5 percentiles")

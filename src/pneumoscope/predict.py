@@ -58,9 +58,7 @@ class Classifier:
         bundle.network.to(self.device)
 
     @classmethod
-    def load(
-        cls, path: Path | None = None, *, operating_point: str | None = None, device: str = "cpu"
-    ) -> Classifier:
+    def load(cls, path: Path | None = None, *, operating_point: str | None = None, device: str = "cpu") -> Classifier:
         """Load a bundle (the shipped one by default); raises `BundleError`."""
         return cls(load_bundle(path), operating_point=operating_point, device=device)
 
@@ -125,9 +123,7 @@ class Classifier:
         for item in batch:
             yield self._prediction(item, answers.get(id(item)), share)
 
-    def _prediction(
-        self, item: _Decoded, answer: tuple[float, float, float | None] | None, share: float
-    ) -> Prediction:
+    def _prediction(self, item: _Decoded, answer: tuple[float, float, float | None] | None, share: float) -> Prediction:
         common: dict[str, Any] = {
             "path": item.path,
             "threshold": self.threshold,
@@ -180,9 +176,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
         if path.is_dir():
             inside = [str(file) for file in sorted(path.rglob("*")) if _looks_like_image(file)]
             if not inside:
-                raise DataError(
-                    "the folder holds no images", path=path, remedy="give JPEG, PNG or DICOM files"
-                )
+                raise DataError("the folder holds no images", path=path, remedy="give JPEG, PNG or DICOM files")
             found.update(dict.fromkeys(inside))
         elif any(mark in pattern for mark in "*?[") and not path.exists():
             anchor = Path(path.anchor or ".")

@@ -145,7 +145,7 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
 
 
 def _draw_crop(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Area and aspect ratio as in torchvision's RandomResizedCrop (Szegedy et al. 2015), tried ten times, else whole."""
+    """Draw area and aspect ratio as torchvision's RandomResizedCrop does: ten tries, else the whole image."""
     if config.crop_scale == (1.0, 1.0):
         return (0.0, 0.0, 1.0, 1.0)
     low, high = (math.log(ratio) for ratio in config.crop_ratio)

@@ -15,9 +15,7 @@ Bundle = Annotated[
 ]
 Data = Annotated[
     Path,
-    typer.Option(
-        "--data", help="A Kaggle-style folder, a MedMNIST .npz, a CSV manifest, or a folder of DICOM files."
-    ),
+    typer.Option("--data", help="A Kaggle-style folder, a MedMNIST .npz, a CSV manifest, or a folder of DICOM files."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Output folder.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]

@@ -12,9 +12,7 @@ from pneumoscope.cli.console import Out, Seed, progress, say
 app = typer.Typer(help="Look at a data source, check it, fetch or make one.", no_args_is_help=True)
 Source = Annotated[
     Path,
-    typer.Argument(
-        help="A Kaggle-style folder, a MedMNIST .npz, a CSV manifest, or a folder of DICOM files."
-    ),
+    typer.Argument(help="A Kaggle-style folder, a MedMNIST .npz, a CSV manifest, or a folder of DICOM files."),
 ]
 
 

@@ -27,8 +27,6 @@ def demo(
     from pneumoscope.experiment import Console
 
     with progress("working") as update:
-        page = run_demo(
-            out, patients=patients, seed=seed, console=Console(say=say, report=tell, progress=update)
-        )
+        page = run_demo(out, patients=patients, seed=seed, console=Console(say=say, report=tell, progress=update))
     say("The report, open it in a browser:")
     typer.echo(page)

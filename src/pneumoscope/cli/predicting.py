@@ -27,9 +27,7 @@ def register(app: typer.Typer) -> None:
 def predict(
     paths: Paths,
     bundle: Bundle = None,
-    jsonl: Annotated[
-        Path | None, typer.Option("--jsonl", help="Write the lines to this file, not to stdout.")
-    ] = None,
+    jsonl: Annotated[Path | None, typer.Option("--jsonl", help="Write the lines to this file, not to stdout.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Images per step.")] = 16,
     operating_point: Point = None,
 ) -> None:
@@ -71,9 +69,7 @@ def explain(
     from pneumoscope.predict import Classifier, expand
 
     files = expand(paths)
-    entries = explain_images(
-        Classifier.load(bundle), files, [name.strip() for name in method.split(",")], out
-    )
+    entries = explain_images(Classifier.load(bundle), files, [name.strip() for name in method.split(",")], out)
     failed = [entry for entry in entries if entry.get("error")]
     for entry in failed:
         say(str(entry["error"]))
@@ -90,9 +86,7 @@ def evaluate(
         str | None, typer.Option("--split", help="train, val or test; all labelled images by default.")
     ] = None,
     operating_point: Point = None,
-    explanations: Annotated[
-        int, typer.Option(min=0, max=50, help="Images to explain of each kind of answer.")
-    ] = 3,
+    explanations: Annotated[int, typer.Option(min=0, max=50, help="Images to explain of each kind of answer.")] = 3,
     seed: Seed = 0,
 ) -> None:
     """Score a bundle on labelled images: metrics.json, predictions.csv, figures, and an HTML page."""
@@ -115,9 +109,8 @@ def evaluate(
     page = write(out, classifier.bundle.name)
     for name in ("accuracy", "balanced_accuracy", "auroc", "recall", "specificity", "precision"):
         figure = metrics["metrics"][name]
-        say(
-            f"{name:18} {_number(figure['value'])}  95 % CI {_number(figure['ci95'][0])} to {_number(figure['ci95'][1])}"
-        )
+        low, high = figure["ci95"]
+        say(f"{name:18} {_number(figure['value'])}  95 % CI {_number(low)} to {_number(high)}")
     if metrics["not_analysed"]:
         say(f"{metrics['not_analysed']} images were not analysed; predictions.csv says why")
     typer.echo(page)

@@ -28,11 +28,11 @@ def compare(
 
     result = compare_folders(folders, out, seed=seed)
     for pair in result["pairs"]:
-        auroc = pair["auroc"]
-        low, high = auroc["difference"]["ci95"]
+        auroc, mcnemar = pair["auroc"], pair["mcnemar"]
+        value, (low, high) = auroc["difference"]["value"], auroc["difference"]["ci95"]
         say(
-            f"{pair['a']} - {pair['b']}: AUROC {auroc['difference']['value']:+.4f} (95 % CI {low:+.4f} to {high:+.4f}), "
-            f"p {auroc['p_holm']:.2g} after Holm; McNemar p {pair['mcnemar']['p_holm']:.2g} after Holm"
+            f"{pair['a']} - {pair['b']}: AUROC {value:+.4f} (95 % CI {low:+.4f} to {high:+.4f}), "
+            f"p {auroc['p_holm']:.2g} after Holm; McNemar p {mcnemar['p_holm']:.2g} after Holm"
         )
     typer.echo(out / "comparison.json")
 

@@ -25,9 +25,7 @@ def train(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Overrides the seed of the experiment file.")
     ] = None,
-    devices: Annotated[
-        int, typer.Option("--devices", min=1, help="Processes (CPU) or accelerators to train on.")
-    ] = 1,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes (CPU) or accelerators to train on.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     log: Annotated[
         str | None, typer.Option("--log", help="Also log to `tensorboard` or `mlflow`, below --out.")
@@ -60,9 +58,7 @@ def train(
             resume=resume,
             console=console,
         )
-    say(
-        f"{summary['name']}: best epoch {summary['best_epoch']} of {summary['epochs']}, {summary['seconds']} s"
-    )
+    say(f"{summary['name']}: best epoch {summary['best_epoch']} of {summary['epochs']}, {summary['seconds']} s")
     typer.echo(out / "bundle")
 
 

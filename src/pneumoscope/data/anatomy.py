@@ -344,9 +344,7 @@ class Thorax:
         return np.asarray(canvas.reduce(2), np.float32) / np.float32(255)
 
 
-def branches(
-    rng: np.random.Generator, dome: float, *, strength: float = 1.0
-) -> tuple[FloatArray, FloatArray]:
+def branches(rng: np.random.Generator, dome: float, *, strength: float = 1.0) -> tuple[FloatArray, FloatArray]:
     """Grow the tree of both hila: polylines float32 [N, P, 2] in body coordinates, widths [N, P - 1]."""
     stems, twigs, steps = 22, 3, 6
     angle = np.tile(np.linspace(-1.3, 1.45, stems // 2), 2) + rng.normal(0, 0.12, stems)

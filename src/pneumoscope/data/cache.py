@@ -44,7 +44,7 @@ class PixelCache:
 
 
 def cache_root() -> Path:
-    """Return the folder of all caches: `PNEUMOSCOPE_CACHE`, else `$XDG_CACHE_HOME/pneumoscope`, else `~/.cache/pneumoscope`."""
+    """Return `PNEUMOSCOPE_CACHE`, else `pneumoscope` below `$XDG_CACHE_HOME` or `~/.cache`."""
     if chosen := os.environ.get("PNEUMOSCOPE_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pneumoscope"
@@ -86,9 +86,7 @@ def open_cache(
         if row < 0
     }
     if len(failed) == len(samples):
-        raise DataError(
-            "not one image could be read", path=samples[0].path if samples else None, remedy=_first(failed)
-        )
+        raise DataError("not one image could be read", path=samples[0].path if samples else None, remedy=_first(failed))
     return PixelCache(pixels, rows, failed, folder)
 
 
@@ -120,9 +118,7 @@ def _remove_unfinished(root: Path, key: str) -> None:
         shutil.rmtree(stale, ignore_errors=True)
 
 
-def _write(
-    folder: Path, items: Sequence[tuple[str, str]], canvas: int, aspect: str, progress: Progress | None
-) -> None:
+def _write(folder: Path, items: Sequence[tuple[str, str]], canvas: int, aspect: str, progress: Progress | None) -> None:
     def decode(item: tuple[str, str]) -> Pixels | str:
         try:
             # Twice the canvas: a reduced decoding then still is resized with antialiasing.

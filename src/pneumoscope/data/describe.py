@@ -115,8 +115,7 @@ def _cross(table: pd.DataFrame, column: str, order: tuple[str, ...] = ()) -> dic
     values, labels = table[column].fillna("unknown"), table["label"].fillna(UNLABELLED)
     names = sorted(set(values), key=lambda name: (name == "unknown", _place(name, order), name))
     return {
-        name: {label: int(((values == name) & (labels == label)).sum()) for label in labels_of(table)}
-        for name in names
+        name: {label: int(((values == name) & (labels == label)).sum()) for label in labels_of(table)} for name in names
     }
 
 
@@ -206,11 +205,7 @@ def _figures(found: Scan, out: Path, seed: int) -> dict[str, Any]:
         names = [str(found.table["name"][row]) for row in chosen]
         mosaics.append({"file": _relative(file), "title": title, "images": len(rows), "names": names})
     counts = found.table[found.readable]["label"].fillna(UNLABELLED).value_counts()
-    averages = {
-        label: found.fields[label] / counts[label]
-        for label in labels_of(found.table)
-        if label in found.fields
-    }
+    averages = {label: found.fields[label] / counts[label] for label in labels_of(found.table) if label in found.fields}
     means = {}
     top = max((float(average.max()) for average in averages.values()), default=1.0) or 1.0
     for label, average in averages.items():

@@ -178,9 +178,7 @@ def _kaggle_download(handle: str) -> Path:
     import kagglehub  # slow to import, and it configures a logger
     from kagglehub import exceptions
 
-    own = [
-        kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)
-    ]
+    own = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     # OSError: network (requests) and disk; ValueError: credentials or an archive that its client cannot read
     foreign: tuple[type[Exception], ...] = (*own, OSError, ValueError, zipfile.BadZipFile, zlib.error)
     try:

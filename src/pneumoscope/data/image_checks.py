@@ -59,9 +59,7 @@ def check_readable(evidence: Evidence) -> list[Problem]:
         examples = [f"{name}: {why}" for name, why in zip(rows["name"], rows["error"], strict=True)]
         text = f"{amount(len(rows), 'file is', 'files are')} {reason.says} and will be left out"
         problems.append(
-            Problem(
-                reason.kind, "error", len(rows), text, reason.remedy, tuple(examples[:EXAMPLES]), voids=voids
-            )
+            Problem(reason.kind, "error", len(rows), text, reason.remedy, tuple(examples[:EXAMPLES]), voids=voids)
         )
     return problems
 
@@ -93,9 +91,7 @@ def _colour(evidence: Evidence) -> list[Problem]:
         return []
     labels = table["label"].fillna(UNLABELLED)
     shares = colour.groupby(labels).mean()
-    cells = [
-        [int((colour & (labels == name)).sum()), int((~colour & (labels == name)).sum())] for name in LABELS
-    ]
+    cells = [[int((colour & (labels == name)).sum()), int((~colour & (labels == name)).sum())] for name in LABELS]
     tells = fisher_exact(np.array(cells)).pvalue < ALPHA
     by_class = ", ".join(f"{100 * share:.1f} % of {label}" for label, share in shares.items())
     return of_images(

@@ -193,9 +193,7 @@ def auroc_interval(
     )
 
 
-def newcombe_interval(
-    auroc: float, n_positive: int, n_negative: int, z: float = 1.959964
-) -> tuple[float, float]:
+def newcombe_interval(auroc: float, n_positive: int, n_negative: int, z: float = 1.959964) -> tuple[float, float]:
     """Return the 95 % score interval of an AUROC, of positive width at 0 and 1 too.
 
     The ends solve |A - auroc| = 1.96 sqrt(V(A)) with Hanley and McNeil's variance (Radiology 1982) at the

@@ -18,7 +18,9 @@ from pneumoscope.errors import DataError, ImageError, storage_errors
 from pneumoscope.images import RASTER_SUFFIXES, is_dicom, read_header
 from pneumoscope.records import LABELS, NORMAL, PNEUMONIA, SPLITS, SUBTYPES, Sample
 
-_LAYOUTS = "expected train|val|test/NORMAL|PNEUMONIA/*, NORMAL|PNEUMONIA/*, a MedMNIST .npz, a CSV manifest or DICOM files"
+_LAYOUTS = (
+    "expected train|val|test/NORMAL|PNEUMONIA/*, NORMAL|PNEUMONIA/*, a MedMNIST .npz, a CSV manifest or DICOM files"
+)
 _NAME_RULE = "file name (Kermany rule); one patient per image where the name follows no rule"
 _SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -33,9 +35,7 @@ def open_source(path: Path | str) -> Manifest:
     if not source.exists():
         raise DataError("no such file or folder", path=source, remedy="check the path of --data")
     if source.is_file():
-        reader: Callable[[Path], Manifest] | None = {".npz": read_medmnist, ".csv": read_csv}.get(
-            source.suffix.lower()
-        )
+        reader: Callable[[Path], Manifest] | None = {".npz": read_medmnist, ".csv": read_csv}.get(source.suffix.lower())
         if reader is None:
             raise DataError("is no data source", path=source, remedy=_LAYOUTS)
         return reader(source)
@@ -55,10 +55,8 @@ def read_class_folders(root: Path) -> Manifest:
     """Read the Kaggle layout `train|val|test/NORMAL|PNEUMONIA/*`, or one split of it."""
     samples: list[Sample] = []
     passed: list[tuple[str, str]] = []
-    parts = [
-        (name, root / child.name)
-        for child in _folders(root)
-        if (name := _SPLIT_NAMES.get(child.name.lower()))
+    parts: list[tuple[str | None, Path]] = [
+        (name, root / child.name) for child in _folders(root) if (name := _SPLIT_NAMES.get(child.name.lower()))
     ]
     for split, folder in parts or [(None, root)]:
         classes = {child.name.upper(): child for child in _folders(folder)}
@@ -101,7 +99,7 @@ def _sample_from_file(file: Path, label: str, split: str | None) -> Sample:
 
 
 def read_medmnist(path: Path) -> Manifest:
-    """Read a MedMNIST archive: `{train,val,test}_{images,labels}`, label 1 is pneumonia. It holds no patient identity."""
+    """Read a MedMNIST archive, `{train,val,test}_{images,labels}`: label 1 is pneumonia, patients are unknown."""
     samples: list[Sample] = []
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -126,23 +124,17 @@ def read_medmnist(path: Path) -> Manifest:
                     for row, value in enumerate(labels.tolist())
                 )
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(
-            f"is not a readable NumPy archive ({error})", path=path, remedy="fetch it again"
-        ) from error
+        raise DataError(f"is not a readable NumPy archive ({error})", path=path, remedy="fetch it again") from error
     if not samples:
         raise DataError("holds no train_images/train_labels", path=path, remedy="use a MedMNIST 2-D archive")
-    return Manifest(
-        path, "medmnist", tuple(samples), "none in the archive: every image counts as its own patient"
-    )
+    return Manifest(path, "medmnist", tuple(samples), "none in the archive: every image counts as its own patient")
 
 
 def _archive_length(archive: Any, name: str) -> int:
     """Read the shape from the array's header, without unpacking the images."""
     with archive.zip.open(f"{name}.npy") as stream:
         version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, _ = read(stream)
     return int(shape[0])
 
@@ -170,10 +162,7 @@ def read_csv(path: Path) -> Manifest:
     if table.empty:
         raise DataError("has no rows", path=path, remedy="list at least one image")
     extra = [name for name in table.columns if name not in COLUMNS]
-    samples = [
-        _row_to_sample(path, number, row, extra)
-        for number, row in enumerate(table.to_dict("records"), start=2)
-    ]
+    samples = [_row_to_sample(path, number, row, extra) for number, row in enumerate(table.to_dict("records"), start=2)]
     absent = [s.path for s in samples if "#" not in s.path and not Path(s.path).is_file()]
     if absent:
         raise DataError(
@@ -201,9 +190,7 @@ def _row_to_sample(path: Path, number: int, row: dict[Any, Any], extra: list[str
 
     name = value("path")
     if name is None:
-        raise DataError(
-            f"line {number}: the path is empty", path=path, remedy="fill it in or delete the line"
-        )
+        raise DataError(f"line {number}: the path is empty", path=path, remedy="fill it in or delete the line")
     age = value("age_years")
     try:
         age_years = None if age is None else float(age)
@@ -260,9 +247,7 @@ def _sample_from_header(file: Path, header: Any, row: Sample | None) -> Sample:
     def text(name: str) -> str | None:
         return str(header.get(name, "") or "").strip() or None
 
-    identity = "\0".join(
-        [text("PatientID") or text("StudyInstanceUID") or str(file), text("IssuerOfPatientID") or ""]
-    )
+    identity = "\0".join([text("PatientID") or text("StudyInstanceUID") or str(file), text("IssuerOfPatientID") or ""])
     hashed = "dicom-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
     covariates = {
         name: value

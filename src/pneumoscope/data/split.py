@@ -53,8 +53,7 @@ def part_off(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[lis
 
 def _fine(samples: Sequence[Sample], k: int, seed: int) -> list[tuple[list[int], list[int]]]:
     smallest = min(
-        len({s.patient_id for s in samples if s.label == label})
-        for label in {sample.label for sample in samples}
+        len({s.patient_id for s in samples if s.label == label}) for label in {sample.label for sample in samples}
     )
     if smallest < 2:
         raise DataError(

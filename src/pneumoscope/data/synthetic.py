@@ -126,9 +126,7 @@ def _expose(rng: np.random.Generator, patient: _Patient, size: int) -> Synthetic
         ill = healthy + added
     pixels, marker = _develop(film, ill, healthy)
     age, sex, view = patient.anatomy.age_years, patient.anatomy.sex, thorax.pose.view
-    return SyntheticRadiograph(
-        pixels, thorax.lungs, opacity, patient.kind, age, sex, view, patient.severity, marker
-    )
+    return SyntheticRadiograph(pixels, thorax.lungs, opacity, patient.kind, age, sex, view, patient.severity, marker)
 
 
 # --- disease ----------------------------------------------------------------------------------------------

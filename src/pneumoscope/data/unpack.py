@@ -61,9 +61,7 @@ def _judge(members: list[zipfile.ZipInfo], limits: Limits, archive: Path) -> Non
         raise DownloadError(f"holds {len(members)} files, at most {limits.members} are allowed", path=archive)
     total = sum(member.file_size for member in members)
     if total > limits.total:
-        raise DownloadError(
-            f"would unpack to {total} bytes, at most {limits.total} are allowed", path=archive
-        )
+        raise DownloadError(f"would unpack to {total} bytes, at most {limits.total} are allowed", path=archive)
     for member in members:
         fault = _fault(member, limits)
         if fault:

@@ -193,9 +193,7 @@ def _from_pairs(c: Cohort, value: float) -> Estimate:
     hits = value * pairs
     low = 0.0 if hits <= 0 else float(stats.beta.ppf(0.025, hits, pairs - hits + 1))
     high = 1.0 if hits >= pairs else float(stats.beta.ppf(0.975, hits + 1, pairs - hits))
-    return Estimate(
-        value, low, high, f"Clopper-Pearson on {pairs} independent pairs: no variance to estimate"
-    )
+    return Estimate(value, low, high, f"Clopper-Pearson on {pairs} independent pairs: no variance to estimate")
 
 
 def _paired(a: Cohort, b: Cohort, method: str) -> PairedAuroc:

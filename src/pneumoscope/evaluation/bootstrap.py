@@ -46,9 +46,7 @@ def interval(value: float, replicates: Floats) -> Estimate:
     if np.isnan(value):
         return Estimate(value, np.nan, np.nan, "undefined")
     if kept.size < (1 - _MAX_DROPPED) * total:
-        return Estimate(
-            value, np.nan, np.nan, f"{method}: {total - kept.size} undefined, too many for an interval"
-        )
+        return Estimate(value, np.nan, np.nan, f"{method}: {total - kept.size} undefined, too many for an interval")
     if kept.size < total:
         method += f", {total - kept.size} undefined and dropped"
     low, high = (float(q) for q in np.quantile(kept, (0.025, 0.975)))
@@ -79,9 +77,7 @@ def without_false_certainty(estimate: Estimate) -> Estimate:
     """Return the estimate, its interval NaN where it has no width: resamples that never vary tell nothing."""
     if estimate.low < estimate.high:
         return estimate
-    method = (
-        estimate.method if np.isnan(estimate.low) else f"{estimate.method}: they do not vary, no interval"
-    )
+    method = estimate.method if np.isnan(estimate.low) else f"{estimate.method}: they do not vary, no interval"
     return replace(estimate, low=float("nan"), high=float("nan"), method=method)
 
 

@@ -69,7 +69,7 @@ class Comparison:
         }
 
 
-def compare(  # noqa: PLR0917 - two of each, in one order
+def compare(
     y: ArrayLike,
     probability_a: ArrayLike,
     probability_b: ArrayLike,
@@ -140,9 +140,7 @@ def holm(p_values: ArrayLike) -> Floats:
 
 def _statistic(a: Cohort, b: Cohort, called_a: Bools, called_b: Bools) -> Statistic:
     """Return the function from patient weights [b, n_patients] to the `DIFFERENCES` [b, 3]."""
-    sides = [
-        (ranking(c.score), confusion_by_patient(c, called)) for c, called in ((a, called_a), (b, called_b))
-    ]
+    sides = [(ranking(c.score), confusion_by_patient(c, called)) for c, called in ((a, called_a), (b, called_b))]
 
     def statistic(weights: Ints) -> Floats:
         rows = []

@@ -61,9 +61,7 @@ def score(
     ]
     if not pairs:
         first = next((p.error or p.reason for p in predictions if p.error or p.reason), "no images")
-        raise DataError(
-            f"not one of {len(samples)} images could be analysed ({first})", remedy="check the images"
-        )
+        raise DataError(f"not one of {len(samples)} images could be analysed ({first})", remedy="check the images")
     y = [sample.label == PNEUMONIA for sample, _ in pairs]
     probability = [float(prediction.probability or 0.0) for _, prediction in pairs]
     patients = [sample.patient_id for sample, _ in pairs]

@@ -86,9 +86,7 @@ def subtype_metrics(
     `is_viral`: 0/1 [n], images of known subtype only; `p_viral_given_pneumonia`: [n] in 0..1. AUROC, accuracy
     and balanced accuracy as in `evaluate_predictions`, which says what is raised.
     """
-    found = evaluate_predictions(
-        is_viral, p_viral_given_pneumonia, patients, 0.5, seed=seed, resamples=resamples
-    )
+    found = evaluate_predictions(is_viral, p_viral_given_pneumonia, patients, 0.5, seed=seed, resamples=resamples)
     return {name: found[name] for name in ("auroc", "accuracy", "balanced_accuracy")}
 
 

@@ -54,8 +54,7 @@ def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dic
         "n_patients": len(set(patients)),
         "left_out": int((~shared).sum()),
         "evaluations": [
-            {"name": name, "dir": str(folder), **_headline(folder)}
-            for name, folder in zip(names, folders, strict=True)
+            {"name": name, "dir": str(folder), **_headline(folder)} for name, folder in zip(names, folders, strict=True)
         ],
         "pairs": [
             _pair(names[i], names[j], c, float(adjusted["auroc"][k]), float(adjusted["mcnemar"][k]))
@@ -78,9 +77,7 @@ def _read(folder: Path) -> pd.DataFrame:
             table = pd.read_csv(file, dtype={"path": str, "patient_id": str, "label": str})
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise DataError(f"is not a CSV table ({error})", path=file, remedy="evaluate again") from error
-    missing = [
-        name for name in ("path", "patient_id", "label", "probability", "threshold") if name not in table
-    ]
+    missing = [name for name in ("path", "patient_id", "label", "probability", "threshold") if name not in table]
     if missing:
         raise DataError(f"lacks the column {', '.join(missing)}", path=file, remedy="evaluate again")
     return table.set_index("path").sort_index()

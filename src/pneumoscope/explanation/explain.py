@@ -82,9 +82,7 @@ def _explain_one(
     return entries
 
 
-def _uncover(
-    heat: np.ndarray[Any, Any], shape: tuple[int, ...], classifier: Classifier
-) -> np.ndarray[Any, Any]:
+def _uncover(heat: np.ndarray[Any, Any], shape: tuple[int, ...], classifier: Classifier) -> np.ndarray[Any, Any]:
     """Cut away the rows or columns of the map that lie on padding."""
     if classifier.bundle.preparation.aspect != "pad":
         return heat

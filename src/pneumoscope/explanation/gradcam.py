@@ -62,7 +62,7 @@ def gradcam(classifier: Classifier, canvas: Pixels) -> Heatmap:
 
 def _map_shape(network: Network, image: Tensor) -> int:
     with torch.no_grad():
-        return network.encoder(image).ndim
+        return int(network.encoder(image).ndim)
 
 
 def _token_cam(network: Network, image: Tensor) -> Tensor:
@@ -78,4 +78,5 @@ def _token_cam(network: Network, image: Tensor) -> Tensor:
             "this network keeps no map of places, so Grad-CAM cannot be drawn", remedy="use another network"
         )
     weight = gradient[:, prefix:].mean(dim=1, keepdim=True)
-    return (weight * tokens[:, prefix:]).sum(dim=2).relu().reshape(1, 1, side, side)
+    cam: Tensor = (weight * tokens[:, prefix:]).sum(dim=2).relu().reshape(1, 1, side, side)
+    return cam

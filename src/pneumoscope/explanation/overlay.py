@@ -22,9 +22,9 @@ def overlay(pixels: FloatArray, heat: FloatArray) -> NDArray[np.uint8]:
     of its maximum the map is not drawn.
     """
     height, width = pixels.shape
-    grown = tv.resize(
-        torch.from_numpy(np.ascontiguousarray(heat))[None], [height, width], InterpolationMode.BILINEAR
-    )[0].numpy()
+    grown = tv.resize(torch.from_numpy(np.ascontiguousarray(heat))[None], [height, width], InterpolationMode.BILINEAR)[
+        0
+    ].numpy()
     strength = STRONGEST * np.clip((grown - 0.2) / 0.8, 0, 1)[..., None]
     colours = matplotlib.colormaps[COLOURS](0.25 + 0.75 * grown)[..., :3]
     grey = np.repeat(pixels[..., None], 3, axis=2)

@@ -13,9 +13,7 @@ class _Block(nn.Module):
         self.reduce = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
         )
-        self.refine = nn.Sequential(
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
-        )
+        self.refine = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
         self.activate = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +49,7 @@ class CustomCNN(nn.Module):
         return out
 
     def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
-        """Return the map averaged to float32 [B, 192]; there is no classifier here, `pre_logits` is timm's convention."""
+        """Return the map averaged to float32 [B, 192]; `pre_logits` is timm's convention, there is no classifier."""
         return features.mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Encoder(nn.Module):
     """The convolutional (or transformer) part of a timm network, as a module of its own so that it can be hooked."""
 
+    model: Any  # timm's networks share forward_features and forward_head without a common type
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -72,8 +74,8 @@ def build_network(
         close = timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:5]
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists all"
         raise ConfigError(f"no network is called {name!r}", remedy=f"use custom-cnn or a timm name; {hint}")
-    options = {"drop_path_rate": drop_path} if drop_path else {}
-    model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
     if isinstance(getattr(model, "pre_logits", None), nn.Module) and hasattr(model, "features"):
         # VGG: its two 4096-wide layers hold nine tenths of the weights; averaging the map replaces them.
         model.pre_logits = nn.Identity()
@@ -82,9 +84,7 @@ def build_network(
         size = model.pretrained_cfg["input_size"][-1]
         pooled = model.forward_head(model.forward_features(torch.zeros(1, 3, size, size)), pre_logits=True)
     if pooled.ndim != 2:
-        raise ConfigError(
-            f"{name!r} does not pool its features to one vector", remedy="choose another network"
-        )
+        raise ConfigError(f"{name!r} does not pool its features to one vector", remedy="choose another network")
     settings = {"mean": tuple(model.pretrained_cfg["mean"]), "std": tuple(model.pretrained_cfg["std"])}
     return Network(model, pooled.shape[1], classes, dropout), settings
 
@@ -122,9 +122,7 @@ def _grouped(names: list[str], stage: Any) -> list[list[str]]:
 def freeze(network: Network, unfrozen_stages: int | None) -> None:
     """Let the head learn, and the last `unfrozen_stages` stages of the encoder (None: all, 0: none)."""
     ordered = stages(network)
-    keep = (
-        ordered if unfrozen_stages is None else ordered[len(ordered) - min(unfrozen_stages, len(ordered)) :]
-    )
+    keep = ordered if unfrozen_stages is None else ordered[len(ordered) - min(unfrozen_stages, len(ordered)) :]
     free = {name for stage in keep for name in stage}
     for name, parameter in network.named_parameters():
         parameter.requires_grad = name in free or name.startswith("head.")
@@ -136,10 +134,9 @@ def frozen_modules(network: Network, *, batchnorm: bool) -> list[nn.Module]:
     These are normalisation layers whose parameters are frozen (their running statistics are part of the
     fixed extractor), and with `batchnorm` all of them.
     """
-    kinds = (nn.modules.batchnorm._BatchNorm,)
-    result = []
+    result: list[nn.Module] = []
     for module in network.modules():
-        if isinstance(module, kinds):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             fixed = all(not parameter.requires_grad for parameter in module.parameters())
             if batchnorm or fixed:
                 result.append(module)

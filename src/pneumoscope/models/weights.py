@@ -1,4 +1,4 @@
-"""Pretrained weights: from the offline package, a local file or folder, or timm's hub. What does not fit is an error."""
+"""Pretrained weights from the offline package, a local file or folder, or timm's hub; a misfit is an error."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import timm
 import torch
@@ -71,9 +72,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 return dict(load_file(path))
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, ValueError, TypeError, KeyError) as error:
-        raise WeightsError(
-            f"cannot be read ({_first(error)})", path=path, remedy="copy the file again"
-        ) from error
+        raise WeightsError(f"cannot be read ({_first(error)})", path=path, remedy="copy the file again") from error
     except UnpicklingError as error:
         raise WeightsError(
             "holds more than tensors, and running code from a file is refused",
@@ -120,7 +119,7 @@ def _load_hub(network: Network, name: str) -> LoadReport:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        source = timm.create_model(name, pretrained=True)
+        source: Any = timm.create_model(name, pretrained=True)
     except (
         HfHubHTTPError,
         LocalEntryNotFoundError,
@@ -164,9 +163,7 @@ def _fill(
             )
             if items
         ]
-        raise WeightsError(
-            "; ".join(faults), path=path or source, remedy="check that the file belongs to this network"
-        )
+        raise WeightsError("; ".join(faults), path=path or source, remedy="check that the file belongs to this network")
     kept = {key: value.float() for key, value in given.items() if key in wanted}
     model.load_state_dict(kept, strict=False)
     return LoadReport(source, sha256, len(kept), dropped)

@@ -181,9 +181,7 @@ def intensity_chart(histograms: Mapping[str, list[float]]) -> Figure:
         axes.stairs(shares, edges, color=_colour(label), linewidth=1.8, linestyle=DASHES[number], label=label)
     # Black borders fill the first bin; cut there, the rest can be read.
     inner = max(max(shares[1:-1]) for shares in histograms.values())
-    axes.set(
-        xlim=(0, 1), ylim=(0, 1.15 * inner), xlabel="pixel value (0 black, 1 white)", ylabel="of the pixels"
-    )
+    axes.set(xlim=(0, 1), ylim=(0, 1.15 * inner), xlabel="pixel value (0 black, 1 white)", ylabel="of the pixels")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     _legend(axes)
     return figure

@@ -117,8 +117,7 @@ def drawings(evaluation: Evaluation, name: str, score_name: str = figures.PROBAB
     if groups := _groups(evaluation.analysed()):
         drawn["scores"] = html.drawing(
             figures.score_histogram(groups, evaluation.metrics.get("threshold"), score_name),
-            "Scores by class, and by subtype where it is known. "
-            "Right of the dashed line the network says pneumonia.",
+            "Scores by class, and by subtype where it is known. Right of the dashed line the network says pneumonia.",
         )
     if curve:
         drawn["precision_recall"] = html.drawing(
@@ -151,9 +150,7 @@ def worst_errors(evaluation: Evaluation, most: int) -> list[dict[str, Any]]:
         part = wrong[wrong["label"] == label]
         part = part.sort_values(["probability", "path"], ascending=[label == PNEUMONIA, True])
         images = []
-        for path, score, subtype in (
-            part[["path", "probability", "subtype"]].head(most).itertuples(index=False)
-        ):
+        for path, score, subtype in part[["path", "probability", "subtype"]].head(most).itertuples(index=False):
             uri, why = thumbnail(path, source)
             images.append({"uri": uri, "why": why, "path": path, "score": score, "subtype": subtype})
         groups.append({"heading": heading, "label": label, "total": len(part), "images": images})
@@ -167,9 +164,7 @@ def not_analysed(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     rows = evaluation.predictions
     rows = rows[(rows["error"] != "") | rows["abstained"] | rows["probability"].isna()]
     found = []
-    for path, error, abstained, reason in rows[["path", "error", "abstained", "reason"]].itertuples(
-        index=False
-    ):
+    for path, error, abstained, reason in rows[["path", "error", "abstained", "reason"]].itertuples(index=False):
         what = "not read" if error else "abstained" if abstained else "no score"
         found.append((path, what, error or reason or "no reason given"))
     return found
@@ -220,9 +215,6 @@ def _shown(item: Explained) -> dict[str, Any]:
     return {
         "image": html.image_uri(item.image) if whole else "",
         "overlay": html.image_uri(item.overlay) if whole else "",
-        **{
-            key: str(item.facts.get(key) or "")
-            for key in ("path", "label", "case", "method", "layer", "verdict")
-        },
+        **{key: str(item.facts.get(key) or "") for key in ("path", "label", "case", "method", "layer", "verdict")},
         "score": item.facts.get("probability"),
     }

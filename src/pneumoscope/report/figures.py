@@ -78,9 +78,7 @@ def precision_recall(curves: Sequence[Scored]) -> Figure:
     Raises:
         ValueError: a curve has images of one class only.
     """
-    figure, axes = _single(
-        4.9, 4.9, "Precision-recall curves of " + ", ".join(curve.name for curve in curves)
-    )
+    figure, axes = _single(4.9, 4.9, "Precision-recall curves of " + ", ".join(curve.name for curve in curves))
     for number, curve in enumerate(curves):
         _need_both(curve)
         precision, recall, _ = precision_recall_curve(curve.positive, curve.score)
@@ -203,9 +201,7 @@ def score_histogram(
     for axes, (name, scores) in zip(rows, groups.items(), strict=True):
         _style(axes)
         weights = np.full(len(scores), 1 / max(len(scores), 1))
-        axes.hist(
-            scores, bins=np.linspace(0, 1, 41).tolist(), weights=weights, color=CLASSES.get(name, MUTED)
-        )
+        axes.hist(scores, bins=np.linspace(0, 1, 41).tolist(), weights=weights, color=CLASSES.get(name, MUTED))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_major_locator(MaxNLocator(2))
         axes.set_title(_plain(f"{name}, {len(scores):,} images"), loc="left", fontsize=10, color=INK)
@@ -243,9 +239,7 @@ def confusion_matrix(counts: Mapping[str, int]) -> Figure:
                 [x + 0.02, x + 0.98], y + 0.02, y + 0.98, color=colour, alpha=0.12 + 0.28 * share, linewidth=0
             )
             axes.text(x + 0.5, y + 0.42, f"{count:,}", ha="center", va="center", fontsize=18, color=INK)
-            axes.text(
-                x + 0.5, y + 0.68, f"{share:.1%} of row", ha="center", va="center", fontsize=9, color=INK
-            )
+            axes.text(x + 0.5, y + 0.68, f"{share:.1%} of row", ha="center", va="center", fontsize=9, color=INK)
     axes.set(xlim=(0, 2), ylim=(2, 0), xlabel="called by the network", ylabel="label of the data set")
     axes.set_xticks([0.5, 1.5], [NORMAL, PNEUMONIA])
     axes.set_yticks([0.5, 1.5], [NORMAL, PNEUMONIA], rotation=90, va="center")
@@ -263,9 +257,7 @@ def forest(rows: Mapping[str, Mapping[str, Any]], measures: Mapping[str, str]) -
         rows: name of a run -> its `metrics` of the contract.
         measures: key of a metric -> heading of its panel.
     """
-    figure = _figure(
-        9.6, 1.0 + 0.42 * max(len(rows), 2), "Estimates with 95 % intervals of " + ", ".join(rows)
-    )
+    figure = _figure(9.6, 1.0 + 0.42 * max(len(rows), 2), "Estimates with 95 % intervals of " + ", ".join(rows))
     panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
     for axes, (key, heading) in zip(panels, measures.items(), strict=True):
         _style(axes)

@@ -146,9 +146,7 @@ def read_predictions(path: Path) -> pd.DataFrame | None:
         return None
     missing = [name for name in _NEEDED_COLUMNS if name not in table]
     if missing:
-        raise DataError(
-            f"lacks the column {', '.join(missing)}", path=path, remedy="write it anew with `evaluate`"
-        )
+        raise DataError(f"lacks the column {', '.join(missing)}", path=path, remedy="write it anew with `evaluate`")
     for name in _TEXT_COLUMNS:
         table[name] = table[name].fillna("").astype(str) if name in table else ""
     table["probability"] = pd.to_numeric(table["probability"], errors="coerce")

@@ -83,9 +83,7 @@ def _check_names(runs: Sequence[Run]) -> None:
             raise DataError(f"two runs are named {run.name}", path=run.folder, remedy="name each run once")
 
 
-def _page(
-    runs: Sequence[Run], out: Path, comparison: Mapping[str, Any] | None, data: Path | None
-) -> dict[str, Any]:
+def _page(runs: Sequence[Run], out: Path, comparison: Mapping[str, Any] | None, data: Path | None) -> dict[str, Any]:
     several = len(runs) > 1
     names = ", ".join(run.name for run in runs)
     return {
@@ -105,9 +103,7 @@ def _page(
         "data_page": _data_page(data, out),
         "augmentations": _augmentations(runs, out),
         "environment": ENVIRONMENT,
-        "limits": _stated(
-            runs, lambda run: (*(run.facts.get("limits") or []), *(run.card.get("limits") or []))
-        ),
+        "limits": _stated(runs, lambda run: (*(run.facts.get("limits") or []), *(run.card.get("limits") or []))),
         "populations": _stated(runs, lambda run: [run.card.get("population") or "not recorded"]),
     }
 
@@ -253,9 +249,7 @@ def _data_page(data: Path | None, out: Path) -> str | None:
         return None
     pages = sorted(data.glob("*.html"))
     if not pages:
-        raise DataError(
-            "holds no HTML page", path=data, remedy="name a folder of `pneumoscope data describe`"
-        )
+        raise DataError("holds no HTML page", path=data, remedy="name a folder of `pneumoscope data describe`")
     return Path(os.path.relpath(pages[0].resolve(), out.resolve())).as_posix()
 
 

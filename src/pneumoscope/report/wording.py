@@ -78,9 +78,7 @@ def alarms(estimates: Mapping[str, Any], prevalence: float | None) -> list[str]:
     if right and prevalence is not None:
         n, base, spread = right
         share = html.percent(prevalence, 0)
-        said.append(
-            f"Among these images, {share} with pneumonia, {n:,} of {base:,} alarms are right ({spread})."
-        )
+        said.append(f"Among these images, {share} with pneumonia, {n:,} of {base:,} alarms are right ({spread}).")
     recall, specificity = estimates.get("recall") or {}, estimates.get("specificity") or {}
     ends = (*html.bounds(recall), *html.bounds(specificity))
     if prevalence is not None and prevalence > 0.1 and None not in ends and recall.get("value") is not None:
@@ -124,9 +122,7 @@ def _difference(a: str, b: str, test: Mapping[str, Any], comparisons: int) -> st
     if value is None or low is None or high is None:
         return "The difference in AUROC could not be estimated."
     if low <= 0 <= high:
-        return (
-            "No difference in AUROC was shown; its interval includes 0, which does not prove the two equal."
-        )
+        return "No difference in AUROC was shown; its interval includes 0, which does not prove the two equal."
     if p is None or p >= ALPHA:
         return (
             "The interval of the AUROC difference excludes 0, "

@@ -39,7 +39,7 @@ def class_weights(allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return a weight per sample, mean 1, that gives normal and pneumonia equal totals."""
     normal = allowed[:, 0]
     share = normal.mean()
-    return np.where(normal, 0.5 / share, 0.5 / (1 - share))
+    return np.asarray(np.where(normal, 0.5 / share, 0.5 / (1 - share)), dtype=np.float64)
 
 
 @dataclass(frozen=True)

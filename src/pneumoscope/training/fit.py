@@ -76,7 +76,7 @@ class _Data(L.LightningDataModule):
         return DataLoader(
             dataset,
             batch_size=size,
-            sampler=sampler,  # type: ignore[arg-type]  # yields (epoch, index), which the datasets take
+            sampler=sampler,  # yields (epoch, index), which our datasets take
             num_workers=self.config.workers,
             persistent_workers=self.config.workers > 0,
         )
@@ -129,12 +129,15 @@ class _Average(WeightAveraging):
     """Exponential moving average of weights and statistics, with a warm-up so that the start is forgotten."""
 
     def __init__(self, decay: float) -> None:
-        def average(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        def average(means: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
             seen = float(count)
             rate = min(decay, (1 + seen) / (10 + seen))
-            return mean * rate + current * (1 - rate)
+            if means[0].is_floating_point():
+                torch._foreach_lerp_(means, currents, 1 - rate)
+            else:  # counters of batch norm
+                torch._foreach_copy_(means, currents)
 
-        super().__init__(avg_fn=average)
+        super().__init__(multi_avg_fn=average)
 
 
 def fit(
@@ -186,9 +189,7 @@ def fit(
     if config.ema:
         callbacks.insert(0, _Average(config.ema))
     if config.patience:
-        callbacks.append(
-            EarlyStopping(_MONITOR, mode="max", patience=config.patience, check_on_train_epoch_end=True)
-        )
+        callbacks.append(EarlyStopping(_MONITOR, mode="max", patience=config.patience, check_on_train_epoch_end=True))
     if bar:
         from lightning.pytorch.callbacks import RichProgressBar
 
@@ -197,9 +198,7 @@ def fit(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy="auto"
-        if hardware.devices * hardware.nodes == 1
-        else ("ddp_spawn" if hardware.nodes == 1 else "ddp"),
+        strategy="auto" if hardware.devices * hardware.nodes == 1 else ("ddp_spawn" if hardware.nodes == 1 else "ddp"),
         max_epochs=phase.epochs,
         precision=config.precision,
         gradient_clip_val=config.clip or None,
@@ -228,15 +227,11 @@ def fit(
 
 def interrupted(run: Path) -> TrainingError:
     """Return the error that says how to go on after an interruption."""
-    return TrainingError(
-        "training was interrupted", path=run, remedy="go on from the last whole epoch with --resume"
-    )
+    return TrainingError("training was interrupted", path=run, remedy="go on from the last whole epoch with --resume")
 
 
 def _take(network: nn.Module, checkpoint: Path) -> None:
     """Load the network's weights from a checkpoint of ours."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
-    network.load_state_dict(
-        {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    )
+    network.load_state_dict({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})

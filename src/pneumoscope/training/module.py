@@ -86,9 +86,7 @@ class Classifier(L.LightningModule):
                 + ("" if torch.isfinite(x).all() else ", because the input holds values that are not finite"),
                 remedy="lower train.rate or train.head_rate, or set train.clip",
             )
-        self.log(
-            "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(x)
-        )
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(x))
         return loss
 
     def _mixup(self, x: Tensor, allowed: Tensor, weights: Tensor) -> Tensor:
@@ -117,8 +115,7 @@ class Classifier(L.LightningModule):
         """AdamW (Loshchilov and Hutter 2019) with linear warm-up, then cosine decay to a hundredth."""
         optimizer = torch.optim.AdamW(self.groups)
         steps = (
-            max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.trainer.max_epochs or 1))
-            * self.epochs
+            max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.trainer.max_epochs or 1)) * self.epochs
         )
         warm = max(1, round(self.config.warmup * steps))
 

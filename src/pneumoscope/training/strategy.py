@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class TrainingRun:
     train: Part
     val: Part
     folder: Path
-    hardware: Hardware = Hardware()
+    hardware: Hardware = field(default_factory=Hardware)
     resume: bool = False
     report: Report | None = None
     progress: Progress | None = None
@@ -53,15 +53,11 @@ class TrainingRun:
 def make_part(samples: Sequence[Sample], cache: PixelCache, split: str, experiment: Experiment) -> Part:
     """Collect one split of the samples that the cache was opened with; unreadable images are left out."""
     chosen = [
-        (sample, row)
-        for sample, row in zip(samples, cache.rows, strict=True)
-        if sample.split == split and row >= 0
+        (sample, row) for sample, row in zip(samples, cache.rows, strict=True) if sample.split == split and row >= 0
     ]
     allowed = targets([sample for sample, _ in chosen], experiment.train.classes)
     if not len(allowed) or allowed[:, 0].all() or not allowed[:, 0].any():
-        raise DataError(
-            f"no readable image of one class in split {split!r}", remedy="see pneumoscope data check"
-        )
+        raise DataError(f"no readable image of one class in split {split!r}", remedy="see pneumoscope data check")
     balanced = class_weights(allowed)
     weigh = experiment.train.imbalance == "weights"
     sample_evenly = experiment.train.imbalance == "sampler" and split == "train"
@@ -147,9 +143,7 @@ def optimiser_groups(network: Network, experiment: Experiment, rate: float) -> l
     return groups + _decayed(head, rate, config.weight_decay)
 
 
-def _decayed(
-    named: Sequence[tuple[str, torch.nn.Parameter]], rate: float, weight_decay: float
-) -> list[dict[str, Any]]:
+def _decayed(named: Sequence[tuple[str, torch.nn.Parameter]], rate: float, weight_decay: float) -> list[dict[str, Any]]:
     matrices = [parameter for _, parameter in named if parameter.ndim > 1]
     vectors = [parameter for _, parameter in named if parameter.ndim <= 1]
     return [

@@ -1,0 +1,99 @@
+"""Where a run comes from: data, population, limits, machine. What its card and its report say about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from pneumoscope import __version__
+from pneumoscope.config import Experiment
+from pneumoscope.data.manifest import Manifest, counts
+from pneumoscope.files import sha256_bytes
+from pneumoscope.records import PNEUMONIA, SUBTYPES, Sample
+from pneumoscope.training.features import best_device
+from pneumoscope.training.fit import Hardware
+
+SYNTHETIC_SITE = "synthetic"
+
+
+def split_counts(divided: Manifest) -> dict[str, dict[str, int]]:
+    """Return images per class and subtype, and patients, for each split."""
+    result = {}
+    for split in ("train", "val", "test"):
+        part = [sample for sample in divided.samples if sample.split == split]
+        if part:
+            subtypes = {key: sum(sample.subtype == key for sample in part) for key in SUBTYPES}
+            patients = len({sample.patient_id for sample in part})
+            result[split] = {**counts(part), **subtypes, "patients": patients}
+    return result
+
+
+def is_synthetic(manifest: Manifest) -> bool:
+    """Say whether a source was written by the synthetic generator."""
+    folder = manifest.source if manifest.source.is_dir() else manifest.source.parent
+    return (folder / "SYNTHETIC.txt").is_file() or any(s.site == SYNTHETIC_SITE for s in manifest.samples)
+
+
+def population(divided: Manifest) -> dict[str, Any]:
+    """Describe whom the training images show, as far as the manifest knows."""
+    train = [sample for sample in divided.samples if sample.split == "train"]
+    ages = sorted(sample.age_years for sample in train if sample.age_years is not None)
+    return {
+        "source": divided.source.name,
+        "synthetic": is_synthetic(divided),
+        "images": len(train),
+        "patients": len({sample.patient_id for sample in train}),
+        "age_years": [ages[0], ages[-1]] if ages else None,
+        "sites": sorted({sample.site for sample in train if sample.site}),
+        "views": sorted({sample.view for sample in train if sample.view}),
+        "prevalence": sum(sample.label == PNEUMONIA for sample in train) / len(train),
+    }
+
+
+def limits(divided: Manifest) -> list[str]:
+    """Return what must be said beside every figure of this run."""
+    known = _known_limits(divided.samples)
+    if is_synthetic(divided):
+        known.insert(0, "Trained on computer-generated images: it has learned nothing about patients.")
+    return [
+        *known,
+        "One source: how it does in another hospital, on other devices or at other ages these figures do not say.",
+        "Probabilities are calibrated for the prevalence of the validation split.",
+        "It answers one question, pneumonia or normal; other disease is not looked for.",
+    ]
+
+
+def _known_limits(samples: Sequence[Sample]) -> list[str]:
+    if any(sample.patient_id.startswith(("bacteria-person", "virus-person")) for sample in samples):
+        return [
+            "The images show children of one to five years from one hospital (Guangzhou).",
+            "Adults are outside its population: on adults it has nothing to say.",
+            "Original image sizes, markers and borders differ by class in this source and may be used as a shortcut.",
+        ]
+    return []
+
+
+def environment(experiment: Experiment, hardware: Hardware, started: float) -> dict[str, Any]:
+    """Return what is needed to repeat the run: versions, machine, seed."""
+    packages = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn", "pillow", "pydicom")
+    return {
+        "pneumoscope": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in packages},
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "device": str(best_device()),
+        "devices": hardware.devices,
+        "nodes": hardware.nodes,
+        "threads": torch.get_num_threads(),
+        "seed": experiment.seed,
+        "config_sha256": sha256_bytes(experiment.model_dump_json().encode()),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+    }
