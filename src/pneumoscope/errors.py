@@ -105,10 +105,12 @@ class StorageError(PneumoscopeError):
 _STORAGE = {
     errno.ENOSPC: ("no space left on the disk", "free some space and run the command again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space and run the command again"),
+    errno.EIO: ("the device cannot read or write it", "check the disk or copy the file again"),
     errno.EROFS: ("the file system is read-only", "choose another output folder"),
     errno.EACCES: ("permission denied", "check who owns the file or choose another folder"),
     errno.EFBIG: ("the file grew over the allowed size", "raise the limit or choose another output folder"),
     errno.ENOTDIR: ("a part of the path is a file, not a folder", "choose another output folder"),
+    errno.EEXIST: ("is a file where a folder is needed", "choose another output folder"),
     errno.EISDIR: ("is a folder where a file was expected", "choose another name"),
     errno.ENOENT: ("no such file or folder", "check the spelling of the path"),
     errno.ENAMETOOLONG: ("the file name is too long", "choose a shorter name"),

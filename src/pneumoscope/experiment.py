@@ -75,11 +75,12 @@ def run_experiment(
     """
     console = console or Console()
     hardware = hardware or Hardware()
+    divided = divide(manifest, experiment.data, experiment.seed)
     with storage_errors(run):
-        _claim(experiment, out_folder(run), resume)
         try:
-            with FileLock(run / ".lock", timeout=0):
-                return _run(experiment, manifest, run, name, hardware, resume, console)
+            with FileLock(out_folder(run) / ".lock", timeout=0):
+                _claim(experiment, run, resume)
+                return _run(experiment, divided, run, name, hardware, resume, console)
         except Timeout as error:
             raise TrainingError(
                 "another process is training here", path=run, remedy="wait, or choose another --out"
@@ -87,9 +88,9 @@ def run_experiment(
 
 
 def _claim(experiment: Experiment, run: Path, resume: bool) -> None:
-    """Refuse to mix two experiments in one folder."""
+    """Refuse to mix two experiments in one folder; one that failed before its first epoch is no hindrance."""
     card, config = run / "experiment.json", experiment.model_dump(mode="json")
-    if card.is_file():
+    if card.is_file() and (run / "checkpoints").is_dir():
         if not resume:
             raise TrainingError("holds a run already", path=run, remedy="go on with --resume or choose another --out")
         if read_json(card) != config:
@@ -105,7 +106,7 @@ def _claim(experiment: Experiment, run: Path, resume: bool) -> None:
 
 def _run(
     experiment: Experiment,
-    manifest: Manifest,
+    divided: Manifest,
     run: Path,
     name: str,
     hardware: Hardware,
@@ -114,7 +115,6 @@ def _run(
 ) -> dict[str, Any]:
     started = time.time()
     save_experiment(experiment, run / "config.toml")
-    divided = divide(manifest, experiment.data, experiment.seed)
     divided.write_csv(run / "split.csv")
     prepare = experiment.prepare
     console(f"{len(divided)} images, decoding those not yet in the cache")
@@ -129,7 +129,8 @@ def _run(
         run, hardware, resume, console.report, console.progress, console.loggers, console.bar,
     )  # fmt: skip
     write_json(run / "environment.json", environment(experiment, hardware, started))
-    draw_augmentation(training, run / "figures" / "augmentation.png")
+    if not experiment.augment.off:
+        draw_augmentation(training, run / "figures" / "augmentation.png")
     trained = time.perf_counter()
     history = train_network(training)
     seconds = sum(float(row["seconds"]) for row in history)

@@ -47,6 +47,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     On an error the temporary file is removed and `path` is as it was.
     """
+    if path.is_dir():
+        raise StorageError("is a folder, a file is needed here", path=path, remedy="choose another name")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -65,7 +67,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success rename it to `path`, replacing what was there."""
+    """Yield a temporary folder beside `path`; on success rename it to `path`, replacing the folder that was there.
+
+    On an error the temporary folder is removed and `path` is as it was.
+    """
+    if path.exists() and not path.is_dir():
+        raise StorageError("is a file, a folder is needed here", path=path, remedy="choose another name")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -76,16 +83,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     with child.open("rb+") as stream:
                         os.fsync(stream.fileno())
             temporary.chmod(0o777 & ~_umask())
-            old = None
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-                path.replace(old / "previous")
-            temporary.replace(path)
+            _replace_folder(temporary, path)
             sync_folder(path.parent)
-            if old is not None:
-                shutil.rmtree(old)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; POSIX renames over an empty folder only, so what was there steps aside first."""
+    if not path.exists():
+        new.replace(path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    path.replace(aside / "previous")
+    try:
+        new.replace(path)
+    except OSError:
+        (aside / "previous").replace(path)
+        raise
+    finally:
+        shutil.rmtree(aside)
 
 
 def _umask() -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
+import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,17 +15,39 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from scipy.special import expit
 
 from pneumoscope.errors import ImageError
 from pneumoscope.records import FloatArray
 
 RASTER_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
-MAX_PIXELS = 100_000_000  # 100 megapixels: twice the largest radiography detector, 400 MB as float32
+MAX_PIXELS = 80_000_000  # 1.5 times the largest radiography detector; Pillow warns from 89 megapixels on
 MIN_SIDE = 16
 
 _RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
+_BOMB = "not decoded, because it may be a decompression bomb; scale it down first"
+# Formats that pictures come in; Pillow knows others, some of which start programs (EPS).
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_WHITE_IS_ZERO = 0  # TIFF 6.0, tag 262
+# What the decoders raise on damaged files, found by changing bytes at random.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +65,39 @@ class Radiograph:
     format: str
     mode: str
     notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def image_errors(path: str | Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn what decoders raise on a damaged file into an `ImageError` that names the file and the remedy."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise ImageError("is not an image (the content matches no known format)", path=path, remedy=remedy) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        larger = f"is larger than {MAX_PIXELS // 1_000_000} megapixels"
+        raise ImageError(larger, path=path, remedy=_BOMB) from error
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageError(f"{what} ({reason})", path=path, remedy=remedy) from error
+
+
+@contextmanager
+def dicom_errors(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Do as `image_errors`, also for what pydicom raises; elements are decoded, and fail, when first asked for."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    with image_errors(path, what, remedy):
+        try:
+            yield
+        except (BytesLengthException, InvalidDicomError) as error:
+            raise ValueError(error) from error
+
+
+def in_archive(path: str) -> tuple[Path, str] | None:
+    """Split `archive.npz#val/12` into the archive and `val/12`; None for an image in a file of its own."""
+    name, _, row = path.rpartition("#")
+    return (Path(name), row) if name.lower().endswith(".npz") else None
 
 
 def is_dicom(path: Path) -> bool:
@@ -67,15 +125,15 @@ def read_image(path: str | Path, *, at_least: int | None = None) -> Radiograph:
     Raises:
         ImageError: the file is missing, damaged, too large, too small, has several frames, or no pixels.
     """
-    text = str(path)
-    if ".npz#" in text:
-        return _read_archive_row(text)
+    if found := in_archive(str(path)):
+        return _read_archive_row(*found)
     file = Path(path)
-    if not file.is_file():
-        what = "is a folder, not an image" if file.is_dir() else "no such file"
-        raise ImageError(what, path=file, remedy="check the path")
-    if file.stat().st_size == 0:
-        raise ImageError("the file is empty (0 bytes)", path=file, remedy="copy it again from its source")
+    with image_errors(file, "cannot be read", "check the path and who owns the file"):
+        if not file.is_file():
+            what = "is a folder, not an image" if file.is_dir() else "no such file"
+            raise ImageError(what, path=file, remedy="check the path")
+        if file.stat().st_size == 0:
+            raise ImageError("the file is empty (0 bytes)", path=file, remedy="copy it again from its source")
     return _read_dicom(file) if is_dicom(file) else _read_raster(file, at_least)
 
 
@@ -91,72 +149,39 @@ def check_size(path: str | Path, width: int, height: int) -> None:
         raise ImageError(
             f"is {width}x{height} pixels, over the limit of {MAX_PIXELS // 1_000_000} megapixels",
             path=path,
-            remedy="not decoded, because it may be a decompression bomb; scale it down first",
+            remedy=_BOMB,
         )
 
 
 def _read_raster(path: Path, at_least: int | None) -> Radiograph:
     notes: list[str] = []
-    try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb warning becomes an error; our limit on the header comes first.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _open_raster(path) as image:
-                width, height, mode = image.width, image.height, image.mode
-                check_size(path, width, height)
-                frames = int(getattr(image, "n_frames", 1))
-                if frames > 1:
-                    raise ImageError(
-                        f"holds {frames} frames, one is expected",
-                        path=path,
-                        remedy="save the frame you mean as a PNG of its own",
-                    )
-                if at_least and image.format == "JPEG":
-                    image.draft("L" if mode in ("L", "RGB", "YCbCr") else mode, (at_least, at_least))
-                pixels = _grey(ImageOps.exif_transpose(image), notes)
-                fmt = image.format or "?"
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise ImageError(_reason(error), path=path, remedy=_RE_EXPORT) from error
-    return Radiograph(pixels, width, height, fmt, mode, tuple(notes))
-
-
-def _open_raster(path: Path) -> ImageFile.ImageFile:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and limit < MAX_PIXELS:
-        # Image.open refuses by size before we can say so in our own words; reading the header alone is safe.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path)
-    return Image.open(path)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "is not an image (the content matches no known format)"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"is larger than {MAX_PIXELS // 1_000_000} megapixels and was not decoded"
-    text = str(error).split("\n", maxsplit=1)[0]
-    return f"the image is damaged ({text})" if text else "the image is damaged"
+    with image_errors(path, "the image is damaged", _RE_EXPORT), Image.open(path, formats=_FORMATS) as image:
+        width, height, mode = image.width, image.height, image.mode
+        check_size(path, width, height)
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise ImageError(
+                f"holds {frames} frames, one is expected",
+                path=path,
+                remedy="save the frame you mean as a PNG of its own",
+            )
+        if at_least and image.format == "JPEG":
+            image.draft("L" if mode in ("L", "RGB", "YCbCr") else mode, (at_least, at_least))
+        upright: Image.Image = image
+        if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):
+            upright = ImageOps.exif_transpose(image)
+            notes.append("turned as the EXIF orientation says")
+        pixels = _grey(upright, notes)
+        if mode.startswith(("I", "F")) and getattr(image, "tag_v2", {}).get(262) == _WHITE_IS_ZERO:
+            # Pillow does this itself for 8 bits and fewer.
+            pixels = np.float32(1.0) - pixels
+            notes.append("inverted (0 is white in this TIFF)")
+    return Radiograph(pixels, width, height, image.format or "?", mode, tuple(notes))
 
 
 def _grey(image: Image.Image, notes: list[str]) -> FloatArray:
     """Return float32 [H, W] in 0..1 from any Pillow mode."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image, dtype=np.float32)
-        return np.asarray(np.clip(values / 65535.0, 0.0, 1.0), dtype=np.float32)
-    if image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
-        if not np.isfinite(values).all():
-            raise ValueError("pixel values are not finite")
-        notes.append("floating-point pixels were scaled by their range")
-        return _by_range(values)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep(np.asarray(image, dtype=np.float32), image.mode, notes)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
@@ -172,11 +197,18 @@ def _grey(image: Image.Image, notes: list[str]) -> FloatArray:
     return np.asarray(image, dtype=np.float32) / np.float32(255.0)
 
 
-def _by_range(values: NDArray[Any]) -> FloatArray:
+def _deep(values: FloatArray, mode: str, notes: list[str]) -> FloatArray:
+    """Scale more than 8 bits per pixel: 16 bits by 65535, anything else by its range."""
+    if not np.isfinite(values).all():
+        raise ValueError("pixel values are not finite")
     low, high = float(values.min()), float(values.max())
-    if high <= low:
-        return np.zeros(values.shape, np.float32)
-    return ((values - low) / (high - low)).astype(np.float32)
+    if mode == "F" or low < 0 or high > 65535:
+        notes.append("pixels of unknown depth were scaled by their range")
+        return ((values - low) / (high - low or 1.0)).astype(np.float32)
+    notes.append("16 bits per pixel, read at full depth")
+    if high <= 4095:
+        notes.append(f"the brightest pixel is {high:.0f} of 65535: it may hold fewer bits than it says, and looks dark")
+    return (values / np.float32(65535)).astype(np.float32)
 
 
 # --- MedMNIST archives ------------------------------------------------------------------------------------
@@ -193,18 +225,18 @@ def _archive_images(path: str, modified: int, split: str) -> NDArray[Any]:
     return images
 
 
-def _read_archive_row(text: str) -> Radiograph:
-    name, _, row = text.rpartition("#")
+def _read_archive_row(archive: Path, row: str) -> Radiograph:
+    name = f"{archive}#{row}"
     split, _, number = row.partition("/")
-    try:
-        images = _archive_images(name, Path(name).stat().st_mtime_ns, split)
+    with image_errors(name, "no such row in the archive", "use e.g. a.npz#val/0"):
+        images = _archive_images(str(archive), archive.stat().st_mtime_ns, split)
         values = images[int(number)]
-    except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
-        raise ImageError(f"no such row in the archive ({error})", path=text, remedy="use e.g. a.npz#val/0") from error
-    height, width = values.shape[:2]
-    check_size(text, width, height)
-    if values.ndim == 3:
-        values = np.asarray(Image.fromarray(values).convert("L"))
+        if values.dtype != np.uint8 or values.ndim not in (2, 3):
+            raise ValueError(f"its images are {values.ndim}-dimensional {values.dtype}, not 2-dimensional uint8")
+        height, width = values.shape[:2]
+        check_size(name, width, height)
+        if values.ndim == 3:
+            values = np.asarray(Image.fromarray(values).convert("L"))
     return Radiograph(values.astype(np.float32) / np.float32(255.0), width, height, "NPZ", "L")
 
 
@@ -212,74 +244,61 @@ def _read_archive_row(text: str) -> Radiograph:
 
 
 def read_header(path: Path) -> Any:
-    """Read a DICOM file without its pixels; raises `ImageError` where it is not DICOM."""
+    """Read a DICOM file without its pixels; raises `ImageError` where it is not DICOM.
+
+    Its elements are decoded when they are asked for: do that within `dicom_errors`.
+    """
+    return _dataset(path, stop_before_pixels=True)
+
+
+def _dataset(path: Path, *, stop_before_pixels: bool = False) -> Any:
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ImageError(
-            f"is not a readable DICOM file ({_first(error)})", path=path, remedy="export it again"
-        ) from error
-
-
-def _first(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).split("\n", maxsplit=1)[0]
+    with dicom_errors(path, "is not a readable DICOM file", "export it again"):
+        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
 
 
 def _read_dicom(path: Path) -> Radiograph:
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+    dataset = _dataset(path)
+    with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
+        if "PixelData" not in dataset:
+            raise ImageError("the DICOM object has no pixels", path=path, remedy="send the image object, not a report")
+        height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+        check_size(path, width, height)
+        if int(dataset.get("NumberOfFrames") or 1) > 1:
+            raise ImageError("is a multi-frame object, one frame is expected", path=path, remedy="send single images")
+        return _render(dataset, width, height)
 
-    try:
-        dataset = pydicom.dcmread(path)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ImageError(
-            f"is not a readable DICOM file ({_first(error)})", path=path, remedy="export it again"
-        ) from error
-    if "PixelData" not in dataset:
-        raise ImageError("the DICOM object has no pixels", path=path, remedy="send the image object, not a report")
-    height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
-    check_size(path, width, height)
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise ImageError("is a multi-frame object, one frame is expected", path=path, remedy="send single images")
-    try:
-        stored = dataset.pixel_array
-    except (
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        KeyError,
-        NotImplementedError,
-        TypeError,
-        OSError,
-        EOFError,
-    ) as error:
-        raise ImageError(
-            f"pixels cannot be decoded ({_first(error)})", path=path, remedy="export it uncompressed"
-        ) from error
+
+def _render(dataset: Any, width: int, height: int) -> Radiograph:
+    """Decode and bring to 0..1 with air dark."""
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
+
+    # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG 2000.
+    encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    stored = pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else "")
     notes: list[str] = []
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    if stored.ndim == 3:
-        pixels = _colour_to_grey(dataset, stored, photometric)
+    if photometric == "PALETTE COLOR":
+        coloured = apply_color_lut(stored, dataset)
+        pixels = _luma(coloured, np.iinfo(coloured.dtype).max)
+    elif stored.ndim == 3:  # YBR was turned into RGB by pydicom
+        pixels = _luma(stored, 2 ** int(dataset.BitsStored) - 1)
     else:
         pixels = _window(dataset, stored, notes)
         inverse = str(dataset.get("PresentationLUTShape", "")).upper() == "INVERSE"
         if photometric == "MONOCHROME1" or inverse:
             pixels = np.float32(1.0) - pixels
-            notes.append("inverted for display (MONOCHROME1)" if not inverse else "inverted (Presentation LUT)")
+            reason = "MONOCHROME1" if photometric == "MONOCHROME1" else "Presentation LUT"
+            notes.append(f"inverted for display ({reason})")
     return Radiograph(pixels, width, height, "DICOM", photometric, tuple(notes))
 
 
-def _colour_to_grey(dataset: Any, stored: NDArray[Any], photometric: str) -> FloatArray:
-    from pydicom.pixels.processing import convert_color_space
-
-    if photometric.startswith("YBR"):
-        stored = convert_color_space(stored, photometric, "RGB")
-    top = float(2 ** int(dataset.BitsStored) - 1)
-    weights = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma
-    return np.asarray(np.clip(stored.astype(np.float32) @ weights / top, 0, 1), dtype=np.float32)
+def _luma(colours: NDArray[Any], top: float) -> FloatArray:
+    weights = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+    grey: FloatArray = colours[..., :3].astype(np.float32) @ weights / np.float32(top)
+    return np.clip(grey, 0, 1)
 
 
 def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
@@ -287,6 +306,8 @@ def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     values = apply_modality_lut(stored, dataset)
+    if not np.isfinite(values).all():
+        raise ValueError("rescaled values are not finite")
     if dataset.get("VOILUTSequence"):
         lut = dataset.VOILUTSequence[0]
         looked_up = apply_voi(values.astype(np.int64), dataset)
@@ -299,7 +320,7 @@ def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
         return np.clip(_scale(values, float(low), float(high)), 0, 1).astype(np.float32)
     centre, width, function = window
     if function == "SIGMOID":
-        return (1 / (1 + np.exp(-4 * (values.astype(np.float64) - centre) / width))).astype(np.float32)
+        return np.asarray(expit(4 * (values.astype(np.float64) - centre) / width), dtype=np.float32)
     if function == "LINEAR_EXACT":
         low, high = centre - width / 2, centre + width / 2
     else:
@@ -322,6 +343,9 @@ def _first_window(dataset: Any) -> tuple[float, float, str] | None:
         return None if value in (None, "") else float(value)
 
     centre, width = first(dataset.get("WindowCenter")), first(dataset.get("WindowWidth"))
-    if centre is None or width is None or not math.isfinite(centre) or width < 1:
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    if centre is None or width is None or not (math.isfinite(centre) and math.isfinite(width)):
         return None
-    return centre, width, str(dataset.get("VOILUTFunction", "LINEAR")).upper()
+    # PS3.3, C.11.2.1.2: at least 1; C.11.2.1.3: greater than 0 for the exact functions.
+    allowed = width > 0 if function in ("LINEAR_EXACT", "SIGMOID") else width >= 1
+    return (centre, width, function) if allowed else None

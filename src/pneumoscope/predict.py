@@ -173,18 +173,25 @@ def expand(patterns: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for pattern in patterns:
         path = Path(pattern)
-        if path.is_dir():
+        if pattern and _is_folder(path):
             inside = [str(file) for file in sorted(path.rglob("*")) if _looks_like_image(file)]
             if not inside:
                 raise DataError("the folder holds no images", path=path, remedy="give JPEG, PNG or DICOM files")
             found.update(dict.fromkeys(inside))
-        elif any(mark in pattern for mark in "*?[") and not path.exists():
+        elif any(mark in pattern for mark in "*?[") and not os.path.lexists(pattern):
             anchor = Path(path.anchor or ".")
             matched = sorted(anchor.glob(str(path.relative_to(path.anchor))))
             found.update(dict.fromkeys(map(str, matched) if matched else [pattern]))
         else:
             found[pattern] = None
     return list(found)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or a folder that may not be searched: no folder for us
+        return False
 
 
 def _looks_like_image(file: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -44,7 +44,7 @@ def population(divided: Manifest) -> dict[str, Any]:
     """Describe whom the training images show, as far as the manifest knows."""
     train = [sample for sample in divided.samples if sample.split == "train"]
     ages = sorted(sample.age_years for sample in train if sample.age_years is not None)
-    return {
+    facts: dict[str, Any] = {
         "source": divided.source.name,
         "synthetic": is_synthetic(divided),
         "images": len(train),
@@ -54,6 +54,16 @@ def population(divided: Manifest) -> dict[str, Any]:
         "views": sorted({sample.view for sample in train if sample.view}),
         "prevalence": sum(sample.label == PNEUMONIA for sample in train) / len(train),
     }
+    return {"description": _in_words(facts), **facts}
+
+
+def _in_words(facts: Mapping[str, Any]) -> str:
+    ages = facts["age_years"]
+    who = f"{facts['images']} images of {facts['patients']} patients"
+    aged = f"aged {ages[0]:g} to {ages[1]:g} years" if ages else "ages not recorded"
+    views = f"views {', '.join(facts['views'])}" if facts["views"] else "views not recorded"
+    kind = "computer-generated" if facts["synthetic"] else "from one source"
+    return f"{who}, {kind} ({facts['source']}); {aged}; {views}; {facts['prevalence']:.0%} with pneumonia"
 
 
 def limits(divided: Manifest) -> list[str]:

@@ -210,7 +210,7 @@ def make_run(
         {
             "calibration": {"temperature": 1.31},
             "operating_points": {"balanced": {"threshold": 0.5}},
-            "population": "children aged 1 to 5, one hospital in Guangzhou",
+            "population": {"description": "children aged 1 to 5, one hospital in Guangzhou"},
             "limits": ["Not tested on adults."],
         },
     )

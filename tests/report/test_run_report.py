@@ -155,7 +155,7 @@ def test_names_cannot_inject(
     data = {"source": name, "synthetic": True, "splits": {name: {"NORMAL": 1}}}
     facts = {"name": name, "title": name, "network": name, "weights": name, "strategy": name, "aspect": name}
     change_json(two_runs[0] / "run.json", **facts, limits=[name], classes=[name], data=data)
-    change_json(two_runs[0] / "bundle" / "card.json", population=name, limits=[name])
+    change_json(two_runs[0] / "bundle" / "card.json", population={"description": name}, limits=[name])
     change_json(two_runs[0] / "environment.json", command=name, device=name)
     (two_runs[0] / "config.toml").write_text(name, encoding="utf-8")
     comparison = json.loads((comparison_folder / "comparison.json").read_text(encoding="utf-8"))

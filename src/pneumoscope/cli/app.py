@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from typing import Annotated
@@ -46,22 +45,33 @@ def main() -> None:
     """Run the command line; a known error becomes one line on stderr and its exit code."""
     try:
         with storage_errors():
-            app()
+            try:
+                app()
+            finally:
+                _flush()
     except PneumoscopeError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        pass  # The reader of our output went away (`| head`): not an error of ours.
     except OSError as error:
-        known = error.errno is not None and error.filename is not None
-        if not known and error.errno != errno.EIO:
+        if error.strerror is None or error.filename is None:
             raise
-        _fail(str(StorageError(error.strerror or "cannot be used", path=str(error.filename))), 2)
+        _fail(str(StorageError(error.strerror, path=str(error.filename), remedy="check the path")), 2)
+
+
+def _flush() -> None:
+    """Write what is left for stdout now, while it can still be told that it could not be written."""
+    try:
+        with storage_errors("standard output"):
+            sys.stdout.flush()
+    except (BrokenPipeError, StorageError):
+        # Python would try once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _fail(message: str, code: int) -> None:
-    sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(code)

@@ -15,17 +15,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from pneumoscope.errors import DataError, ImageError, storage_errors
+from pneumoscope.errors import DataError, ImageError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, read_json, sha256_file, write_json
-from pneumoscope.images import read_image
+from pneumoscope.images import in_archive, read_image
 from pneumoscope.records import Sample
 from pneumoscope.transforms import Pixels, to_canvas
 
-_VERSION = 1  # part of the key: raise it when reading or resizing changes
+_VERSION = 2  # part of the key: raise it when reading or resizing changes
 Progress = Callable[[int, int], None]
 
 
@@ -65,7 +66,7 @@ def open_cache(
         StorageError: the disk is full or not writable.
     """
     root = root or cache_root()
-    digests = _digests(samples)
+    digests, missing = _digests(samples)
     paths = {digest: sample.path for digest, sample in zip(digests, samples, strict=True) if digest}
     unique = sorted(paths)
     key = hashlib.sha256(json.dumps([_VERSION, canvas, aspect, unique]).encode()).hexdigest()[:32]
@@ -77,11 +78,10 @@ def open_cache(
                 if not (folder / "index.json").is_file():
                     _remove_unfinished(root, key)
                     _write(folder, [(digest, paths[digest]) for digest in unique], canvas, aspect, progress)
-    index = read_json(folder / "index.json")
-    pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    index, pixels = _read(folder)
     rows = tuple(index["rows"].get(digest, -1) for digest in digests)
     failed = {
-        sample.path: index["failed"].get(digest, "no such file")
+        sample.path: index["failed"].get(digest) or missing[sample.path]
         for sample, digest, row in zip(samples, digests, rows, strict=True)
         if row < 0
     }
@@ -94,22 +94,36 @@ def _first(failed: dict[str, str]) -> str:
     return next(iter(failed.values()), "the list is empty")
 
 
-def _digests(samples: Sequence[Sample]) -> list[str]:
-    """Return a content hash per sample; empty where the file is missing."""
-    archives: dict[str, str] = {}
+def _digests(samples: Sequence[Sample]) -> tuple[list[str], dict[str, str]]:
+    """Return a content hash per sample, empty where the file cannot be read, and the reasons by path."""
+    archives: dict[Path, str] = {}
+    missing: dict[str, str] = {}
 
     def digest(sample: Sample) -> str:
-        name, mark, row = sample.path.partition("#")
-        file = Path(name)
-        if not file.is_file():
-            return ""
-        if not mark:
-            return sha256_file(file)
-        if name not in archives:
-            archives[name] = sha256_file(file)
-        return hashlib.sha256(f"{archives[name]}#{row}".encode()).hexdigest()
+        if archived := in_archive(sample.path):
+            file, row = archived
+            if file not in archives:
+                archives[file] = sha256_file(file)
+            return hashlib.sha256(f"{archives[file]}#{row}".encode()).hexdigest()
+        return sha256_file(Path(sample.path))
 
-    return [digest(sample) for sample in samples]
+    def known(sample: Sample) -> str:
+        try:
+            return digest(sample)
+        except StorageError as error:
+            missing[sample.path] = error.what
+            return ""
+
+    return [known(sample) for sample in samples], missing
+
+
+def _read(folder: Path) -> tuple[dict[str, dict[str, Any]], Pixels]:
+    try:
+        index = read_json(folder / "index.json")
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    except (DataError, OSError, ValueError) as error:
+        raise StorageError("the cache is damaged", path=folder, remedy="delete this folder") from error
+    return index, pixels
 
 
 def _remove_unfinished(root: Path, key: str) -> None:
@@ -128,18 +142,22 @@ def _write(folder: Path, items: Sequence[tuple[str, str]], canvas: int, aspect: 
 
     rows: dict[str, int] = {}
     failed: dict[str, str] = {}
-    with atomic_folder(folder) as temporary:
-        pixels = np.lib.format.open_memmap(
-            temporary / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(items), canvas, canvas)
-        )
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            for done, (item, result) in enumerate(zip(items, pool.map(decode, items), strict=True), start=1):
-                if isinstance(result, str):
-                    failed[item[0]] = result
-                else:
-                    pixels[len(rows)] = result
-                    rows[item[0]] = len(rows)
-                if progress:
-                    progress(done, len(items))
-        pixels.flush()
-        write_json(temporary / "index.json", {"rows": rows, "failed": failed})
+    blank = np.zeros((canvas, canvas), np.uint8)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(items), canvas, canvas)}
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    try:
+        # Written, not memory-mapped: on a full disk a write raises, a mapped page kills the process.
+        with atomic_folder(folder) as temporary:
+            with (temporary / "pixels.npy").open("wb") as stream:
+                np.lib.format.write_array_header_1_0(stream, header)
+                for row, ((digest, _), result) in enumerate(zip(items, pool.map(decode, items), strict=True)):
+                    if isinstance(result, str):
+                        failed[digest] = result
+                    else:
+                        rows[digest] = row
+                    stream.write((blank if isinstance(result, str) else result).tobytes())
+                    if progress:
+                        progress(row + 1, len(items))
+            write_json(temporary / "index.json", {"rows": rows, "failed": failed})
+    finally:
+        pool.shutdown(cancel_futures=True)

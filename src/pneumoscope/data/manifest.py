@@ -13,6 +13,7 @@ import pandas as pd
 
 from pneumoscope.errors import DataError
 from pneumoscope.files import write_text
+from pneumoscope.images import in_archive
 from pneumoscope.records import LABELS, Sample
 
 COLUMNS = ("path", "label", "patient_id", "site", "age_years", "sex", "view", "subtype", "split")
@@ -88,7 +89,8 @@ class Manifest:
         digest = hashlib.sha256()
         base = self.source if self.source.is_dir() else self.source.parent
         for sample in self.samples:
-            file = Path(sample.path.split("#", maxsplit=1)[0])
+            archived = in_archive(sample.path)
+            file = archived[0] if archived else Path(sample.path)
             name = os.path.relpath(sample.path, base)
             size = file.stat().st_size if file.is_file() else -1
             digest.update(json.dumps([name, sample.label, sample.patient_id, sample.split, size]).encode())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 from pneumoscope.data.manifest import COLUMNS, Manifest
 from pneumoscope.data.naming import patient_from_name, subtype_from_name
 from pneumoscope.errors import DataError, ImageError, storage_errors
-from pneumoscope.images import RASTER_SUFFIXES, is_dicom, read_header
+from pneumoscope.images import RASTER_SUFFIXES, dicom_errors, image_errors, in_archive, is_dicom, read_header
 from pneumoscope.records import LABELS, NORMAL, PNEUMONIA, SPLITS, SUBTYPES, Sample
 
 _LAYOUTS = (
@@ -71,7 +72,7 @@ def read_class_folders(root: Path) -> Manifest:
                 )
             for file in files:
                 if file.suffix.lower() in RASTER_SUFFIXES or is_dicom(file):
-                    samples.append(_sample_from_file(file, label, split))
+                    samples.append(_sample_from_file(file, root, label, split))
                 elif not file.name.startswith("."):
                     passed.append((str(file), "not an image file"))
     return Manifest(root, "folder", tuple(samples), _NAME_RULE, tuple(passed))
@@ -85,10 +86,10 @@ def _files(root: Path) -> list[Path]:
     return sorted(child for child in root.rglob("*") if child.is_file() and not child.name.startswith("."))
 
 
-def _sample_from_file(file: Path, label: str, split: str | None) -> Sample:
+def _sample_from_file(file: Path, root: Path, label: str, split: str | None) -> Sample:
     return Sample(
         path=str(file),
-        patient_id=patient_from_name(file.name) or f"{label}-{file.stem}",
+        patient_id=patient_from_name(file.name) or file.relative_to(root).as_posix(),
         label=label,
         subtype=subtype_from_name(file.name) if label == PNEUMONIA else None,
         split=split,
@@ -102,7 +103,10 @@ def read_medmnist(path: Path) -> Manifest:
     """Read a MedMNIST archive, `{train,val,test}_{images,labels}`: label 1 is pneumonia, patients are unknown."""
     samples: list[Sample] = []
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with (
+            image_errors(path, "is not a readable NumPy archive", "fetch it again"),
+            np.load(path, allow_pickle=False) as archive,
+        ):
             for split in SPLITS:
                 if f"{split}_images" not in archive.files or f"{split}_labels" not in archive.files:
                     continue
@@ -123,8 +127,8 @@ def read_medmnist(path: Path) -> Manifest:
                     )
                     for row, value in enumerate(labels.tolist())
                 )
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"is not a readable NumPy archive ({error})", path=path, remedy="fetch it again") from error
+    except ImageError as error:
+        raise DataError(error.what, path=path, remedy=error.remedy) from error
     if not samples:
         raise DataError("holds no train_images/train_labels", path=path, remedy="use a MedMNIST 2-D archive")
     return Manifest(path, "medmnist", tuple(samples), "none in the archive: every image counts as its own patient")
@@ -144,9 +148,17 @@ def _archive_length(archive: Any, name: str) -> int:
 
 def read_csv(path: Path) -> Manifest:
     """Read a CSV manifest; its columns are those of `manifest.COLUMNS`, others are kept as covariates."""
+    table = _read_table(path)
+    samples = _samples_from_table(path, table)
+    named = [replace(s, patient_id=s.patient_id or os.path.relpath(s.path, path.parent)) for s in samples]
+    rule = "column patient_id" if "patient_id" in table.columns else _NAME_RULE
+    return Manifest(path, "csv", tuple(named), rule)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
     with storage_errors(path):
         try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             first = str(error).strip().split("\n", maxsplit=1)[0]
             raise DataError(
@@ -161,17 +173,22 @@ def read_csv(path: Path) -> Manifest:
         )
     if table.empty:
         raise DataError("has no rows", path=path, remedy="list at least one image")
+    return table
+
+
+def _samples_from_table(path: Path, table: pd.DataFrame) -> list[Sample]:
+    """Return one sample per row; `patient_id` is empty where neither the table nor the file name tells it."""
     extra = [name for name in table.columns if name not in COLUMNS]
     samples = [_row_to_sample(path, number, row, extra) for number, row in enumerate(table.to_dict("records"), start=2)]
-    absent = [s.path for s in samples if "#" not in s.path and not Path(s.path).is_file()]
+    files = [(s.path, found[0] if (found := in_archive(s.path)) else Path(s.path)) for s in samples]
+    absent = [name for name, file in files if not file.is_file()]
     if absent:
         raise DataError(
             f"names {len(absent)} of {len(samples)} images that do not exist, the first is {absent[0]}",
             path=path,
             remedy="paths are relative to the CSV file",
         )
-    rule = "column patient_id" if "patient_id" in table.columns else _NAME_RULE
-    return Manifest(path, "csv", tuple(samples), rule)
+    return samples
 
 
 def _row_to_sample(path: Path, number: int, row: dict[Any, Any], extra: list[str]) -> Sample:
@@ -201,8 +218,8 @@ def _row_to_sample(path: Path, number: int, row: dict[Any, Any], extra: list[str
             f"line {number}: age_years {age!r} is no age", path=path, remedy="give years, e.g. 4.5"
         ) from None
     return Sample(
-        path=str(path.parent / name),
-        patient_id=value("patient_id") or patient_from_name(name) or Path(name).stem,
+        path=os.path.normpath(path.parent / name),
+        patient_id=value("patient_id") or patient_from_name(name) or "",
         label=one_of("label", LABELS, str.upper),
         subtype=one_of("subtype", SUBTYPES, str.lower),
         split=one_of("split", SPLITS, str.lower),
@@ -225,7 +242,7 @@ def read_dicom_folder(root: Path) -> Manifest:
     labels = root / "labels.csv"
     known = {}
     if labels.is_file():
-        known = {Path(sample.path).resolve(): sample for sample in read_csv(labels).samples}
+        known = {Path(row.path).resolve(): row for row in _samples_from_table(labels, _read_table(labels))}
     samples: list[Sample] = []
     passed: list[tuple[str, str]] = []
     for file in _files(root):
@@ -233,13 +250,13 @@ def read_dicom_folder(root: Path) -> Manifest:
             continue
         try:
             header = read_header(file)
+            with dicom_errors(file, "the DICOM header is damaged", "export it again"):
+                if int(header.get("Rows") or 0) == 0:
+                    passed.append((str(file), "the DICOM object has no pixels"))
+                else:
+                    samples.append(_sample_from_header(file, header, known.get(file.resolve())))
         except ImageError as error:
             passed.append((str(file), error.what))
-            continue
-        if int(header.get("Rows") or 0) == 0:
-            passed.append((str(file), "the DICOM object has no pixels"))
-            continue
-        samples.append(_sample_from_header(file, header, known.get(file.resolve())))
     return Manifest(root, "dicom", tuple(samples), "DICOM Patient ID (hashed)", tuple(passed))
 
 
@@ -262,7 +279,7 @@ def _sample_from_header(file: Path, header: Any, row: Sample | None) -> Sample:
     }
     return Sample(
         path=str(file),
-        patient_id=row.patient_id if row and row.patient_id != file.stem else hashed,
+        patient_id=(row.patient_id if row else "") or hashed,
         label=row.label if row else None,
         subtype=row.subtype if row else None,
         split=row.split if row else None,

@@ -80,6 +80,23 @@ def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
         raise DataError("every image is marked test", path=manifest.source, remedy="give training images")
     held_patients = {sample.patient_id for sample in held}
     samples = [sample for sample in samples if sample.patient_id not in held_patients]
+    if not samples:
+        raise DataError(
+            "every patient has an image marked test", path=manifest.source, remedy="give images of other patients"
+        )
+    try:
+        names = _names(samples, config, seed)
+    except DataError as error:
+        raise DataError(error.what, path=manifest.source, remedy=error.remedy) from error
+    divided = [replace(sample, split=name) for sample, name in zip(samples, names, strict=True)]
+    result = replace(manifest, samples=tuple(divided + held))
+    for name in ("train", "val"):
+        result.select(name).require_both_classes(f"split {name!r}")
+    return result
+
+
+def _names(samples: Sequence[Sample], config: DataConfig, seed: int) -> list[str]:
+    """Return the split of each sample: test first, then val from what is left."""
     names = ["train"] * len(samples)
     rest = list(range(len(samples)))
     if config.folds is not None:
@@ -91,11 +108,7 @@ def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
     kept = [samples[index] for index in rest]
     _, part = part_off(kept, config.val_fraction * len(samples) / len(kept), seed + 1)
     _assign(names, [rest[index] for index in part], "val")
-    divided = [replace(sample, split=name) for sample, name in zip(samples, names, strict=True)]
-    result = replace(manifest, samples=tuple(divided + held))
-    for name in ("train", "val"):
-        result.select(name).require_both_classes(f"split {name!r}")
-    return result
+    return names
 
 
 def _assign(names: list[str], indices: Sequence[int], name: str) -> None:

@@ -130,7 +130,10 @@ def typical_and_wrong(predictions: pd.DataFrame, each: int = 3) -> list[tuple[st
 
 def explain_evaluation(classifier: Classifier, evaluation: Path, each: int) -> None:
     """Explain `each` of the most confident right and wrong answers of an evaluation folder, for its report."""
-    cases = dict(typical_and_wrong(pd.read_csv(evaluation / "predictions.csv"), each))
+    table = pd.read_csv(evaluation / "predictions.csv")
+    truth = dict(zip(table["path"], table["label"], strict=True))
+    cases = dict(typical_and_wrong(table, each))
     folder = evaluation / "explanations"
     entries = explain_images(classifier, list(cases), ["gradcam"], folder)
-    write_json(folder / "index.json", [{**entry, "case": cases[entry["path"]]} for entry in entries])
+    told = [{**e, "case": cases[e["path"]], "predicted": e.get("label"), "label": truth[e["path"]]} for e in entries]
+    write_json(folder / "index.json", told)

@@ -23,7 +23,7 @@ class _Block(nn.Module):
 
 
 class CustomCNN(nn.Module):
-    """Five residual stages from 24 to 192 channels, 1.2 million parameters, stride 32.
+    """Five residual stages from 24 to 192 channels, 1.1 million parameters, stride 32.
 
     Residual connections after He et al. 2016 (arXiv:1512.03385), batch norm after Ioffe and Szegedy 2015.
     """

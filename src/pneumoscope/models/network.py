@@ -62,9 +62,11 @@ def build_network(
         The network, and `{"mean", "std"}` that its usual ImageNet weights expect.
 
     Raises:
-        ConfigError: no network has this name.
+        ConfigError: no network has this name, or it has no stochastic depth and `drop_path` is given.
     """
     if name == CUSTOM:
+        if drop_path:
+            raise _no_drop_path(name)
         custom = CustomCNN()
         return Network(custom, custom.num_features, classes, dropout), {
             "mean": IMAGENET_MEAN,
@@ -75,7 +77,12 @@ def build_network(
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists all"
         raise ConfigError(f"no network is called {name!r}", remedy=f"use custom-cnn or a timm name; {hint}")
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    try:
+        model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise _no_drop_path(name) from error
     if isinstance(getattr(model, "pre_logits", None), nn.Module) and hasattr(model, "features"):
         # VGG: its two 4096-wide layers hold nine tenths of the weights; averaging the map replaces them.
         model.pre_logits = nn.Identity()
@@ -87,6 +94,10 @@ def build_network(
         raise ConfigError(f"{name!r} does not pool its features to one vector", remedy="choose another network")
     settings = {"mean": tuple(model.pretrained_cfg["mean"]), "std": tuple(model.pretrained_cfg["std"])}
     return Network(model, pooled.shape[1], classes, dropout), settings
+
+
+def _no_drop_path(name: str) -> ConfigError:
+    return ConfigError(f"{name!r} has no stochastic depth", remedy="leave model.drop_path out")
 
 
 def stages(network: Network) -> list[list[str]]:

@@ -115,19 +115,14 @@ def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_hub(network: Network, name: str) -> LoadReport:
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
+    # Its base is the error of the client that the hub's library speaks through, which changes with its version.
+    bases: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
+    expected: tuple[type[Exception], ...] = (*bases, SafetensorError, OSError, RuntimeError)
     try:
         source: Any = timm.create_model(name, pretrained=True)
-    except (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        httpx.HTTPError,
-        OSError,
-        RuntimeError,
-    ) as error:
+    except expected as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
             with storage_errors():
                 raise

@@ -104,7 +104,7 @@ def _page(runs: Sequence[Run], out: Path, comparison: Mapping[str, Any] | None, 
         "augmentations": _augmentations(runs, out),
         "environment": ENVIRONMENT,
         "limits": _stated(runs, lambda run: (*(run.facts.get("limits") or []), *(run.card.get("limits") or []))),
-        "populations": _stated(runs, lambda run: [run.card.get("population") or "not recorded"]),
+        "populations": _stated(runs, lambda run: [_population(run)]),
     }
 
 
@@ -150,7 +150,7 @@ def _run(run: Run, out: Path, number: int) -> dict[str, Any]:
         "environment": _Lenient(run.environment),
         "recorded": bool(run.environment),
         "calibrated": (run.card.get("calibration") or {}).get("temperature"),
-        "population": run.card.get("population"),
+        "population": _population(run),
         "config": run.config,
         "bundle_sha": (run.shown.metrics.get("bundle") or {}).get("sha256"),
         "data_sha": (run.shown.metrics.get("data") or {}).get("sha256"),
@@ -251,6 +251,10 @@ def _data_page(data: Path | None, out: Path) -> str | None:
     if not pages:
         raise DataError("holds no HTML page", path=data, remedy="name a folder of `pneumoscope data describe`")
     return Path(os.path.relpath(pages[0].resolve(), out.resolve())).as_posix()
+
+
+def _population(run: Run) -> str:
+    return str((run.card.get("population") or {}).get("description") or "not recorded")
 
 
 def _stated(runs: Sequence[Run], said: Callable[[Run], Iterable[Any]]) -> list[dict[str, Any]]:
