@@ -90,15 +90,22 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 @pytest.fixture(scope="session")
-def _offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _frugal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of its own, no network, one thread: images this small gain nothing from more."""
+    import torch
+
+    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
         yield
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory, _offline: None) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, _frugal: None) -> Path:
     """A folder with what `howto/index.md` makes: `images/`, `first.toml`, `runs/first/`."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
@@ -113,7 +120,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The folder in which one page is run."""
     folder = tmp_path_factory.mktemp("page")
     if request.node.path.name in FROM_NOTHING:
-        request.getfixturevalue("_offline")
+        request.getfixturevalue("_frugal")
     else:
         shutil.copytree(request.getfixturevalue("prepared"), folder, dirs_exist_ok=True)
     shutil.copytree(ROOT / "configs", folder / "configs")

@@ -32,7 +32,11 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-python_maximum_signature_line_length = 80
+autodoc_type_aliases = {
+    name: name for name in ("ArrayLike", "Floats", "Ints", "Bools", "FloatArray", "Pixels", "Keys", "Statistic")
+}
+add_module_names = False
+python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"

@@ -145,10 +145,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises `DataError` where it is not JSON, `StorageError` where it cannot be read."""
     with storage_errors(path):
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"is not valid JSON ({error})", path=path, remedy="write it anew") from error
 
 

@@ -303,16 +303,13 @@ def _luma(colours: NDArray[Any], top: float) -> FloatArray:
 
 def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
     """Apply modality and VOI transformation (PS3.3, C.11.1 and C.11.2) and scale to 0..1."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+    from pydicom.pixels.processing import apply_modality_lut
 
     values = apply_modality_lut(stored, dataset)
     if not np.isfinite(values).all():
         raise ValueError("rescaled values are not finite")
     if dataset.get("VOILUTSequence"):
-        lut = dataset.VOILUTSequence[0]
-        looked_up = apply_voi(values.astype(np.int64), dataset)
-        top = 2 ** int(lut.LUTDescriptor[2]) - 1
-        return np.asarray(np.clip(looked_up / top, 0, 1), dtype=np.float32)
+        return _look_up(values, dataset.VOILUTSequence[0], dataset.original_encoding[1])
     window = _first_window(dataset)
     if window is None:
         notes.append("no window in the header: scaled by the 0.5 and 99.5 percentiles")
@@ -326,6 +323,19 @@ def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
     else:
         low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
     return np.clip(_scale(values, low, high), 0, 1).astype(np.float32)
+
+
+def _look_up(values: NDArray[Any], item: Any, little_endian: bool | None) -> FloatArray:
+    """Apply a VOI LUT (PS3.3, C.11.2.1.1); pydicom's own wraps around with 8-bit entries beyond the 256th."""
+    entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    entries = entries or 65536
+    table = item.LUTData
+    if isinstance(table, bytes):
+        wide = "<u2" if little_endian in (True, None) else ">u2"
+        table = np.frombuffer(table, "u1" if len(table) < 2 * entries else wide)
+    table = np.asarray(table, np.float32)[:entries] / np.float32(2**bits - 1)
+    index = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)
+    return np.clip(table[index], 0, 1).astype(np.float32)
 
 
 def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:

@@ -132,9 +132,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
     ) -> None:
         self.length, self.seed, self.shuffle, self.balance = length, seed, shuffle, balance
         self.rank, self.world = rank, world
-        # Every rank must run the same number of steps, or the others wait for ever.
         whole = length - length % group if shuffle and length >= group else length
-        self.total = whole - whole % world
+        # Every rank must train the same number of steps, or the others wait for ever; in validation they
+        # meet at the end alone, so that no image need be left out.
+        self.total = whole - whole % world if shuffle else whole
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -142,7 +143,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.total // self.world
+        return len(range(self.rank, self.total, self.world))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)

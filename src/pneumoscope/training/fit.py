@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +130,25 @@ class _Average(WeightAveraging):
     """Exponential moving average of weights and statistics, with a warm-up so that the start is forgotten."""
 
     def __init__(self, decay: float) -> None:
-        def average(means: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-            seen = float(count)
-            rate = min(decay, (1 + seen) / (10 + seen))
-            if means[0].is_floating_point():
-                torch._foreach_lerp_(means, currents, 1 - rate)
-            else:  # counters of batch norm
-                torch._foreach_copy_(means, currents)
+        super().__init__(multi_avg_fn=partial(_average, decay))
 
-        super().__init__(multi_avg_fn=average)
+
+# At the top of the module, because spawned processes can take no other function.
+def _average(decay: float, means: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
+    seen = float(count)
+    rate = min(decay, (1 + seen) / (10 + seen))
+    if means[0].is_floating_point():
+        torch._foreach_lerp_(means, currents, 1 - rate)
+    else:  # counters of batch norm
+        torch._foreach_copy_(means, currents)
+
+
+class _Patience(EarlyStopping):
+    """Early stopping that has stopped for good: a process killed after its last epoch trains no further one."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.stopped_epoch:
+            trainer.should_stop = True
 
 
 def fit(
@@ -189,7 +200,7 @@ def fit(
     if config.ema:
         callbacks.insert(0, _Average(config.ema))
     if config.patience:
-        callbacks.append(EarlyStopping(_MONITOR, mode="max", patience=config.patience, check_on_train_epoch_end=True))
+        callbacks.append(_Patience(_MONITOR, mode="max", patience=config.patience, check_on_train_epoch_end=True))
     if bar:
         from lightning.pytorch.callbacks import RichProgressBar
 

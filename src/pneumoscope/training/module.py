@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from pneumoscope.config import TrainConfig
@@ -60,7 +62,8 @@ class Classifier(L.LightningModule):
         self.network = network
         self.groups, self.config, self.epochs, self.seed = groups, config, epochs, seed
         self.still = list(still)
-        self.auroc, self.accuracy = BinaryAUROC(), BinaryAccuracy()
+        # Metrics, not logged numbers: those are averaged wrongly where ranks hold different counts of images.
+        self.loss, self.auroc, self.accuracy = MeanMetric(), BinaryAUROC(), BinaryAccuracy()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, C]."""
@@ -68,10 +71,14 @@ class Classifier(L.LightningModule):
         return logits
 
     def on_train_epoch_start(self) -> None:
-        """Make the epoch independent of what ran before it."""
-        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 64 + self.global_rank)
+        """Put modules back into eval mode that validation, or the start, has left in training mode."""
         for module in self.still:
             module.eval()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make the step independent of what ran before it: loaders draw from the same generator."""
+        key = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
+        torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the weighted loss; raises `TrainingError` where it is not finite."""
@@ -106,8 +113,8 @@ class Classifier(L.LightningModule):
         score, truth = pneumonia_score(logits), (~allowed[:, 0]).int()
         self.auroc.update(score.sigmoid(), truth)
         self.accuracy.update(score.sigmoid(), truth)
-        loss = (set_loss(logits, allowed, 0.0) * weights).mean()
-        self.log("val_loss", loss, sync_dist=True, prog_bar=True, batch_size=len(x))
+        self.loss.update(set_loss(logits, allowed, 0.0) * weights)
+        self.log("val_loss", self.loss, on_epoch=True, on_step=False, prog_bar=True)
         self.log("val_auroc", self.auroc, on_epoch=True, on_step=False, prog_bar=True)
         self.log("val_accuracy", self.accuracy, on_epoch=True, on_step=False, prog_bar=True)
 

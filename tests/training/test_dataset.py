@@ -1,0 +1,179 @@
+"""What training reads: targets, the order of images, and changes that depend on (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumoscope.config import AugmentConfig
+from pneumoscope.records import NORMAL, PNEUMONIA, Sample
+from pneumoscope.training.dataset import (
+    Augmenter,
+    EpochSampler,
+    FeatureDataset,
+    ImageDataset,
+    class_weights,
+    targets,
+)
+from pneumoscope.transforms import Preparation, prepare
+
+PREPARATION = Preparation(24, 32, "squash", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+SAMPLES = [
+    Sample("a", "1", NORMAL),
+    Sample("b", "2", PNEUMONIA, "bacterial"),
+    Sample("c", "3", PNEUMONIA, "viral"),
+    Sample("d", "4", PNEUMONIA),
+]
+
+
+def test_targets_of_two_and_three_classes() -> None:
+    assert targets(SAMPLES, 2).tolist() == [[True, False], [False, True], [False, True], [False, True]]
+    assert targets(SAMPLES, 3).tolist() == [
+        [True, False, False],
+        [False, True, False],
+        [False, False, True],
+        [False, True, True],  # pneumonia of unknown subtype: either
+    ]
+
+
+def test_class_weights_give_both_classes_the_same_total() -> None:
+    allowed = targets(SAMPLES, 3)
+    weights = class_weights(allowed)
+    assert weights.mean() == pytest.approx(1)
+    assert weights[allowed[:, 0]].sum() == pytest.approx(weights[~allowed[:, 0]].sum())
+    assert np.ptp(weights[1:]) == 0
+
+
+# --- order ------------------------------------------------------------------------------------------------
+
+
+def order(sampler: EpochSampler, epoch: int) -> list[int]:
+    sampler.set_epoch(epoch)
+    pairs = list(sampler)
+    assert all(found == epoch for found, _ in pairs)
+    assert len(pairs) == len(sampler)
+    return [index for _, index in pairs]
+
+
+def test_every_image_once_per_epoch_in_another_order() -> None:
+    sampler = EpochSampler(40, seed=1, shuffle=True, group=8)
+    first, second = order(sampler, 0), order(sampler, 1)
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+    assert order(EpochSampler(40, seed=1, shuffle=True, group=8), 1) == second
+    assert order(EpochSampler(40, seed=2, shuffle=True, group=8), 0) != first
+    assert order(EpochSampler(7, seed=1, shuffle=False), 3) == list(range(7))
+
+
+def test_the_last_incomplete_batch_is_left_out_in_training_only() -> None:
+    assert len(EpochSampler(43, seed=0, shuffle=True, group=8)) == 40
+    assert len(EpochSampler(43, seed=0, shuffle=False, group=8)) == 43
+    assert len(EpochSampler(5, seed=0, shuffle=True, group=8)) == 5  # fewer images than one batch: all
+
+
+@given(length=st.integers(8, 60), world=st.sampled_from([2, 3, 4]), size=st.integers(1, 6), epoch=st.integers(0, 3))
+def test_ranks_take_turns_so_that_global_batches_are_those_of_one_process(
+    length: int, world: int, size: int, epoch: int
+) -> None:
+    group = world * size
+    whole = order(EpochSampler(length, seed=5, shuffle=True, group=group), epoch)
+    parts = [
+        order(EpochSampler(length, seed=5, shuffle=True, group=group, rank=rank, world=world), epoch)
+        for rank in range(world)
+    ]
+    assert len({len(part) for part in parts}) == 1, "ranks with more steps would wait for ever"
+    assert not set.intersection(*(set(part) for part in parts))
+    if length >= group:
+        for start in range(0, len(whole) // world, size):
+            together = {index for part in parts for index in part[start : start + size]}
+            assert together == set(whole[start * world : (start + size) * world])
+
+
+@given(length=st.integers(1, 40), world=st.integers(1, 5))
+def test_ranks_validate_every_image_once(length: int, world: int) -> None:
+    parts = [order(EpochSampler(length, seed=0, shuffle=False, rank=rank, world=world), 0) for rank in range(world)]
+    seen = Counter(index for part in parts for index in part)
+    assert set(seen.values()) == {1}
+    assert sorted(seen) == list(range(length))
+
+
+def test_balanced_sampling_draws_both_classes_equally() -> None:
+    allowed = targets([SAMPLES[0]] * 100 + [SAMPLES[1]] * 900, 2)
+    sampler = EpochSampler(1000, seed=3, shuffle=True, balance=class_weights(allowed))
+    drawn = np.array([index for epoch in range(4) for index in order(sampler, epoch)])
+    share = (drawn < 100).mean()
+    assert abs(share - 0.5) < 4 * np.sqrt(0.25 / len(drawn))  # four standard errors of a fair coin
+    assert len(set(drawn[drawn >= 100].tolist())) > 700  # with replacement, but all over the class
+
+
+# --- images -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 32, 32), dtype=np.uint8)
+
+
+LIVELY = AugmentConfig(
+    rotation=10, crop_scale=(0.4, 1.0), flip=0.5, shift=0.1, zoom=0.1, brightness=0.2, contrast=0.2, gamma=0.2,
+    noise=0.05, erase=0.5,
+)  # fmt: skip
+
+
+def test_an_image_changes_by_seed_epoch_and_index_alone(pixels: np.ndarray) -> None:
+    augmenter = Augmenter(LIVELY, PREPARATION, 11)
+    base = augmenter(pixels[0], 2, 5)
+    assert base.shape == (3, 24, 24)
+    assert base.dtype == torch.float32
+    np.random.default_rng(1).random(100)  # noise: neither global generator matters
+    torch.rand(100)
+    assert torch.equal(augmenter(pixels[0], 2, 5), base)
+    assert not torch.equal(augmenter(pixels[0], 3, 5), base)
+    assert not torch.equal(augmenter(pixels[0], 2, 6), base)
+    assert not torch.equal(Augmenter(LIVELY, PREPARATION, 12)(pixels[0], 2, 5), base)
+
+
+def test_without_augmentation_the_item_is_what_prediction_sees(pixels: np.ndarray) -> None:
+    allowed = targets(SAMPLES, 3)
+    rows = [5, 0, 3, 2]
+    dataset = ImageDataset(pixels, rows, allowed, class_weights(allowed), PREPARATION)
+    assert len(dataset) == 4
+    for index, row in enumerate(rows):
+        image, true, weight = dataset[(7, index)]
+        torch.testing.assert_close(image, prepare(torch.from_numpy(pixels[row])[None], PREPARATION)[0])
+        assert true.tolist() == allowed[index].tolist()
+        assert weight.item() == pytest.approx(class_weights(allowed)[index])
+
+
+def test_all_switches_off_leave_the_image_as_it_is(pixels: np.ndarray) -> None:
+    still = Augmenter(AugmentConfig(), PREPARATION, 0)
+    plain = prepare(torch.from_numpy(pixels[1])[None], PREPARATION)[0]
+    # The one resize is a crop of everything, so the two agree to the last grey level.
+    torch.testing.assert_close(still(pixels[1], 0, 0), plain, rtol=0, atol=1.01 / 255 / 0.25)
+
+
+def test_workers_and_order_do_not_change_an_item(pixels: np.ndarray) -> None:
+    allowed = targets(SAMPLES, 2)
+    dataset = ImageDataset(
+        pixels, [0, 1, 2, 3], allowed, class_weights(allowed), PREPARATION, Augmenter(LIVELY, PREPARATION, 4)
+    )
+    keys = [(1, index) for index in (2, 0, 3, 1)]
+    alone = {key: dataset[key][0] for key in keys}
+    loader = torch.utils.data.DataLoader(dataset, batch_size=2, sampler=keys, num_workers=2)  # type: ignore[arg-type]
+    loaded = torch.cat([batch[0] for batch in loader])
+    for key, image in zip(keys, loaded, strict=True):
+        assert torch.equal(image, alone[key])
+
+
+def test_features_keep_their_rows() -> None:
+    allowed = targets(SAMPLES, 2)
+    features = torch.arange(8.0).view(4, 2)
+    dataset = FeatureDataset(features, allowed, np.array([1.0, 2.0, 3.0, 4.0]))
+    vector, true, weight = dataset[(9, 2)]
+    assert (vector.tolist(), true.tolist(), weight.item()) == ([4.0, 5.0], [False, True], 3.0)
+    assert len(dataset) == 4
