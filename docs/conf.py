@@ -73,6 +73,18 @@ def _in_list(lines: list[str]) -> bool:
     return False
 
 
+def plain_aliases(
+    app: Sphinx, what: str, name: str, obj: object, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write an alias within another type by its name."""
+
+    def plain(text: str | None) -> str | None:
+        return None if text is None else re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
+
+    return plain(signature), plain(returns)
+
+
 def setup(app: Sphinx) -> None:
     """Connect before napoleon, which understands `Args:`, `Returns:` and `Raises:`."""
     app.connect("autodoc-process-docstring", as_rst, priority=400)
+    app.connect("autodoc-process-signature", plain_aliases)

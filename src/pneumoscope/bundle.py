@@ -135,16 +135,7 @@ def load_bundle(path: Path | None = None) -> Bundle:
     """
     folder = DEFAULT_BUNDLE if path is None else path
     card = _read_card(folder)
-    with storage_errors(folder):
-        data = (folder / _WEIGHTS).read_bytes()
-    if sha256_bytes(data) != card["weights"]["sha256"]:
-        raise BundleError("the file was changed or damaged", path=folder / _WEIGHTS, remedy="copy the bundle again")
-    try:
-        tensors = load_tensors(data)
-    except SafetensorError as error:
-        raise BundleError(
-            f"is not a safetensors file ({error})", path=folder / _WEIGHTS, remedy="copy it again"
-        ) from error
+    tensors = _read_weights(folder / _WEIGHTS, card["weights"]["sha256"])
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preparation"].items()}
     preparation = Preparation(**fields)
     network, _ = build_network(card["network"]["name"], classes=len(card["network"]["classes"]))
@@ -161,6 +152,19 @@ def load_bundle(path: Path | None = None) -> Bundle:
     return Bundle(card, network, preparation)
 
 
+def _read_weights(file: Path, sha256: str) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise BundleError("is missing, so the bundle is incomplete", path=file, remedy="copy the bundle again")
+    with storage_errors(file):
+        data = file.read_bytes()
+    if sha256_bytes(data) != sha256:
+        raise BundleError("the file was changed or damaged", path=file, remedy="copy the bundle again")
+    try:
+        return dict(load_tensors(data))
+    except SafetensorError as error:
+        raise BundleError(f"is not a safetensors file ({error})", path=file, remedy="copy it again") from error
+
+
 def _read_card(folder: Path) -> Mapping[str, Any]:
     file = folder / _CARD
     if not file.is_file():
@@ -170,15 +174,14 @@ def _read_card(folder: Path) -> Mapping[str, Any]:
         text = file.read_text(encoding="utf-8", errors="replace")
     try:
         card = json.loads(text)
-        sealed = card["card_sha256"]
-        body = {key: value for key, value in card.items() if key != "card_sha256"}
         if card["schema"] > SCHEMA:
             raise BundleError(
                 f"was written in format {card['schema']}, this version reads up to {SCHEMA}",
                 path=file,
                 remedy="update Pneumoscope",
             )
-        whole = sealed == _hash(body) and card["sha256"] == _hash({key: card[key] for key in _COMPUTES})
+        body = {key: value for key, value in card.items() if key != "card_sha256"}
+        whole = card["card_sha256"] == _hash(body) and card["sha256"] == _hash({key: card[key] for key in _COMPUTES})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise BundleError("is damaged or is no card", path=file, remedy="copy the bundle again") from error
     if not whole:

@@ -335,7 +335,8 @@ def _look_up(values: NDArray[Any], item: Any, little_endian: bool | None) -> Flo
         table = np.frombuffer(table, "u1" if len(table) < 2 * entries else wide)
     table = np.asarray(table, np.float32)[:entries] / np.float32(2**bits - 1)
     index = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)
-    return np.clip(table[index], 0, 1).astype(np.float32)
+    looked_up: FloatArray = np.clip(table[index], 0, 1).astype(np.float32)
+    return looked_up
 
 
 def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:

@@ -297,7 +297,7 @@ def age_in_years(text: str | None) -> float | None:
     >>> age_in_years("018M")
     1.5
     """
-    if not text or len(text) < 2 or not text[:-1].isdigit():
+    if not text or len(text) < 2 or not text[:-1].isdecimal():
         return None
     unit = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}.get(text[-1].upper(), math.nan)
     years = int(text[:-1]) / unit
