@@ -32,9 +32,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-autodoc_type_aliases = {
-    name: name for name in ("ArrayLike", "Floats", "Ints", "Bools", "FloatArray", "Pixels", "Keys", "Statistic")
-}
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "Floats", "Ints", "Bools", "Pixels", "Keys", "Statistic")}
 add_module_names = False
 python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"

@@ -179,12 +179,18 @@ def expand(patterns: Sequence[str]) -> list[str]:
                 raise DataError("the folder holds no images", path=path, remedy="give JPEG, PNG or DICOM files")
             found.update(dict.fromkeys(inside))
         elif any(mark in pattern for mark in "*?[") and not os.path.lexists(pattern):
-            anchor = Path(path.anchor or ".")
-            matched = sorted(anchor.glob(str(path.relative_to(path.anchor))))
-            found.update(dict.fromkeys(map(str, matched) if matched else [pattern]))
+            found.update(dict.fromkeys(_matches(path) or [pattern]))
         else:
             found[pattern] = None
     return list(found)
+
+
+def _matches(pattern: Path) -> list[str]:
+    anchor = Path(pattern.anchor or ".")
+    try:
+        return [str(file) for file in sorted(anchor.glob(str(pattern.relative_to(pattern.anchor))))]
+    except ValueError:  # such as `a**b`
+        return []
 
 
 def _is_folder(path: Path) -> bool:

@@ -88,6 +88,18 @@ def test_a_file_in_the_way_is_kept(bundle: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.chdir(bundle)
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "", "x**.png", "[", "*" * 300])
+def test_an_impossible_name_is_one_line_among_others(
+    name: str, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad_input.save(tmp_path / "good.png", bad_input.grey())
+    case = bad_input.Case("impossible name", 3, lambda _: [], ("check the path",), "line")
+    code = run(case, ["predict", name, "good.png", "--bundle", str(bundle)], monkeypatch)
+    captured = capsys.readouterr()
+    assert bad_input.complaints(case, bad_input.Outcome(code, captured.out, captured.err, ())) == []
+
+
 @pytest.mark.slow
 def test_after_a_full_disk_the_same_command_trains(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = BY_NAME["full disk, trained"]
