@@ -79,7 +79,7 @@ def run_experiment(
     with storage_errors(run):
         try:
             with FileLock(out_folder(run) / ".lock", timeout=0):
-                _claim(experiment, run, resume)
+                _claim(experiment, divided, run, resume)
                 return _run(experiment, divided, run, name, hardware, resume, console)
         except Timeout as error:
             raise TrainingError(
@@ -87,21 +87,22 @@ def run_experiment(
             ) from error
 
 
-def _claim(experiment: Experiment, run: Path, resume: bool) -> None:
+def _claim(experiment: Experiment, divided: Manifest, run: Path, resume: bool) -> None:
     """Refuse to mix two experiments in one folder; one that failed before its first epoch is no hindrance."""
-    card, config = run / "experiment.json", experiment.model_dump(mode="json")
+    card = run / "experiment.json"
+    begun = {**experiment.model_dump(mode="json"), "images": divided.fingerprint()}
     if card.is_file() and (run / "checkpoints").is_dir():
         if not resume:
             raise TrainingError("holds a run already", path=run, remedy="go on with --resume or choose another --out")
-        if read_json(card) != config:
+        if read_json(card) != begun:
             raise TrainingError(
-                "was begun with other settings",
+                "was begun with other settings or on other images",
                 path=run,
-                remedy="resume with the same file and seed, or choose another --out",
+                remedy="resume with the same file, seed and --data, or choose another --out",
             )
     elif resume:
         raise TrainingError("holds nothing to resume", path=run, remedy="leave --resume out")
-    write_json(card, config)
+    write_json(card, begun)
 
 
 def _run(

@@ -68,9 +68,10 @@ def _in_words(facts: Mapping[str, Any]) -> str:
 
 def limits(divided: Manifest) -> list[str]:
     """Return what must be said beside every figure of this run."""
-    known = _known_limits(divided.samples)
     if is_synthetic(divided):
-        known.insert(0, "Trained on computer-generated images: it has learned nothing about patients.")
+        known = ["Trained on computer-generated images: it has learned nothing about patients."]
+    else:
+        known = _known_limits(divided.samples)
     return [
         *known,
         "One source: how it does in another hospital, on other devices or at other ages these figures do not say.",

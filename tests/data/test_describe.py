@@ -35,9 +35,7 @@ def source(tmp_path: Path) -> Path:
     for label, names in NAMES.items():
         for number, name in enumerate(names):
             wide = (60, 48) if label == "NORMAL" else (80, 40)
-            paint(
-                root / "train" / label / name, hash_of(name, number), wide, 90 if label == "NORMAL" else 150
-            )
+            paint(root / "train" / label / name, hash_of(name, number), wide, 90 if label == "NORMAL" else 150)
     return root
 
 

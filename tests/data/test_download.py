@@ -185,9 +185,7 @@ def test_goes_on_where_it_broke_off(get: Get, home: Home, waits: list[float]) ->
     assert len(waits) == 2
 
 
-def test_a_later_run_goes_on_from_the_kept_part(
-    get: Get, home: Home, client: httpx.Client, tmp_path: Path
-) -> None:
+def test_a_later_run_goes_on_from_the_kept_part(get: Get, home: Home, client: httpx.Client, tmp_path: Path) -> None:
     home.script = ["break 120000", *["503"] * 9]
     once = Patience(attempts=1, sleep=lambda _: None)
     with pytest.raises(DownloadError, match="run the command again to go on"):
@@ -208,14 +206,10 @@ def test_a_part_that_was_whole_is_not_asked_for_again(get: Get, home: Home, tmp_
 
 
 @given(
-    steps=st.lists(
-        st.integers(0, 120_000).map(lambda n: f"break {n}") | st.sampled_from(["503", "new"]), max_size=5
-    )
+    steps=st.lists(st.integers(0, 120_000).map(lambda n: f"break {n}") | st.sampled_from(["503", "new"]), max_size=5)
 )
 @settings(max_examples=30, deadline=None)
-def test_any_run_of_breaks_gives_the_same_bytes(
-    steps: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_run_of_breaks_gives_the_same_bytes(steps: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("breaks")
     with at_home() as home, httpx.Client(trust_env=False) as client:
         home.script = [*steps]
@@ -245,21 +239,15 @@ def test_a_server_that_ignores_if_range_is_found_out(get: Get, tmp_path: Path, p
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request.headers.get("Range"))
         if "Range" not in request.headers:
-            return httpx.Response(
-                200, headers={"ETag": '"two"', "Content-Length": str(len(new))}, content=iter([new])
-            )
+            return httpx.Response(200, headers={"ETag": '"two"', "Content-Length": str(len(new))}, content=iter([new]))
         span = f"bytes 1000-{len(new) - 1}/{len(new)}"
-        return httpx.Response(
-            206, headers={"ETag": '"two"', "Content-Range": span}, content=iter([new[1000:]])
-        )
+        return httpx.Response(206, headers={"ETag": '"two"', "Content-Range": span}, content=iter([new[1000:]]))
 
     (tmp_path / f"{NAME}.part").write_bytes(BODY[:1000])
     note = {"url": f"http://home.invalid/{NAME}", "etag": '"one"', "total": len(BODY)}
     (tmp_path / f"{NAME}.part.json").write_text(json.dumps(note))
     with httpx.Client(transport=httpx.MockTransport(answer)) as client:
-        path = fetch_set(
-            tiny(new), tmp_path, client=client, base_url="http://home.invalid", patience=patience
-        )
+        path = fetch_set(tiny(new), tmp_path, client=client, base_url="http://home.invalid", patience=patience)
     assert path.read_bytes() == new
     assert seen == ["bytes=1000-", None]
 
@@ -316,9 +304,7 @@ def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
             yield BODY
 
     with (
-        httpx.Client(
-            transport=httpx.MockTransport(lambda _: httpx.Response(200, content=endless()))
-        ) as client,
+        httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=endless()))) as client,
         pytest.raises(DownloadError, match="sends more than the"),
     ):
         fetch_set(tiny(), tmp_path, client=client)
@@ -329,9 +315,7 @@ def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "says"), [(404, "does not have this file"), (403, "refuses this file"), (418, "no file")]
 )
-def test_a_final_refusal_is_not_tried_again(
-    get: Get, home: Home, waits: list[float], code: int, says: str
-) -> None:
+def test_a_final_refusal_is_not_tried_again(get: Get, home: Home, waits: list[float], code: int, says: str) -> None:
     home.script = [str(code)]
     with pytest.raises(DownloadError, match=rf"{says} \(HTTP {code}") as caught:
         get(tiny())
@@ -347,9 +331,7 @@ def test_a_busy_server_is_tried_again(get: Get, home: Home, waits: list[float], 
     assert waits == [17.0, 17.0]
 
 
-def test_a_server_busy_for_ever_is_given_up_with_growing_waits(
-    get: Get, home: Home, waits: list[float]
-) -> None:
+def test_a_server_busy_for_ever_is_given_up_with_growing_waits(get: Get, home: Home, waits: list[float]) -> None:
     home.script = ["503"] * 50
     with pytest.raises(DownloadError, match=r"gave up after 4 attempts \(HTTP 503") as caught:
         get(tiny())
@@ -381,9 +363,7 @@ def test_nobody_listening_names_the_manual_steps(
     assert waits == []
 
 
-def test_a_server_lost_on_the_way_is_waited_for(
-    tmp_path: Path, waits: list[float], patience: Patience
-) -> None:
+def test_a_server_lost_on_the_way_is_waited_for(tmp_path: Path, waits: list[float], patience: Patience) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if len(waits) == 1:
             raise httpx.ConnectError("down")
@@ -400,9 +380,7 @@ def test_an_address_that_is_none(client: httpx.Client, tmp_path: Path) -> None:
         fetch_set(tiny(), tmp_path, client=client, base_url="ftp://example.org")
 
 
-def test_a_full_disk_is_seen_before_the_download(
-    get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_seen_before_the_download(get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, len(BODY) - 1))
     with pytest.raises(StorageError, match="are needed"):
         get(tiny())
@@ -526,9 +504,7 @@ def test_a_folder_that_lost_radiographs_is_named_and_kept(get: Get, home: Home) 
         (b"<html>please log in</html>", "no whole zip archive"),
     ],
 )
-def test_a_bad_archive_leaves_nothing(
-    home: Home, client: httpx.Client, tmp_path: Path, body: bytes, says: str
-) -> None:
+def test_a_bad_archive_leaves_nothing(home: Home, client: httpx.Client, tmp_path: Path, body: bytes, says: str) -> None:
     home.files["ChestXRay2017.zip"] = body
     out = tmp_path / "out"
     with pytest.raises(DownloadError, match=says) as caught:
@@ -562,18 +538,11 @@ def test_kaggle_is_asked_first_and_each_radiograph_is_taken_once(
         folder = fetch_set(kermany(GOOD_ZIP, kaggle="someone/something"), tmp_path / "out", client=client)
     assert asked == ["someone/something"]
     assert tree(folder) == RADIOGRAPHS
-    assert (
-        json.loads((folder / SEAL).read_text())["route"]
-        == "https://www.kaggle.com/datasets/someone/something"
-    )
+    assert json.loads((folder / SEAL).read_text())["route"] == "https://www.kaggle.com/datasets/someone/something"
 
 
 KAGGLE_ERRORS = [
-    *(
-        kind
-        for kind in vars(kagglehub.exceptions).values()
-        if isinstance(kind, type) and issubclass(kind, Exception)
-    ),
+    *(kind for kind in vars(kagglehub.exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     ConnectionError,
     PermissionError,
     ValueError,
@@ -589,9 +558,7 @@ def test_where_kaggle_fails_the_second_home_is_used(
         raise kind("no")
 
     monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
-    with httpx.Client(
-        transport=httpx.MockTransport(lambda _: httpx.Response(200, content=iter([GOOD_ZIP])))
-    ) as client:
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=iter([GOOD_ZIP])))) as client:
         folder = fetch_set(kermany(GOOD_ZIP, kaggle="someone/something"), tmp_path, client=client)
     assert tree(folder) == RADIOGRAPHS
 
@@ -612,10 +579,7 @@ def test_where_both_homes_fail_both_are_named(tmp_path: Path, monkeypatch: pytes
     text = str(caught.value)
     assert "Kaggle did not give someone/something (User is not authenticated)" in text
     assert "home.invalid cannot be reached" in text
-    assert (
-        "open https://data.mendeley.com/datasets/rscbjbr9sj/2 in a browser, download ChestXRay2017.zip"
-        in text
-    )
+    assert "open https://data.mendeley.com/datasets/rscbjbr9sj/2 in a browser, download ChestXRay2017.zip" in text
     assert "\n" not in text
 
 
@@ -644,9 +608,7 @@ def test_a_file_without_a_checksum_says_so() -> None:
 def test_fetch_knows_the_catalogue(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="choose one of kermany, pneumoniamnist,"):
         fetch("kermani", tmp_path)
-    with pytest.raises(
-        DownloadError, match=r"openi has no direct download; open https://openi\.nlm\.nih\.gov"
-    ):
+    with pytest.raises(DownloadError, match=r"openi has no direct download; open https://openi\.nlm\.nih\.gov"):
         fetch("openi", tmp_path)
 
 

@@ -237,9 +237,7 @@ def test_a_patient_in_two_splits_voids(root: Path, checked: Check) -> None:
 def test_imbalance_is_stated_with_its_ratio(root: Path, checked: Check) -> None:
     for number in range(30):
         picture(1000 + number).save(root / "train" / "PNEUMONIA" / f"more-{number}.png")
-    assert (
-        "2.2 PNEUMONIA images for each NORMAL image (54 to 24)" in problems(checked())["imbalance"]["message"]
-    )
+    assert "2.2 PNEUMONIA images for each NORMAL image (54 to 24)" in problems(checked())["imbalance"]["message"]
 
 
 def test_prevalence_that_shifts_between_splits(root: Path, checked: Check) -> None:
@@ -341,9 +339,7 @@ def test_newcombe_interval_solves_its_equation_and_never_collapses() -> None:
     for auroc, m, n in ((0.95, 8, 8), (0.5, 100, 30), (0.83, 134, 388)):
         for end in newcombe_interval(auroc, m, n):
             size = (m + n) / 2
-            variance = (
-                end * (1 - end) * (1 + (size - 1) * ((1 - end) / (2 - end) + end / (1 + end))) / (m * n)
-            )
+            variance = end * (1 - end) * (1 + (size - 1) * ((1 - end) / (2 - end) + end / (1 + end))) / (m * n)
             assert abs(end - auroc) == pytest.approx(1.959964 * np.sqrt(variance), rel=1e-6)
     low, high = newcombe_interval(1.0, 20, 20)
     assert (0.8 < low < 0.95, high) == (True, 1.0)
@@ -389,8 +385,7 @@ def test_figures_are_the_same_for_the_same_seed(root: Path, tmp_path: Path) -> N
     manifest = open_source(root)
     scanned = scan(manifest)
     first, second, other = (
-        check(manifest, tmp_path / str(k), seed=seed, scanned=scanned)["shortcuts"]
-        for k, seed in enumerate((5, 5, 6))
+        check(manifest, tmp_path / str(k), seed=seed, scanned=scanned)["shortcuts"] for k, seed in enumerate((5, 5, 6))
     )
     assert first == second
     assert first != other

@@ -63,9 +63,7 @@ def test_a_generator_gives_new_patients_as_it_goes_on() -> None:
     adult=st.none() | st.booleans(),
     severity=st.none() | st.floats(0, 1),
 )
-def test_shapes_ranges_and_truth(
-    seed: int, size: int, kind: str, adult: bool | None, severity: float | None
-) -> None:
+def test_shapes_ranges_and_truth(seed: int, size: int, kind: str, adult: bool | None, severity: float | None) -> None:
     image = shot(seed, kind, size=size, adult=adult, severity=severity)
     assert image.pixels.shape == image.lungs.shape == image.opacity.shape == (size, size)
     assert image.pixels.dtype == np.uint8
@@ -196,9 +194,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_manifest_lists_every_image_once(folder: Path, rows: list[dict[str, str]]) -> None:
     assert tuple(rows[0]) == synthetic.COLUMNS
     found = {
-        path.relative_to(folder).as_posix()
-        for split in synthetic.SPLITS
-        for path in (folder / split).rglob("*.png")
+        path.relative_to(folder).as_posix() for split in synthetic.SPLITS for path in (folder / split).rglob("*.png")
     }
     assert sorted(row["path"] for row in rows) == sorted(found)
     for row in rows:
@@ -285,9 +281,7 @@ def test_adult_fraction(tmp_path: Path, fraction: float) -> None:
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_full_disk_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
-) -> None:
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
     out = tmp_path / "set"
     if before:
         write_dataset(out, patients=2, seed=0, size=32)

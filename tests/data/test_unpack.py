@@ -35,17 +35,11 @@ def special(name: str, kind: int) -> zipfile.ZipInfo:
 
 
 def test_unpacks_what_place_names_and_prefers_the_shallower(tmp_path: Path) -> None:
-    archive = written(
-        tmp_path, ("x/y/a.txt", b"deep"), ("x/a.txt", b"shallow"), ("x/no.bin", b""), ("x/e/", b"")
-    )
+    archive = written(tmp_path, ("x/y/a.txt", b"deep"), ("x/a.txt", b"shallow"), ("x/no.bin", b""), ("x/e/", b""))
     out = tmp_path / "out"
-    count = unpack(
-        archive, out, lambda path: PurePosixPath("to", path.name) if path.suffix == ".txt" else None
-    )
+    count = unpack(archive, out, lambda path: PurePosixPath("to", path.name) if path.suffix == ".txt" else None)
     assert count == 1
-    assert [(p.relative_to(out).as_posix(), p.read_bytes()) for p in out.rglob("*.*")] == [
-        ("to/a.txt", b"shallow")
-    ]
+    assert [(p.relative_to(out).as_posix(), p.read_bytes()) for p in out.rglob("*.*")] == [("to/a.txt", b"shallow")]
 
 
 @pytest.mark.parametrize(
@@ -107,9 +101,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-def test_damage_is_a_download_error_or_harmless(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_damage_is_a_download_error_or_harmless(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("damage")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as source:

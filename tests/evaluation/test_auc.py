@@ -234,9 +234,9 @@ def test_bad_input_is_refused(y, score):
         delong(y, score)
 
 
-samples = st.lists(
-    st.tuples(st.booleans(), st.integers(-20, 20), st.integers(0, 4)), min_size=4, max_size=60
-).filter(lambda rows: len({row[0] for row in rows}) == 2)
+samples = st.lists(st.tuples(st.booleans(), st.integers(-20, 20), st.integers(0, 4)), min_size=4, max_size=60).filter(
+    lambda rows: len({row[0] for row in rows}) == 2
+)
 
 
 @settings(max_examples=150, deadline=None)

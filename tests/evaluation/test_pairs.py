@@ -165,9 +165,12 @@ def test_a_damaged_table_is_an_error(three: list[Path], tmp_path: Path, content:
 
 
 def test_a_folder_without_files_is_an_error(three: list[Path], tmp_path: Path) -> None:
-    (three[1] / "metrics.json").unlink()
-    with pytest.raises(DataError, match="metrics.json"):
+    (three[1] / "metrics.json").write_text('{"n": 60}')
+    with pytest.raises(DataError, match=r"metrics\.json: lacks 'metrics'; evaluate again"):
         compare_folders(three[:2], tmp_path / "out")
-    (three[1] / "predictions.csv").unlink()
-    with pytest.raises(DataError, match="no predictions.csv"):
+    (three[1] / "metrics.json").unlink()
+    with pytest.raises(DataError, match=r"holds no metrics\.json"):
+        compare_folders(three[:2], tmp_path / "out")
+    (three[0] / "predictions.csv").unlink()
+    with pytest.raises(DataError, match=r"holds no predictions\.csv"):
         compare_folders(three[:2], tmp_path / "out")

@@ -42,9 +42,7 @@ def simulate(seed: int, separation: float, n: int = 400) -> pd.DataFrame:
     subtype = np.where(positive, np.where(rng.random(n) < 0.65, "bacterial", "viral"), "")
     table = pd.DataFrame(
         {
-            "path": [
-                f"test/{'PNEUMONIA' if p else 'NORMAL'}/image-{i:04d}.png" for i, p in enumerate(positive)
-            ],
+            "path": [f"test/{'PNEUMONIA' if p else 'NORMAL'}/image-{i:04d}.png" for i, p in enumerate(positive)],
             "patient_id": [f"p{i // 2}" for i in range(n)],
             "label": np.where(positive, "PNEUMONIA", "NORMAL"),
             "subtype": subtype,
@@ -97,9 +95,7 @@ def metrics_of(table: pd.DataFrame, source: str) -> dict[str, Any]:
     }
 
 
-def make_evaluation(
-    folder: Path, data: Path, seed: int = 1, separation: float = 2.2, explained: bool = True
-) -> Path:
+def make_evaluation(folder: Path, data: Path, seed: int = 1, separation: float = 2.2, explained: bool = True) -> Path:
     """Write an evaluation folder; images of wrong calls exist under `data`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -142,9 +138,7 @@ def run_facts(name: str, strategy: str) -> dict[str, Any]:
         "name": name,
         "title": f"Pneumonia or normal: {name}",
         "strategy": strategy,
-        "network": {"scratch": "custom_cnn", "frozen": "vgg16", "finetune": "tf_efficientnet_lite0"}[
-            strategy
-        ],
+        "network": {"scratch": "custom_cnn", "frozen": "vgg16", "finetune": "tf_efficientnet_lite0"}[strategy],
         "weights": "none" if strategy == "scratch" else "ImageNet",
         "parameters": 4_652_008,
         "trainable_parameters": 1_281 if strategy == "frozen" else 4_652_008,
@@ -279,9 +273,7 @@ def three_runs(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def two_runs(tmp_path: Path) -> list[Path]:
-    return [
-        make_run(tmp_path / name, tmp_path / "data", name, seed=7) for name in ("custom-cnn", "vgg16-frozen")
-    ]
+    return [make_run(tmp_path / name, tmp_path / "data", name, seed=7) for name in ("custom-cnn", "vgg16-frozen")]
 
 
 @pytest.fixture

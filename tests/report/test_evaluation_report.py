@@ -13,9 +13,7 @@ from pneumoscope.report import evaluation_report
 HOSTILE = "<script>alert(1)</script>"
 
 
-def test_the_page_shows_the_figures_of_the_file(
-    evaluation_folder: Path, read_page: Callable[[Path], Any]
-) -> None:
+def test_the_page_shows_the_figures_of_the_file(evaluation_folder: Path, read_page: Callable[[Path], Any]) -> None:
     metrics = json.loads((evaluation_folder / "metrics.json").read_text(encoding="utf-8"))
     path = evaluation_report.write(evaluation_folder, "net")
     assert path == evaluation_folder / "report.html"
@@ -40,9 +38,7 @@ def test_the_worst_errors_are_the_most_confident_ones(evaluation_folder: Path, t
     table = pd.read_csv(evaluation_folder / "predictions.csv")
     missed, alarms = evaluation_report.worst_errors(evaluation, 3)
     for group, label in ((missed, "PNEUMONIA"), (alarms, "NORMAL")):
-        scores = table[(table["label"] == label) & (table["predicted"] != label) & table["error"].isna()][
-            "probability"
-        ]
+        scores = table[(table["label"] == label) & (table["predicted"] != label) & table["error"].isna()]["probability"]
         scores = scores.sort_values(ascending=label == "PNEUMONIA")
         assert group["total"] == len(scores)
         assert [image["score"] for image in group["images"]] == pytest.approx(scores.head(3).tolist())
@@ -61,9 +57,7 @@ def test_images_without_an_answer_are_listed_with_the_reason(
     assert "the image is damaged (truncated)" in page.text
 
 
-def test_missing_files_are_said(
-    evaluation_folder: Path, read_page: Callable[[Path], Any], change_json: Any
-) -> None:
+def test_missing_files_are_said(evaluation_folder: Path, read_page: Callable[[Path], Any], change_json: Any) -> None:
     (evaluation_folder / "predictions.csv").unlink()
     (evaluation_folder / "explanations" / "index.json").unlink()
     change_json(evaluation_folder / "metrics.json", subtype=None)
@@ -85,9 +79,7 @@ def test_images_that_are_gone_are_said(
 
 
 @pytest.mark.parametrize("gone", ["0.png", "0-overlay.png"])
-def test_an_overlay_is_never_shown_alone(
-    evaluation_folder: Path, read_page: Callable[[Path], Any], gone: str
-) -> None:
+def test_an_overlay_is_never_shown_alone(evaluation_folder: Path, read_page: Callable[[Path], Any], gone: str) -> None:
     before = read_page(evaluation_report.write(evaluation_folder, "net"))
     (evaluation_folder / "explanations" / gone).unlink()
     after = read_page(evaluation_report.write(evaluation_folder, "net"))
@@ -104,18 +96,14 @@ def test_one_class_has_no_curve(evaluation_folder: Path, read_page: Callable[[Pa
     assert "the files do not agree" in page.text
 
 
-def test_names_cannot_inject(
-    evaluation_folder: Path, read_page: Callable[[Path], Any], change_json: Any
-) -> None:
+def test_names_cannot_inject(evaluation_folder: Path, read_page: Callable[[Path], Any], change_json: Any) -> None:
     path = evaluation_folder / "predictions.csv"
     table = pd.read_csv(path, keep_default_na=False)
     table["path"] = [f"{HOSTILE}{i}" for i in range(len(table))]
     table.loc[3, "error"] = HOSTILE
     table.to_csv(path, index=False)
     names = {"bundle": {"name": HOSTILE}, "data": {"source": HOSTILE}, "operating_point": HOSTILE}
-    change_json(
-        evaluation_folder / "metrics.json", **names, subtype={HOSTILE: {"value": 0.5, "method": HOSTILE}}
-    )
+    change_json(evaluation_folder / "metrics.json", **names, subtype={HOSTILE: {"value": 0.5, "method": HOSTILE}})
     index = evaluation_folder / "explanations" / "index.json"
     entries = json.loads(index.read_text(encoding="utf-8"))
     for key in ("path", "case", "method", "layer", "verdict", "label"):
@@ -125,9 +113,7 @@ def test_names_cannot_inject(
     page = read_page(written)  # asserts that there is no script element
     assert page.text.count(HOSTILE) > 10
     assert "<script" not in written.read_text(encoding="utf-8")
-    assert all(
-        "<script" not in file.read_text(encoding="utf-8") for file in evaluation_folder.glob("figures/*.svg")
-    )
+    assert all("<script" not in file.read_text(encoding="utf-8") for file in evaluation_folder.glob("figures/*.svg"))
 
 
 def test_the_same_files_give_the_same_page(evaluation_folder: Path) -> None:

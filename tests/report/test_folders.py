@@ -10,9 +10,7 @@ from pneumoscope.report import folders
 
 
 def test_a_folder_that_is_no_run_says_which_file_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"run\.json: is missing; name a folder that `pneumoscope train` wrote"
-    ):
+    with pytest.raises(DataError, match=r"run\.json: is missing; name a folder that `pneumoscope train` wrote"):
         folders.read_run(tmp_path)
     with pytest.raises(DataError, match=r"metrics\.json: is missing"):
         folders.read_evaluation(tmp_path)
@@ -48,9 +46,7 @@ def test_only_images_with_an_answer_are_analysed(evaluation_folder: Path) -> Non
 )
 def test_abstained_is_read_as_written(tmp_path: Path, written: str, read: bool) -> None:
     path = tmp_path / "predictions.csv"
-    path.write_text(
-        f"path,label,probability,predicted,abstained\nNA,NORMAL,0.2,NORMAL,{written}\n", encoding="utf-8"
-    )
+    path.write_text(f"path,label,probability,predicted,abstained\nNA,NORMAL,0.2,NORMAL,{written}\n", encoding="utf-8")
     table = folders.read_predictions(path)
     assert table is not None
     assert table["abstained"].tolist() == [read]

@@ -113,9 +113,7 @@ def test_svg_is_safe_inside_a_page() -> None:
 def test_svg_follows_the_colours_of_the_page_and_keeps_text_as_text() -> None:
     text = html.svg(drawing("sensitivity"))
     document = html.drawing(drawing("sensitivity")).document
-    assert text.count("#ffffff") == document.count("#ffffff") - 1, (
-        "the page, not the figure, is the background"
-    )
+    assert text.count("#ffffff") == document.count("#ffffff") - 1, "the page, not the figure, is the background"
     assert "stroke: var(--blue, #0072b2)" in text
     assert ">sensitivity</text>" in text
     assert 'aria-label="drawing sensitivity"' in text

@@ -123,9 +123,7 @@ def test_synthetic_images_raise_a_banner(
     assert "Synthetic images." in markdown(tmp_path / "out")[0]
 
 
-def test_a_comparison_that_is_not_there_is_said(
-    two_runs: list[Path], tmp_path: Path, read_page: Read
-) -> None:
+def test_a_comparison_that_is_not_there_is_said(two_runs: list[Path], tmp_path: Path, read_page: Read) -> None:
     page = read_page(run_report.write(two_runs, tmp_path / "out"))
     assert "The runs were not compared on the same images. Run pneumoscope compare" in page.text
     assert "not measured on the same images" not in page.text
@@ -139,9 +137,7 @@ def test_different_images_are_not_compared_line_by_line(
     assert "The runs were not measured on the same images" in page.text
 
 
-def test_validation_and_held_out_images_are_not_the_same(
-    two_runs: list[Path], tmp_path: Path, read_page: Read
-) -> None:
+def test_validation_and_held_out_images_are_not_the_same(two_runs: list[Path], tmp_path: Path, read_page: Read) -> None:
     shutil.rmtree(two_runs[0] / "evaluation")
     page = read_page(run_report.write(two_runs, tmp_path / "out"))
     assert "The runs were not measured on the same images" in page.text
@@ -193,9 +189,7 @@ def test_the_same_files_give_the_same_page(run_folder: Path, tmp_path: Path) -> 
     assert run_report.write([run_folder], tmp_path / "out").read_bytes() == first
 
 
-def test_one_sheet_of_augmentation_is_shown_once(
-    two_runs: list[Path], tmp_path: Path, read_page: Read
-) -> None:
+def test_one_sheet_of_augmentation_is_shown_once(two_runs: list[Path], tmp_path: Path, read_page: Read) -> None:
     for run in two_runs[1:]:
         shutil.copyfile(two_runs[0] / "figures" / "augmentation.png", run / "figures" / "augmentation.png")
     page = read_page(run_report.write(two_runs, tmp_path / "out"))

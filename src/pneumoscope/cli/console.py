@@ -47,4 +47,6 @@ def quiet_lightning() -> None:
     """Keep Lightning's advice out of the user's terminal; its warnings still come through."""
     import logging
 
+    import lightning.pytorch  # noqa: F401 - it sets its own level when imported
+
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -53,7 +53,7 @@ def train(
             experiment,
             manifest,
             out,
-            name=config.stem,
+            name=out.resolve().name,
             hardware=Hardware(devices=devices),
             resume=resume,
             console=console,

@@ -67,11 +67,10 @@ def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dic
 
 
 def _read(folder: Path) -> pd.DataFrame:
+    for name in ("metrics.json", "predictions.csv"):
+        if not (folder / name).is_file():
+            raise DataError(f"holds no {name}", path=folder, remedy="name a folder that `pneumoscope evaluate` wrote")
     file = folder / "predictions.csv"
-    if not file.is_file():
-        raise DataError(
-            "holds no predictions.csv", path=folder, remedy="name a folder that `pneumoscope evaluate` wrote"
-        )
     with storage_errors(file):
         try:
             table = pd.read_csv(file, dtype={"path": str, "patient_id": str, "label": str})
@@ -84,8 +83,12 @@ def _read(folder: Path) -> pd.DataFrame:
 
 
 def _headline(folder: Path) -> dict[str, Any]:
-    metrics = read_json(folder / "metrics.json")
-    return {"metrics": metrics["metrics"], "threshold": metrics["threshold"], "bundle": metrics["bundle"]}
+    file = folder / "metrics.json"
+    metrics = read_json(file)
+    try:
+        return {key: metrics[key] for key in ("metrics", "threshold", "bundle")}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"lacks {error}", path=file, remedy="evaluate again") from error
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

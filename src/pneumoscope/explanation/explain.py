@@ -57,7 +57,8 @@ def _explain_one(
     prediction = next(iter(classifier.predict([path])))
     pixels = _shrink(radiograph.pixels)
     _save_png(out / f"{stem}.png", np.asarray(pixels * 255, np.uint8))
-    canvas = classifier.canvas(radiograph)
+    # The same reduced decoding as in `predict`, so that the map belongs to the score beside it.
+    canvas = classifier.canvas(read_image(path, at_least=2 * classifier.bundle.preparation.canvas))
     entries = []
     for method in methods:
         entry = {**prediction.as_json(), "image": f"{stem}.png", "method": method, "notice": RESEARCH_ONLY}

@@ -16,17 +16,19 @@ from pneumoscope.records import Heatmap
 from pneumoscope.training.module import pneumonia_score
 from pneumoscope.transforms import Pixels, prepare
 
-LAYER = "encoder"
+_ENCODER = "encoder"
 _BLANK = 1e-12
 
 
 def gradcam(classifier: Classifier, canvas: Pixels) -> Heatmap:
     """Return the Grad-CAM of the pneumonia log-odds.
 
-    The layer is the encoder's output: the last map with places, for every network that has one.
+    The layer is the encoder's output: the last map with places, for every network that has one. A transformer
+    that answers from its class token alone is explained at the entry of its last block: after that the
+    places no longer reach the answer, and their gradient is nothing.
 
     Args:
-        classifier: its network must end in a map [B, C, h, w] or in h*h tokens with up to five prefix tokens.
+        classifier: its network must end in a map [B, C, h, w] or [B, h, w, C], or in h*h tokens.
         canvas: uint8 [canvas, canvas].
 
     Returns:
@@ -40,12 +42,14 @@ def gradcam(classifier: Classifier, canvas: Pixels) -> Heatmap:
     started = time.perf_counter()
     image = prepare(torch.from_numpy(np.array(canvas))[None].to(classifier.device), preparation)
     image.requires_grad_(True)
-    method = LayerGradCam(lambda x: pneumonia_score(network(x))[:, None], network.encoder)
     with torch.enable_grad():
-        if _map_shape(network, image) == 4:
+        if _channels_first(network, image):
+            layer = _ENCODER
+            method = LayerGradCam(lambda x: pneumonia_score(network(x))[:, None], network.encoder)
             weights = method.attribute(image, target=0, relu_attributions=True)
         else:
-            weights = _token_cam(network, image)
+            layer = _layer_of_places(network)
+            weights = _cam_at(network, layer, image)
     grown = LayerAttribution.interpolate(weights.detach(), (preparation.size, preparation.size), "bilinear")
     values = grown[0, 0].float().cpu().numpy()
     top = float(values.max())
@@ -53,30 +57,49 @@ def gradcam(classifier: Classifier, canvas: Pixels) -> Heatmap:
     return Heatmap(
         values=np.zeros_like(values) if blank else np.clip(values / top, 0, 1).astype(np.float32),
         method="gradcam",
-        layer=LAYER,
+        layer=layer,
         target="log-odds of pneumonia",
         verdict="blank" if blank else "not tested",
         seconds=time.perf_counter() - started,
     )
 
 
-def _map_shape(network: Network, image: Tensor) -> int:
+def _channels_first(network: Network, image: Tensor) -> bool:
+    if getattr(network.encoder.model, "output_fmt", "NCHW") == "NHWC":
+        return False
     with torch.no_grad():
-        return int(network.encoder(image).ndim)
+        features: Tensor = network.encoder(image)
+    return features.ndim == 4
 
 
-def _token_cam(network: Network, image: Tensor) -> Tensor:
-    """Grad-CAM over the tokens of a transformer, laid back onto their places: float [1, 1, h, h]."""
-    tokens = network.encoder(image)
-    pooled = network.encoder.model.forward_head(tokens, pre_logits=True)
-    gradient = torch.autograd.grad(pneumonia_score(network.head(pooled)).sum(), tokens)[0]
-    prefix = int(getattr(network.encoder.model, "num_prefix_tokens", 0))
-    places = tokens.shape[1] - prefix
-    side = round(places**0.5)
-    if tokens.ndim != 3 or side * side != places:
+def _layer_of_places(network: Network) -> str:
+    model = network.encoder.model
+    if getattr(model, "global_pool", "") == "token" and hasattr(model, "blocks"):
+        return f"{_ENCODER}.model.blocks.{len(model.blocks) - 1}.norm1"
+    return _ENCODER
+
+
+def _cam_at(network: Network, layer: str, image: Tensor) -> Tensor:
+    """Grad-CAM over tokens [1, N, C], or a map [1, h, w, C], laid back onto their places: float [1, 1, h, w]."""
+    kept: list[Tensor] = []
+    handle = network.get_submodule(layer).register_forward_hook(lambda module, given, output: kept.append(output))
+    try:
+        score = pneumonia_score(network(image)).sum()
+    finally:
+        handle.remove()
+    places = kept[-1]
+    gradient = torch.autograd.grad(score, places)[0]
+    if places.ndim == 3:
+        prefix = int(getattr(network.encoder.model, "num_prefix_tokens", 0))
+        places, gradient = _square(places[:, prefix:]), _square(gradient[:, prefix:])
+    weight = gradient.mean(dim=(1, 2), keepdim=True)
+    return (weight * places).sum(dim=3).relu()[:, None]
+
+
+def _square(tokens: Tensor) -> Tensor:
+    side = round(tokens.shape[1] ** 0.5)
+    if side * side != tokens.shape[1]:
         raise ConfigError(
             "this network keeps no map of places, so Grad-CAM cannot be drawn", remedy="use another network"
         )
-    weight = gradient[:, prefix:].mean(dim=1, keepdim=True)
-    cam: Tensor = (weight * tokens[:, prefix:]).sum(dim=2).relu().reshape(1, 1, side, side)
-    return cam
+    return tokens.reshape(1, side, side, -1)

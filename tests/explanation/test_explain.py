@@ -1,0 +1,137 @@
+"""Explanations as files, and which images are chosen for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pneumoscope.bundle import load_bundle, save_bundle
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.errors import ConfigError
+from pneumoscope.evaluation.evaluate import evaluate
+from pneumoscope.explanation.explain import explain_evaluation, explain_images, typical_and_wrong
+from pneumoscope.predict import Classifier
+from pneumoscope.records import NORMAL, PNEUMONIA, RESEARCH_ONLY
+from pneumoscope.transforms import Preparation
+
+
+@pytest.fixture(scope="module")
+def classifier(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    return Classifier.load(make_bundle(tmp_path_factory.mktemp("bundle") / "b"))
+
+
+def paint(path: Path, width: int = 90, height: int = 60, grey: int | None = None) -> str:
+    rng = np.random.default_rng(0)
+    waves = np.sin(np.linspace(0, 9, height))[:, None] * np.sin(np.linspace(0, 7, width))
+    values = (128 + 90 * waves + rng.integers(-30, 30, (height, width))).astype(np.uint8)
+    Image.fromarray(values if grey is None else np.full_like(values, grey)).save(path)
+    return str(path)
+
+
+def test_each_image_gets_its_picture_overlay_map_and_facts(classifier: Classifier, tmp_path: Path) -> None:
+    paths = [paint(tmp_path / "chest one.png"), paint(tmp_path / "b.png", 50, 80)]
+    out = tmp_path / "out"
+    entries = explain_images(classifier, paths, ["gradcam"], out)
+    assert json.loads((out / "index.json").read_text()) == json.loads(json.dumps(entries))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "001-chest_one-gradcam.json", "001-chest_one-gradcam.npz", "001-chest_one-gradcam.png", "001-chest_one.png",
+        "002-b-gradcam.json", "002-b-gradcam.npz", "002-b-gradcam.png", "002-b.png", "index.json",
+    ]  # fmt: skip
+    entry = json.loads((out / "002-b-gradcam.json").read_text())
+    assert entry["notice"] == RESEARCH_ONLY
+    assert (entry["path"], entry["method"]) == (paths[1], "gradcam")
+    assert {"probability", "label", "threshold", "bundle", "layer", "target", "verdict", "seconds"} <= set(entry)
+    with np.load(out / entry["map"], allow_pickle=False) as stored:
+        heat = stored["map"]
+    assert heat.shape == (32, 32)
+    assert heat.dtype == np.float32
+    overlay = Image.open(out / entry["overlay"])
+    assert (overlay.size, overlay.mode) == ((50, 80), "RGB")
+    assert np.array_equal(np.asarray(Image.open(out / entry["image"])), np.asarray(Image.open(paths[1])))
+
+
+def test_the_overlay_is_the_picture_where_the_map_is_empty(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    classifier = Classifier.load(make_bundle(tmp_path / "b", size=160))
+    path = paint(tmp_path / "a.png")
+    (entry,) = explain_images(classifier, [path], ["gradcam"], tmp_path / "out")
+    with np.load(tmp_path / "out" / entry["map"]) as stored:
+        heat = np.asarray(Image.fromarray(stored["map"]).resize((90, 60), Image.Resampling.BILINEAR))
+    overlay = np.asarray(Image.open(tmp_path / "out" / entry["overlay"])).astype(int)
+    grey = np.asarray(Image.open(path)).astype(int)[..., None]
+    low, high = heat < 0.15, heat > 0.8
+    assert low.any()
+    assert high.any()
+    assert np.abs(overlay - grey)[low].max() <= 1
+    assert np.ptp(overlay[high], axis=1).mean() > 20, "coloured where the map is strong"
+
+
+def test_a_padded_image_loses_the_map_of_its_padding(classifier: Classifier, tmp_path: Path) -> None:
+    bundle = classifier.bundle
+    card = {key: value for key, value in bundle.card.items() if key not in ("sha256", "card_sha256")}
+    padded = Preparation(32, 40, "pad", bundle.preparation.mean, bundle.preparation.std)
+    save_bundle(tmp_path / "b", bundle.network, padded, card)
+    out = tmp_path / "out"
+    (entry,) = explain_images(
+        Classifier(load_bundle(tmp_path / "b")), [paint(tmp_path / "wide.png", 120, 60)], ["gradcam"], out
+    )
+    assert Image.open(out / entry["overlay"]).size == (120, 60)
+    with np.load(out / entry["map"]) as stored:
+        assert stored["map"].shape == (32, 32), "the file holds the map as the network saw it, padding and all"
+
+
+def test_a_bad_file_and_a_flat_one_are_told_and_the_rest_is_done(classifier: Classifier, tmp_path: Path) -> None:
+    paths = [str(tmp_path / "missing.png"), paint(tmp_path / "flat.png", grey=5), paint(tmp_path / "good.png")]
+    missing, flat, good = explain_images(classifier, paths, ["gradcam"], tmp_path / "out")
+    assert "missing.png" in missing["error"]
+    assert flat["overlay"] is None
+    assert flat["verdict"].startswith("not explained: not analysed")
+    assert (tmp_path / "out" / good["overlay"]).is_file()
+
+
+def test_a_large_image_is_shown_smaller(classifier: Classifier, tmp_path: Path) -> None:
+    (entry,) = explain_images(classifier, [paint(tmp_path / "a.png", 1600, 800)], ["gradcam"], tmp_path / "out")
+    assert Image.open(tmp_path / "out" / entry["overlay"]).size == (1024, 512)
+    assert entry["quality"]["width"] == 1600
+
+
+def test_an_unknown_method_is_an_error_before_anything_is_written(classifier: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'gradcamp'.*use gradcam"):
+        explain_images(classifier, ["a.png"], ["gradcam", "gradcamp"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- which images -----------------------------------------------------------------------------------------
+
+
+def test_the_most_confident_answers_of_each_kind_are_chosen() -> None:
+    rows = [
+        ("tp1", PNEUMONIA, 0.9), ("tp2", PNEUMONIA, 0.99), ("tp3", PNEUMONIA, 0.6), ("tn1", NORMAL, 0.3),
+        ("tn2", NORMAL, 0.01), ("fp", NORMAL, 0.8), ("fn1", PNEUMONIA, 0.4), ("fn2", PNEUMONIA, 0.1),
+        ("bad", PNEUMONIA, None),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["path", "label", "probability"])
+    table["predicted"] = [None if p is None else PNEUMONIA if p >= 0.5 else NORMAL for _, _, p in rows]
+    assert typical_and_wrong(table, 2) == [
+        ("tp2", "true positive"), ("tp1", "true positive"), ("tn2", "true negative"), ("tn1", "true negative"),
+        ("fp", "false positive"), ("fn2", "false negative"), ("fn1", "false negative"),
+    ]  # fmt: skip
+
+
+def test_an_evaluation_gets_its_explanations(classifier: Classifier, chest_manifest: Manifest, tmp_path: Path) -> None:
+    evaluate(classifier, chest_manifest, tmp_path)
+    explain_evaluation(classifier, tmp_path, 1)
+    entries = json.loads((tmp_path / "explanations" / "index.json").read_text())
+    table = pd.read_csv(tmp_path / "predictions.csv").set_index("path")
+    assert entries
+    for entry in entries:
+        row = table.loc[entry["path"]]
+        kind = "positive" if row["predicted"] == PNEUMONIA else "negative"
+        right = "true" if row["predicted"] == row["label"] else "false"
+        assert entry["case"] == f"{right} {kind}"
+        assert (tmp_path / "explanations" / entry["overlay"]).is_file()

@@ -1,0 +1,198 @@
+"""Grad-CAM against arithmetic done by hand, and on a network whose reason is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pneumoscope.bundle import Bundle
+from pneumoscope.errors import ConfigError
+from pneumoscope.explanation.gradcam import gradcam
+from pneumoscope.models.network import Network
+from pneumoscope.predict import Classifier
+from pneumoscope.training.module import pneumonia_score
+from pneumoscope.transforms import Pixels, Preparation, prepare
+
+CARD = {
+    "name": "constructed", "sha256": "0" * 64, "calibration": {"temperature": 1.0},
+    "operating_points": {"balanced": {"threshold": 0.5}}, "operating_point": "balanced",
+}  # fmt: skip
+
+
+def noise(side: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
+
+
+# --- by hand ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def classifier(
+    request: pytest.FixtureRequest, make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Classifier:
+    folder = tmp_path_factory.mktemp("bundle") / "b"
+    return Classifier.load(make_bundle(folder, classes=request.param, size=96))
+
+
+def by_hand(classifier: Classifier, canvas: Pixels) -> Tensor:
+    """Selvaraju et al. 2017, equations 1 and 2, with torch.autograd alone: [h, w]."""
+    network = classifier.bundle.network
+    x = prepare(torch.from_numpy(canvas)[None], classifier.bundle.preparation)
+    activation = network.encoder(x).detach().requires_grad_(True)
+    score = pneumonia_score(network.head(activation.mean(dim=(2, 3))))
+    (gradient,) = torch.autograd.grad(score.sum(), activation)
+    alpha = gradient.mean(dim=(2, 3), keepdim=True)
+    return (alpha * activation).sum(dim=1).relu()[0].detach()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_map_is_that_of_the_equations(classifier: Classifier, seed: int) -> None:
+    canvas = noise(104, seed)
+    expected = by_hand(classifier, canvas)
+    heatmap = gradcam(classifier, canvas)
+    if expected.max() < 1e-12:
+        assert heatmap.verdict == "blank"
+        return
+    grown = F.interpolate(expected[None, None], (96, 96), mode="bilinear", align_corners=False)[0, 0]
+    np.testing.assert_allclose(heatmap.values, (grown / grown.max()).numpy(), atol=1e-4)
+    assert heatmap.values.max() == pytest.approx(1)
+    assert heatmap.verdict == "not tested"
+
+
+def test_for_two_classes_it_is_the_class_activation_map(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    """With mean pooling and a linear head the weights are the head's own (Zhou et al. 2016): no gradient needed."""
+    classifier = Classifier.load(make_bundle(tmp_path / "b", classes=2, size=96))
+    canvas = noise(104, 3)
+    network = classifier.bundle.network
+    weight = network.head[1].weight[1] - network.head[1].weight[0]
+    with torch.no_grad():
+        x = prepare(torch.from_numpy(canvas)[None], classifier.bundle.preparation)
+        cam = torch.einsum("c,chw->hw", weight, network.encoder(x)[0]).relu()
+    grown = F.interpolate(cam[None, None], (96, 96), mode="bilinear", align_corners=False)[0, 0]
+    np.testing.assert_allclose(gradcam(classifier, canvas).values, (grown / grown.max()).numpy(), atol=1e-4)
+
+
+# --- a network whose reason is known ----------------------------------------------------------------------
+
+
+class Bright(nn.Module):
+    """Sees how much of each 8 x 8 field is brighter than three quarters of white, and how dark it is."""
+
+    num_features = 2
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        light = x[:, :1]
+        return torch.cat([F.avg_pool2d((light - 0.75).relu(), 8), F.avg_pool2d((0.25 - light).relu(), 8)], dim=1)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
+        return features.mean(dim=(2, 3))
+
+
+@pytest.fixture
+def bright() -> Classifier:
+    network = Network(Bright(), 2, 2, 0.0).eval()
+    with torch.no_grad():
+        network.head[1].weight.copy_(torch.tensor([[0.0, 0.0], [50.0, -50.0]]))
+        network.head[1].bias.zero_()
+    return Classifier(Bundle(CARD, network, Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("top", "left"), [(8, 8), (40, 16), (16, 48)])
+def test_it_points_at_the_one_bright_square(bright: Classifier, top: int, left: int) -> None:
+    canvas = np.full((64, 64), 120, np.uint8)
+    canvas[top : top + 8, left : left + 8] = 255
+    heatmap = gradcam(bright, canvas)
+    row, column = np.unravel_index(heatmap.values.argmax(), heatmap.values.shape)
+    assert top <= row < top + 8
+    assert left <= column < left + 8
+    inside = np.zeros((64, 64), bool)
+    inside[max(0, top - 8) : top + 16, max(0, left - 8) : left + 16] = True  # a cell of the map to each side
+    assert heatmap.values[~inside].max() == 0
+    assert heatmap.verdict == "not tested"
+
+
+def test_where_nothing_speaks_for_pneumonia_the_map_is_blank(bright: Classifier) -> None:
+    canvas = np.full((64, 64), 120, np.uint8)
+    canvas[8:16, 8:16] = 0  # what speaks against it is not shown as if it spoke for it
+    heatmap = gradcam(bright, canvas)
+    assert heatmap.verdict == "blank"
+    assert not heatmap.values.any()
+
+
+def test_brightness_counts_by_its_amount(bright: Classifier) -> None:
+    canvas = np.full((64, 64), 120, np.uint8)
+    canvas[8:16, 8:16], canvas[40:48, 40:48] = 255, 223
+    values = gradcam(bright, canvas).values
+    expected = (223 / 255 - 0.75) / 0.25
+    assert values[43:45, 43:45].mean() / values[11:13, 11:13].mean() == pytest.approx(expected, abs=0.02)
+
+
+class ChannelsLast(Bright):
+    """The same with the channels at the end, as Swin transformers have them."""
+
+    output_fmt = "NHWC"
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return super().forward_features(x).permute(0, 2, 3, 1)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
+        return features.mean(dim=(1, 2))
+
+
+def test_channels_at_the_end_give_the_same_map(bright: Classifier) -> None:
+    network = Network(ChannelsLast(), 2, 2, 0.0).eval()
+    network.head.load_state_dict(bright.bundle.network.head.state_dict())
+    canvas = noise(64, 4)
+    expected = gradcam(bright, canvas).values
+    assert 0 < expected.mean() < 1
+    found = gradcam(Classifier(Bundle(CARD, network, bright.bundle.preparation)), canvas).values
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_transformer_is_explained_where_its_places_still_reach_the_answer(
+    make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The last tokens but the class token do not: their gradient is nothing, whatever the image shows."""
+    classifier = Classifier.load(make_bundle(tmp_path / "b", network="vit_tiny_patch16_224", size=224))
+    network, canvas = classifier.bundle.network, noise(232, 1)
+    model = network.encoder.model
+    x = prepare(torch.from_numpy(canvas)[None], classifier.bundle.preparation)
+    tokens = model.norm_pre(model._pos_embed(model.patch_embed(x)))
+    for block in model.blocks[:-1]:
+        tokens = block(tokens)
+    last = model.blocks[-1]
+    entry = last.norm1(tokens).detach().requires_grad_(True)
+    after = tokens + last.drop_path1(last.ls1(last.attn(entry)))
+    after = after + last.drop_path2(last.ls2(last.mlp(last.norm2(after))))
+    score = pneumonia_score(network.head(model.norm(after)[:, 0]))
+    torch.testing.assert_close(score, pneumonia_score(network(x)))
+    (gradient,) = torch.autograd.grad(score.sum(), entry)
+    cam = (gradient[0, 1:].mean(dim=0) * entry[0, 1:]).sum(dim=1).relu().reshape(14, 14).detach()
+    heatmap = gradcam(classifier, canvas)
+    assert heatmap.layer == "encoder.model.blocks.11.norm1"
+    assert cam.max() > 0
+    grown = F.interpolate(cam[None, None], (224, 224), mode="bilinear", align_corners=False)[0, 0]
+    np.testing.assert_allclose(heatmap.values, (grown / grown.max()).numpy(), atol=1e-4)
+
+
+class Placeless(Bright):
+    """Hands on 6 tokens, which lie on no square."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return x[:, :2, 0, :6].transpose(1, 2)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
+        return features.mean(dim=1)
+
+
+def test_a_network_without_places_is_an_error() -> None:
+    network = Network(Placeless(), 2, 2, 0.0).eval()
+    preparation = Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no map of places"):
+        gradcam(Classifier(Bundle(CARD, network, preparation)), noise(64))
