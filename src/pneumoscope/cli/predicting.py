@@ -32,6 +32,7 @@ def predict(
     operating_point: Point = None,
 ) -> None:
     """Print one JSON line per image, in input order; exit 3 where some could not be read."""
+    from pneumoscope.errors import storage_errors
     from pneumoscope.files import atomic_path, plain
     from pneumoscope.predict import Classifier, expand
 
@@ -48,8 +49,9 @@ def predict(
                 yield json.dumps(plain(prediction.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
 
     if jsonl is None:
-        for line in lines():  # type: ignore[attr-defined]
-            sys.stdout.write(line)
+        with storage_errors("standard output"):
+            for line in lines():  # type: ignore[attr-defined]
+                sys.stdout.write(line)
     else:
         with atomic_path(jsonl) as temporary, temporary.open("w", encoding="utf-8") as stream:
             stream.writelines(lines())  # type: ignore[arg-type]
