@@ -253,6 +253,22 @@ def test_killed_after_it_had_stopped_early_it_stays_stopped(tmp_path: Path, ema:
     assert same(weights_resumed, weights)
 
 
+@pytest.mark.usefixtures("signals")
+def test_a_run_folder_may_be_moved_before_it_goes_on(tmp_path: Path) -> None:
+    """The best epoch so far is known by its score, wherever its file lies now."""
+    options: dict[str, Any] = {"epochs": 6, "rate": 0.3}
+    rows, weights = train(tmp_path / "unbroken", **options)
+    best = max(range(6), key=lambda epoch: float(rows[epoch]["val_auroc"]))
+    assert best == 1, "the best epoch must lie before the interruption for this test"
+    with pytest.raises(TrainingError):
+        train(tmp_path / "here", images=Breaking(2 * TRAIN + 9, press_ctrl_c), **options)
+    (tmp_path / "here").rename(tmp_path / "there")
+    resumed, weights_resumed = train(tmp_path / "there", resume=True, **options)
+    assert figures(resumed) == figures(rows)
+    assert same(weights_resumed, weights)
+    assert not (tmp_path / "here").exists()
+
+
 def test_a_finished_phase_is_taken_as_it_is(tmp_path: Path) -> None:
     rows, weights = train(tmp_path)
     resumed, weights_resumed = train(tmp_path, resume=True, images=Breaking(1, press_ctrl_c))

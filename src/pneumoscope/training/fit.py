@@ -126,6 +126,20 @@ class _AtomicCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, temporary)
 
 
+class _Checkpoint(ModelCheckpoint):
+    """Knows its best checkpoint again where the run folder was moved before the resume."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        folder = Path(str(self.dirpath))
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
+
+
 class _Average(WeightAveraging):
     """Exponential moving average of weights and statistics, with a warm-up so that the start is forgotten."""
 
@@ -178,21 +192,21 @@ def fit(
     folder = run / "checkpoints"
     done = folder / f"{phase.name}-done.json"
     best = folder / f"{phase.name}-best.ckpt"
+    network.to(memory_format=torch.channels_last)  # twice as fast on CPUs for depthwise convolutions
     if resume and done.is_file():
         _take(network, best)
         return list(read_json(done))
     last = folder / f"{phase.name}-last.ckpt"
     network.train()
-    network.to(memory_format=torch.channels_last)  # twice as fast on CPUs for depthwise convolutions
     module = Classifier(network, groups, config, epochs=phase.epochs, seed=seed, still=still)
     history = _History(phase.name, run / f".{phase.name}-history.json", len(phase.train), report)  # type: ignore[arg-type]
     callbacks: list[Callback] = [
         history,
-        ModelCheckpoint(
+        _Checkpoint(
             folder, best.stem, monitor=_MONITOR, mode="max", save_top_k=1, save_on_train_epoch_end=True,
             enable_version_counter=False, auto_insert_metric_name=False,
         ),
-        ModelCheckpoint(
+        _Checkpoint(
             folder, last.stem, every_n_epochs=1, save_top_k=1, monitor=None, save_on_train_epoch_end=True,
             enable_version_counter=False, auto_insert_metric_name=False,
         ),
