@@ -82,6 +82,13 @@ def test_the_card_says_what_it_is(bundle: Path) -> None:
     assert loaded.label == f"untrained@{card['sha256'][:12]}"
 
 
+def test_the_shipped_bundle_is_whole_and_says_what_it_has_shown() -> None:
+    bundle = load_bundle()
+    assert bundle.card["evidence"]["validation"]["metrics"]["auroc"]["value"] > 0.5
+    assert bundle.card["limits"]
+    assert bundle.card["notice"] == RESEARCH_ONLY
+
+
 # --- damage -----------------------------------------------------------------------------------------------
 
 

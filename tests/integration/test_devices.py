@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from pneumoscope.bundle import load_bundle
-from pneumoscope.config import Experiment
+from pneumoscope.config import Experiment, TrainConfig
 from pneumoscope.data.manifest import Manifest
+from pneumoscope.errors import TrainingError
 from pneumoscope.experiment import run_experiment
-from pneumoscope.training.fit import Hardware
+from pneumoscope.training.dataset import FeatureDataset
+from pneumoscope.training.fit import Hardware, Phase, fit
 
 
 @pytest.mark.slow
@@ -41,3 +44,21 @@ def test_two_processes_give_the_losses_of_one_at_the_same_global_batch(
         assert one[column].tolist() == pytest.approx(two[column].tolist(), abs=1e-4), column
     for key, value in weights[0].items():
         torch.testing.assert_close(value.float(), weights[1][key].float(), rtol=0, atol=2e-3, msg=key)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_of_two_processes_is_told_in_one_line(tmp_path: Path) -> None:
+    """The message crosses the border of the process with the place of the fault."""
+    x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    x[5] = torch.nan
+    allowed = torch.stack([torch.arange(32) % 2 == 0, torch.arange(32) % 2 == 1], 1).numpy()
+    images = FeatureDataset(x, allowed, np.ones(32))
+    network = torch.nn.Linear(4, 2)
+    groups = [{"params": list(network.parameters()), "lr": 0.01, "weight_decay": 0.0}]
+    hardware = Hardware(devices=2, accelerator="cpu")
+    with pytest.raises(TrainingError, match="the loss became nan in epoch 0, step") as caught:
+        fit(
+            (network, groups, ()), Phase("head", 1, images, images), TrainConfig(batch_size=8, workers=0), tmp_path,
+            seed=0, hardware=hardware, resume=False,
+        )  # fmt: skip
+    assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import Tensor, nn
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.errors import TrainingError
+from pneumoscope.errors import ConfigError, TrainingError
 from pneumoscope.models.network import Network, build_network, freeze, frozen_modules
 from pneumoscope.training.dataset import FeatureDataset
 from pneumoscope.training.fit import Hardware, Phase, Row, fit
@@ -178,6 +178,16 @@ def test_a_loss_that_is_not_finite_stops_with_the_place(tmp_path: Path) -> None:
     poisoned.features[40, 2] = math.nan
     with pytest.raises(TrainingError, match=r"the loss became nan in epoch 0, step \d, because the input"):
         train(tmp_path, images=poisoned)
+
+
+def test_hardware_that_is_not_here_is_an_error_of_one_line(tmp_path: Path) -> None:
+    """A machine with 64 accelerators will have to ask for more."""
+    phase, network = Phase("head", 1, features(TRAIN, 1), features(VAL, 2)), head()
+    groups = [{"params": list(network.parameters()), "lr": 0.01, "weight_decay": 0.0}]
+    asked = Hardware(accelerator="cuda", devices=64)
+    with pytest.raises(ConfigError, match="fewer --devices") as caught:
+        fit((network, groups, ()), phase, TrainConfig(), tmp_path, seed=0, hardware=asked, resume=False)
+    assert "\n" not in str(caught.value)
 
 
 # --- interruptions ----------------------------------------------------------------------------------------

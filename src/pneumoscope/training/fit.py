@@ -11,14 +11,16 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.errors import TrainingError
+from pneumoscope.errors import ConfigError, TrainingError
 from pneumoscope.files import atomic_path, read_json, write_json
 from pneumoscope.training.dataset import EpochSampler
 from pneumoscope.training.module import Classifier
@@ -35,6 +37,13 @@ class Hardware:
     devices: int = 1
     nodes: int = 1
     accelerator: str = "auto"
+
+    @property
+    def strategy(self) -> str:
+        """Lightning's name of how the processes work together."""
+        if self.devices * self.nodes == 1:
+            return "auto"
+        return "ddp_spawn" if self.nodes == 1 else "ddp"
 
 
 @dataclass(frozen=True)
@@ -187,67 +196,91 @@ def fit(
 
     Raises:
         TrainingError: the loss is not finite, or training was interrupted (the checkpoint stays).
+        ConfigError: the hardware asked for is not here.
     """
     network, groups, still = module_parts
     folder = run / "checkpoints"
     done = folder / f"{phase.name}-done.json"
-    best = folder / f"{phase.name}-best.ckpt"
+    best, last = (folder / f"{phase.name}-{which}.ckpt" for which in ("best", "last"))
     network.to(memory_format=torch.channels_last)  # twice as fast on CPUs for depthwise convolutions
     if resume and done.is_file():
         _take(network, best)
         return list(read_json(done))
-    last = folder / f"{phase.name}-last.ckpt"
     network.train()
     module = Classifier(network, groups, config, epochs=phase.epochs, seed=seed, still=still)
     history = _History(phase.name, run / f".{phase.name}-history.json", len(phase.train), report)  # type: ignore[arg-type]
-    callbacks: list[Callback] = [
-        history,
-        _Checkpoint(
-            folder, best.stem, monitor=_MONITOR, mode="max", save_top_k=1, save_on_train_epoch_end=True,
-            enable_version_counter=False, auto_insert_metric_name=False,
-        ),
-        _Checkpoint(
-            folder, last.stem, every_n_epochs=1, save_top_k=1, monitor=None, save_on_train_epoch_end=True,
-            enable_version_counter=False, auto_insert_metric_name=False,
-        ),
-    ]  # fmt: skip
-    if config.ema:
-        callbacks.insert(0, _Average(config.ema))
-    if config.patience:
-        callbacks.append(_Patience(_MONITOR, mode="max", patience=config.patience, check_on_train_epoch_end=True))
-    if bar:
-        from lightning.pytorch.callbacks import RichProgressBar
-
-        callbacks.append(RichProgressBar(leave=False))
-    trainer = L.Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy="auto" if hardware.devices * hardware.nodes == 1 else ("ddp_spawn" if hardware.nodes == 1 else "ddp"),
-        max_epochs=phase.epochs,
-        precision=config.precision,
-        gradient_clip_val=config.clip or None,
-        callbacks=callbacks,
-        plugins=[_AtomicCheckpoints()],
-        logger=loggers,
-        deterministic="warn",
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=bar,
-        default_root_dir=run,
-    )
+    callbacks = _callbacks(history, best, last, config)
+    trainer = _trainer(phase, config, hardware, callbacks, run, loggers, bar)
     checkpoint = str(last) if resume and last.is_file() else None
     try:
         trainer.fit(module, datamodule=_Data(phase, config, seed), ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:
         raise interrupted(run) from stop
+    except ProcessRaisedException as error:
+        reason = str(error).strip().rsplit("\n", maxsplit=1)[-1]
+        raise TrainingError(f"a training process failed ({reason})", path=run, remedy="mend that first") from error
     if trainer.interrupted:
         raise interrupted(run)
     rows: list[Row] = list(read_json(history.path))
     _take(network, best)
     write_json(done, rows)
     return rows
+
+
+def _callbacks(history: _History, best: Path, last: Path, config: TrainConfig) -> list[Callback]:
+    every: dict[str, Any] = {
+        "save_top_k": 1,
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+    }
+    callbacks: list[Callback] = [
+        history,
+        _Checkpoint(best.parent, best.stem, monitor=_MONITOR, mode="max", **every),
+        _Checkpoint(last.parent, last.stem, monitor=None, every_n_epochs=1, **every),
+    ]
+    if config.ema:
+        callbacks.insert(0, _Average(config.ema))
+    if config.patience:
+        callbacks.append(_Patience(_MONITOR, mode="max", patience=config.patience, check_on_train_epoch_end=True))
+    return callbacks
+
+
+def _trainer(
+    phase: Phase,
+    config: TrainConfig,
+    hardware: Hardware,
+    callbacks: list[Callback],
+    run: Path,
+    loggers: Any,
+    bar: bool,
+) -> L.Trainer:
+    if bar:
+        from lightning.pytorch.callbacks import RichProgressBar
+
+        callbacks = [*callbacks, RichProgressBar(leave=False)]
+    try:
+        return L.Trainer(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=hardware.strategy,
+            max_epochs=phase.epochs,
+            precision=config.precision,
+            gradient_clip_val=config.clip or None,
+            callbacks=callbacks,
+            plugins=[_AtomicCheckpoints()],
+            logger=loggers,
+            deterministic="warn",
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=bar,
+            default_root_dir=run,
+        )
+    except MisconfigurationException as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot train on this hardware ({reason})", remedy="ask for fewer --devices") from error
 
 
 def interrupted(run: Path) -> TrainingError:

@@ -1,0 +1,343 @@
+"""The command line as its users and their scripts know it: output, files, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pneumoscope import __version__
+from pneumoscope.bundle import load_bundle
+from pneumoscope.cli import main
+from pneumoscope.records import RESEARCH_ONLY
+
+EXPERIMENT = """
+title = "Small"
+
+[data]
+val_fraction = 0.2
+
+[prepare]
+size = 32
+canvas = 40
+
+[train]
+epochs = 2
+batch_size = 16
+classes = 3
+"""
+KEYS = {
+    "path", "probability", "label", "threshold", "subtype", "abstained", "reason", "quality", "bundle",
+    "milliseconds",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: object) -> Done:
+    """Run the command line in this process, where imports are paid for once."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["pneumoscope", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    code = stop.value.code
+    return Done(code if isinstance(code, int) else int(bool(code)), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def bundle(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+def images(chests: Path, count: int) -> list[Path]:
+    return sorted((chests / "train" / "PNEUMONIA").glob("*.png"))[:count]
+
+
+def one_line(done: Done, code: int) -> str:
+    """The one line of an error on stderr, and nothing on stdout."""
+    assert done.code == code, done.err
+    assert done.out == ""
+    lines = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.err
+    return lines[0]
+
+
+# --- without torch ----------------------------------------------------------------------------------------
+
+HELP = """
+import sys
+from typer.main import get_command
+from typer.testing import CliRunner
+from pneumoscope.cli.app import app
+
+def leaves(command, path):
+    for name, child in getattr(command, "commands", {}).items():
+        yield [*path, name]
+        yield from leaves(child, [*path, name])
+
+asked = [["--version"], ["--help"], []] + [[*path, "--help"] for path in leaves(get_command(app), [])]
+for arguments in asked:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == (0 if arguments else 2), (arguments, result.output)
+    assert result.output.strip(), arguments
+heavy = {"torch", "lightning", "timm", "numpy", "pandas", "matplotlib", "sklearn", "scipy", "PIL", "pydicom"}
+print(len(asked), sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_version_and_every_help_page_import_nothing_heavy() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    count, heavy = done.stdout.split(maxsplit=1)
+    assert heavy.strip() == "[]"
+    assert int(count) >= 3 + 10
+
+
+def test_the_version() -> None:
+    assert call("--version") == Done(0, f"pneumoscope {__version__}\n", "")
+
+
+def test_the_help_says_what_it_is_not_for() -> None:
+    assert "research use only" in call("--help").out
+
+
+# --- usage ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["trian"], ["predict"], ["train", "a.toml"], ["predict", "a.png", "--nonsense"]])
+def test_wrong_usage_is_2(arguments: list[str]) -> None:
+    done = call(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err
+
+
+def test_configuration_errors_are_2_and_one_line(chests: Path, tmp_path: Path) -> None:
+    config = tmp_path / "a.toml"
+    config.write_text("[train]\nepoch = 3\n")
+    assert "unknown key train.epoch" in one_line(call("train", config, "--data", chests, "--out", tmp_path / "r"), 2)
+    config.write_text(EXPERIMENT)
+    assert "no such file" in one_line(call("train", config, "--data", tmp_path / "x", "--out", tmp_path / "r"), 2)
+    logger = call("train", config, "--data", chests, "--out", tmp_path / "r", "--log", "paper")
+    assert "use tensorboard or mlflow" in one_line(logger, 2)
+    missing = call("predict", images(chests, 1)[0], "--bundle", tmp_path / "none")
+    assert "no such bundle" in one_line(missing, 2)
+    assert not (tmp_path / "r").exists()
+
+
+# --- predict ----------------------------------------------------------------------------------------------
+
+
+def test_predict_prints_one_line_per_image_in_order(chests: Path, bundle: Path) -> None:
+    paths = images(chests, 6)[::-1]
+    done = call("predict", *paths, "--bundle", bundle, "--batch-size", 2)
+    assert done.code == 0
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line["path"] for line in lines] == [str(path) for path in paths]
+    for line in lines:
+        assert set(line) == KEYS
+        assert line["label"] == ("PNEUMONIA" if line["probability"] >= line["threshold"] else "NORMAL")
+
+
+def test_a_bad_file_is_3_and_the_others_still_run(chests: Path, bundle: Path, tmp_path: Path) -> None:
+    good = images(chests, 2)
+    (tmp_path / "bad.png").write_text("no image")
+    Image.fromarray(np.full((64, 64), 50, np.uint8)).save(tmp_path / "flat.png")
+    file = tmp_path / "out" / "lines.jsonl"
+    paths = [good[0], tmp_path / "bad.png", tmp_path / "flat.png", good[1]]
+    done = call("predict", *paths, "--bundle", bundle, "--jsonl", file)
+    assert (done.code, done.out) == (3, "")
+    assert "1 of 4 images could not be read" in done.err
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["path"] for line in lines] == [str(path) for path in paths]
+    assert set(lines[1]) == KEYS | {"error"}
+    assert [line["abstained"] for line in lines] == [False, False, True, False]
+    assert lines[0]["probability"] is not None
+    assert lines[3]["probability"] is not None
+
+
+def test_an_image_that_is_not_analysed_is_no_failure(bundle: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((64, 64), 50, np.uint8)).save(tmp_path / "flat.png")
+    done = call("predict", tmp_path / "flat.png", "--bundle", bundle)
+    assert (done.code, json.loads(done.out)["abstained"]) == (0, True)
+
+
+def test_the_operating_point_is_chosen_by_name(chests: Path, bundle: Path) -> None:
+    done = call("predict", *images(chests, 1), "--bundle", bundle, "--operating-point", "triage")
+    assert json.loads(done.out)["threshold"] == 0.2
+    wrong = call("predict", *images(chests, 1), "--bundle", bundle, "--operating-point", "best")
+    assert "use one of balanced, triage" in one_line(wrong, 2)
+
+
+# --- train ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(chests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder made by the command line in a process of its own."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "small.toml").write_text(EXPERIMENT)
+    command = [
+        sys.executable, "-c", "from pneumoscope.cli import main; main()", "train", folder / "small.toml",
+        "--data", chests, "--out", folder / "run", "--seed", "3",
+    ]  # fmt: skip
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder / 'run' / 'bundle'}\n", "the result alone is on stdout"
+    assert re.search(r"scratch 2: loss \d+\.\d{4}, validation AUROC \d\.\d{4}", done.stderr)
+    return folder / "run"
+
+
+def test_train_leaves_the_files_of_the_contract(run: Path) -> None:
+    for name in ("bundle/card.json", "bundle/weights.safetensors", "metrics.json", "history.csv", "config.toml"):
+        assert (run / name).is_file(), name
+    assert json.loads((run / "environment.json").read_text())["seed"] == 3
+    assert load_bundle(run / "bundle").name == "run", "named after its run"
+    assert len(pd.read_csv(run / "history.csv")) == 2
+    assert "seed = 3" in (run / "config.toml").read_text()
+
+
+def test_train_goes_on_where_it_stopped_and_refuses_to_mix(run: Path, chests: Path) -> None:
+    config, before = run.parent / "small.toml", load_bundle(run / "bundle").sha256
+    assert "--resume" in one_line(call("train", config, "--data", chests, "--out", run, "--seed", 3), 1)
+    other = call("train", config, "--data", chests, "--out", run, "--seed", 4, "--resume")
+    assert "other settings" in one_line(other, 1)
+    again = call("train", config, "--data", chests, "--out", run, "--seed", 3, "--resume")
+    assert (again.code, again.out) == (0, f"{run / 'bundle'}\n")
+    assert load_bundle(run / "bundle").sha256 == before
+
+
+def test_train_logs_to_tensorboard(chests: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    config = tmp_path / "small.toml"
+    config.write_text(EXPERIMENT.replace("epochs = 2", "epochs = 1"))
+    done = call("train", config, "--data", chests, "--out", tmp_path / "run", "--log", "tensorboard")
+    assert done.code == 0, done.err
+    assert list((tmp_path / "run" / "tensorboard").rglob("events.out.tfevents*"))
+
+
+# --- evaluate, explain, compare, report -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluations(
+    run: Path, bundle: Path, chests: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Path], list[Done]]:
+    """Two bundles evaluated on the same images by the command line."""
+    folder = tmp_path_factory.mktemp("evaluations")
+    bundles = {"trained": run / "bundle", "untrained": bundle}
+    options = ("--data", chests, "--split", "test", "--explanations", 1)
+    done = [call("evaluate", *options, "--bundle", path, "--out", folder / name) for name, path in bundles.items()]
+    return [folder / name for name in bundles], done
+
+
+def test_evaluate_writes_figures_tables_and_a_page(evaluations: tuple[list[Path], list[Done]], chests: Path) -> None:
+    (folder, _), (done, _) = evaluations
+    assert done.code == 0, done.err
+    page = Path(done.out.strip())
+    assert page.suffix == ".html"
+    assert RESEARCH_ONLY in page.read_text()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["n"] == len(list((chests / "test").rglob("*.png")))
+    assert len(pd.read_csv(folder / "predictions.csv")) == metrics["n"]
+    assert json.loads((folder / "explanations" / "index.json").read_text())
+    auroc = metrics["metrics"]["auroc"]
+    assert re.search(
+        rf"auroc +{auroc['value']:.4f} +95 % CI {auroc['ci95'][0]:.4f} to {auroc['ci95'][1]:.4f}", done.err
+    )
+
+
+def test_evaluate_says_which_splits_there_are(chests: Path, bundle: Path, tmp_path: Path) -> None:
+    done = call("evaluate", "--data", chests, "--bundle", bundle, "--split", "tset", "--out", tmp_path / "o")
+    assert "the source has test, train, val" in one_line(done, 2)
+
+
+def test_evaluate_is_3_where_images_fail(chests: Path, bundle: Path, tmp_path: Path) -> None:
+    rows = [f"{path},PNEUMONIA" for path in images(chests, 3)]
+    normal = [f"{path},NORMAL" for path in sorted((chests / "train" / "NORMAL").glob("*.png"))[:3]]
+    (tmp_path / "cut.png").write_bytes(images(chests, 1)[0].read_bytes()[:200])
+    (tmp_path / "m.csv").write_text("path,label\n" + "\n".join([*rows, *normal, "cut.png,NORMAL"]) + "\n")
+    done = call(
+        "evaluate", "--data", tmp_path / "m.csv", "--bundle", bundle, "--out", tmp_path / "o", "--explanations", 0
+    )
+    assert done.code == 3
+    assert "1 images were not analysed" in done.err
+    assert json.loads((tmp_path / "o" / "metrics.json").read_text())["failed"] == 1
+    assert not (tmp_path / "o" / "explanations").exists()
+
+
+def test_compare_writes_every_pair(evaluations: tuple[list[Path], list[Done]], tmp_path: Path) -> None:
+    done = call("compare", *evaluations[0], "--out", tmp_path)
+    assert (done.code, done.out) == (0, f"{tmp_path / 'comparison.json'}\n")
+    (pair,) = json.loads((tmp_path / "comparison.json").read_text())["pairs"]
+    assert (pair["a"], pair["b"]) == ("trained", "untrained")
+    assert "after Holm" in done.err
+    assert "at least two" in one_line(call("compare", evaluations[0][0], "--out", tmp_path), 2)
+
+
+def test_report_writes_a_page(run: Path, tmp_path: Path) -> None:
+    done = call("report", run, "--out", tmp_path)
+    assert done.code == 0, done.err
+    text = Path(done.out.strip()).read_text()
+    assert RESEARCH_ONLY in text
+    assert "http://" not in text.replace("http://www.w3.org", ""), "one page, self-contained"
+
+
+def test_explain_writes_pictures_maps_and_facts(run: Path, chests: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = call("explain", *images(chests, 2), "--bundle", run / "bundle", "--out", out)
+    assert (done.code, done.out) == (0, f"{out / 'index.json'}\n")
+    for entry in json.loads((out / "index.json").read_text()):
+        assert (out / entry["overlay"]).is_file()
+        assert (out / entry["map"]).is_file()
+    failing = call("explain", tmp_path / "x.png", "--bundle", run / "bundle", "--out", tmp_path / "o")
+    assert failing.code == 3
+    assert "x.png" in failing.err
+    unknown = call("explain", *images(chests, 1), "--bundle", run / "bundle", "--out", out, "--method", "magic")
+    assert "'magic'" in one_line(unknown, 2)
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+def test_a_patient_in_two_splits_is_1(chests: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "leaky"
+    for split, name in (
+        ("train", "person1_virus_1.png"),
+        ("test", "person1_virus_2.png"),
+        ("train", "IM-0001-0001.png"),
+    ):
+        folder = copies / split / ("NORMAL" if name.startswith("IM") else "PNEUMONIA")
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(len(name) + len(split))
+        Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(folder / name)
+    done = call("data", "check", copies, "--out", tmp_path / "out")
+    assert done.code == 1
+    assert Path(done.out.strip()).is_file()
+    assert json.loads((tmp_path / "out" / "quality.json").read_text())["problems"]
+
+
+def test_synthesize_and_describe(tmp_path: Path) -> None:
+    made = call("data", "synthesize", "--out", tmp_path / "d", "--patients", 12, "--size", 64, "--seed", 2)
+    assert (made.code, made.out) == (0, f"{tmp_path / 'd'}\n")
+    described = call("data", "describe", tmp_path / "d", "--out", tmp_path / "o")
+    assert described.code == 0
+    assert Path(described.out.strip()).is_file()
+    assert json.loads((tmp_path / "o" / "describe.json").read_text())["patients"]["n"] == 12
