@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -137,6 +138,7 @@ def main() -> None:
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        os.environ.setdefault("PNEUMOSCOPE_CACHE", str(folder / "cache"))
         data = options.data
         if data is None:
             from pneumoscope.data.synthetic import write_dataset
