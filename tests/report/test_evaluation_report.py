@@ -66,7 +66,7 @@ def test_missing_files_are_said(evaluation_folder: Path, read_page: Callable[[Pa
     assert "wrong calls cannot be shown" in page.text
     assert "No explanations were made for this run. Run pneumoscope explain ." in page.text
     assert "holds no figures by subtype" in page.text
-    assert "2 images were not analysed; predictions.csv does not say which" in page.text
+    assert "Not analysed: 2; predictions.csv does not say which" in page.text
     assert len(page.all("svg")) == 1  # the confusion matrix needs the metrics alone
 
 

@@ -123,8 +123,8 @@ def test_of_equal_epochs_the_first_is_kept(tmp_path: Path) -> None:
     flat.features = torch.zeros_like(flat.features)
     rows, _ = train(tmp_path, val=flat)
     assert {row["val_auroc"] for row in rows} == {0.5}
-    assert torch.load(tmp_path / "checkpoints" / "head-best.ckpt", weights_only=True)["epoch"] == 0
-    assert torch.load(tmp_path / "checkpoints" / "head-last.ckpt", weights_only=True)["epoch"] == 3
+    assert torch.load(tmp_path / "checkpoints" / "head" / "best.ckpt", weights_only=True)["epoch"] == 0
+    assert torch.load(tmp_path / "checkpoints" / "head" / "last.ckpt", weights_only=True)["epoch"] == 3
 
 
 class Recording(nn.Linear):
@@ -227,7 +227,7 @@ def test_an_interrupted_epoch_is_repeated_as_if_nothing_had_happened(
     middle = 2 * TRAIN + TRAIN // 2  # half way through the third epoch
     with pytest.raises(TrainingError, match="--resume"):
         train(tmp_path / "broken", images=Breaking(middle, action), **options)
-    kept = torch.load(tmp_path / "broken" / "checkpoints" / "head-last.ckpt", weights_only=True)
+    kept = torch.load(tmp_path / "broken" / "checkpoints" / "head" / "last.ckpt", weights_only=True)
     assert kept["epoch"] == 1, "the checkpoint must be that of the second epoch"
     resumed, weights_resumed = train(tmp_path / "broken", resume=True, **options)
     assert figures(resumed) == figures(rows)
@@ -246,7 +246,7 @@ def test_interrupted_in_the_first_epoch_it_starts_over(tmp_path: Path) -> None:
 
 def test_killed_between_the_last_checkpoint_and_the_end_nothing_is_trained_again(tmp_path: Path) -> None:
     rows, weights = train(tmp_path, ema=0.9)
-    (tmp_path / "checkpoints" / "head-done.json").unlink()
+    (tmp_path / "checkpoints" / "head" / "done.json").unlink()
     resumed, weights_resumed = train(tmp_path, ema=0.9, resume=True, images=Breaking(1, press_ctrl_c))
     assert resumed == rows  # to the second: no epoch was run
     assert same(weights_resumed, weights)
@@ -257,7 +257,7 @@ def test_killed_after_it_had_stopped_early_it_stays_stopped(tmp_path: Path, ema:
     options: dict[str, Any] = {"epochs": 12, "patience": 2, "rate": 1e-9, "ema": ema}
     rows, weights = train(tmp_path, **options)
     assert len(rows) == 3, "with nothing learned, two epochs of patience end it"
-    (tmp_path / "checkpoints" / "head-done.json").unlink()
+    (tmp_path / "checkpoints" / "head" / "done.json").unlink()
     resumed, weights_resumed = train(tmp_path, resume=True, images=Breaking(1, press_ctrl_c), **options)
     assert resumed == rows
     assert same(weights_resumed, weights)

@@ -46,7 +46,10 @@ def progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
 def quiet_lightning() -> None:
     """Keep Lightning's advice out of the user's terminal; its warnings still come through."""
     import logging
+    import warnings
 
     import lightning.pytorch  # noqa: F401 - it sets its own level when imported
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning 2.6 on newer releases of PyTorch: about its own insides, nothing that a user could mend.
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)

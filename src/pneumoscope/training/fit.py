@@ -189,7 +189,7 @@ def fit(
 ) -> list[Row]:
     """Train `(network, optimiser groups, modules kept in eval mode)` and leave the best epoch's weights in the network.
 
-    Best is the highest validation AUROC, the first of equals. Checkpoints go to `run/checkpoints`.
+    Best is the highest validation AUROC, the first of equals. Checkpoints go to `run/checkpoints/PHASE`.
 
     Returns:
         The rows of the history.
@@ -199,16 +199,15 @@ def fit(
         ConfigError: the hardware asked for is not here.
     """
     network, groups, still = module_parts
-    folder = run / "checkpoints"
-    done = folder / f"{phase.name}-done.json"
-    best, last = (folder / f"{phase.name}-{which}.ckpt" for which in ("best", "last"))
+    folder = run / "checkpoints" / phase.name
+    done, best, last = (folder / name for name in ("done.json", "best.ckpt", "last.ckpt"))
     network.to(memory_format=torch.channels_last)  # twice as fast on CPUs for depthwise convolutions
     if resume and done.is_file():
         _take(network, best)
         return list(read_json(done))
     network.train()
     module = Classifier(network, groups, config, epochs=phase.epochs, seed=seed, still=still)
-    history = _History(phase.name, run / f".{phase.name}-history.json", len(phase.train), report)  # type: ignore[arg-type]
+    history = _History(phase.name, folder / "history.json", len(phase.train), report)  # type: ignore[arg-type]
     callbacks = _callbacks(history, best, last, config)
     trainer = _trainer(phase, config, hardware, callbacks, run, loggers, bar)
     checkpoint = str(last) if resume and last.is_file() else None
