@@ -163,9 +163,9 @@ def make_bundle(path: Path) -> Path:
     """Write a bundle of an untrained network: it answers, and knows nothing."""
     import torch
 
-    from pneumoscope.bundle import round_weights, save_bundle
-    from pneumoscope.models.network import build_network
-    from pneumoscope.transforms import Preparation
+    from pneumoscope.bundle import save_bundle
+    from pneumoscope.models.network import build_network, round_weights
+    from pneumoscope.preparation import Preparation
 
     torch.manual_seed(0)
     network, usual = build_network("custom-cnn", classes=2)

@@ -25,8 +25,8 @@ from torchvision.transforms import v2
 from pneumoscope.config import AugmentConfig
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.sources import open_source
+from pneumoscope.preparation import Preparation
 from pneumoscope.training.dataset import Augmenter
-from pneumoscope.transforms import Preparation
 
 SIZE = 224
 PREPARATION = Preparation(SIZE, SIZE, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

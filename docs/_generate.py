@@ -129,6 +129,7 @@ MEANING = {
     "train.ema": "Decay of an exponential moving average of the weights, which is then what is kept; 0 is off.",
     "train.clip": "Largest norm of the gradient; 0 is off.",
     "train.patience": "Epochs without a better validation AUROC after which training stops; 0 is off.",
+    "train.sizes": "Input sides of equal shares of the epochs, ascending to `prepare.size`; empty for one size.",
     "train.precision": "Arithmetic of training, as Lightning names it.",
     "train.workers": "Processes that prepare batches; 0 prepares them in the training process.",
 }
@@ -254,6 +255,8 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
         return ", ".join(f"`{_toml(value)}`" for value in args)
     if origin in (Union, types.UnionType):
         return _type(next(arg for arg in args if arg is not types.NoneType), metadata)
+    if origin is tuple and args[-1] is Ellipsis:
+        return f"list of {_type(args[0], [])}"
     if origin is tuple:
         return f"[{', '.join(_type(arg, []) for arg in args)}]"
     name = {int: "integer", float: "number", str: "text", bool: "true or false"}[annotation]

@@ -85,9 +85,9 @@ def make_bundle() -> Callable[..., Path]:
     """Write an untrained bundle with lively batch-norm statistics: `make_bundle(folder, network, classes, size)`."""
     import torch
 
-    from pneumoscope.bundle import round_weights, save_bundle
-    from pneumoscope.models.network import build_network
-    from pneumoscope.transforms import Preparation
+    from pneumoscope.bundle import save_bundle
+    from pneumoscope.models.network import build_network, round_weights
+    from pneumoscope.preparation import Preparation
 
     def make(
         folder: Path, network: str = "custom-cnn", classes: int = 3, size: int = 32, seed: int = 0, **sections: Any

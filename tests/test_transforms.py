@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pneumoscope.config import AugmentConfig
+from pneumoscope.preparation import Preparation, to_canvas
 from pneumoscope.training.dataset import Augmenter, ImageDataset
-from pneumoscope.transforms import Augmentation, Preparation, draw, normalise, prepare, to_canvas
+from pneumoscope.transforms import Augmentation, draw, normalise, prepare
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EVERYTHING = AugmentConfig(

@@ -1,6 +1,7 @@
 """The bundle: weights and everything that must travel with them, in a folder that notices a changed byte.
 
     weights.safetensors   tensors only; matrices in half precision
+    model.onnx            the same network for fast runtimes (or model.xml and model.bin, where it was quantised)
     card.json             network, preparation, calibration, operating points, population, training, evidence
 
 `card["sha256"]` identifies what computes: the weights and every section that changes an answer. Evidence
@@ -13,25 +14,32 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
 
 from pneumoscope import __version__
 from pneumoscope.errors import BundleError, storage_errors
 from pneumoscope.files import atomic_folder, plain, sha256_bytes, write_json
-from pneumoscope.models.network import Network, build_network
+from pneumoscope.preparation import Preparation
 from pneumoscope.records import RESEARCH_ONLY
-from pneumoscope.transforms import Preparation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pneumoscope.models.network import Network
 
 SCHEMA = 1
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
 _WEIGHTS, _CARD = "weights.safetensors", "card.json"
+_ONNX, _GRAPH, _GRAPH_WEIGHTS = "model.onnx", "model.xml", "model.bin"
+_FILES = {_ONNX, _GRAPH, _GRAPH_WEIGHTS}
 _COMPUTES = (
     "schema",
     "network",
@@ -40,16 +48,40 @@ _COMPUTES = (
     "operating_points",
     "operating_point",
     "weights",
+    "runtime",
 )
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle: its card, and the network in eval mode."""
+    """A verified bundle; its network is built when it is first asked for, which takes PyTorch."""
 
+    folder: Path
     card: Mapping[str, Any]
-    network: Network
     preparation: Preparation
+
+    @cached_property
+    def network(self) -> Network:
+        """The network in eval mode, without gradients, channels last; raises `BundleError` where it does not fit."""
+        from pneumoscope.models.network import restore
+
+        tensors = _read_weights(self.folder / _WEIGHTS, self.card["weights"]["sha256"])
+        try:
+            return restore(self.card["network"]["name"], len(self.card["network"]["classes"]), tensors)
+        except RuntimeError as error:
+            reason = re.sub(r"\s+", " ", str(error))[:200]
+            raise BundleError(
+                f"does not fit its network ({reason})", path=self.folder, remedy="train it again"
+            ) from error
+
+    def runtime_files(self) -> dict[str, bytes]:
+        """Return the files that a fast runtime reads, by name: ONNX, or OpenVINO's graph and weights; or none.
+
+        Raises:
+            BundleError: a file is missing or changed.
+        """
+        facts = self.card["runtime"]["files"]
+        return {name: _read(self.folder / name, fact["sha256"]) for name, fact in facts.items()}
 
     @property
     def name(self) -> str:
@@ -67,20 +99,8 @@ class Bundle:
         return f"{self.name}@{self.sha256[:12]}"
 
 
-def round_weights(network: Network) -> None:
-    """Round matrices to half precision in place, as the file stores them.
-
-    Done before calibration, so that what is calibrated and validated is what is loaded later. Biases and
-    batch-norm statistics keep single precision: small variances would become zero.
-    """
-    with torch.no_grad():
-        for tensor in network.state_dict().values():
-            if tensor.is_floating_point() and tensor.ndim > 1:
-                tensor.copy_(tensor.half().float())
-
-
 def save_bundle(path: Path, network: Network, preparation: Preparation, sections: Mapping[str, Any]) -> None:
-    """Write a bundle atomically.
+    """Write a trained network as a bundle, atomically.
 
     Args:
         path: its folder; replaced where it exists.
@@ -89,20 +109,39 @@ def save_bundle(path: Path, network: Network, preparation: Preparation, sections
         sections: `name`, `network` {name, classes}, `calibration` {temperature}, `operating_points`,
             `operating_point`, `population`, `training`, `limits`; kept as they are.
     """
-    stored = {key: _stored(tensor) for key, tensor in network.state_dict().items()}
-    data = save_tensors(stored)
+    from pneumoscope.models.export import to_onnx
+
+    files = {_WEIGHTS: save_tensors({key: _stored(tensor) for key, tensor in network.state_dict().items()})}
+    runtime: dict[str, Any] = {"precision": "fp32"}
+    try:
+        files[_ONNX] = to_onnx(network, preparation)
+    except RuntimeError as error:
+        runtime = {"precision": None, "reason": f"could not be exported: {' '.join(str(error).split())[:200]}"}
+    write_bundle(path, files, {**sections, "preparation": asdict(preparation), "runtime": runtime})
+
+
+def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, Any]) -> None:
+    """Seal a bundle's files and write them atomically.
+
+    Args:
+        path: its folder; replaced where it exists.
+        files: `weights.safetensors`, and what a fast runtime reads, by name.
+        sections: of the card, all but the notice and the hashes.
+    """
+    facts = {name: {"sha256": sha256_bytes(data), "bytes": len(data)} for name, data in files.items()}
     card = {
         "schema": SCHEMA,
         "pneumoscope": __version__,
         "notice": RESEARCH_ONLY,
         **sections,
-        "preparation": asdict(preparation),
-        "weights": {"file": _WEIGHTS, "sha256": sha256_bytes(data), "bytes": len(data)},
+        "weights": {"file": _WEIGHTS, **facts[_WEIGHTS]},
+        "runtime": {**sections["runtime"], "files": {name: fact for name, fact in facts.items() if name != _WEIGHTS}},
     }
     card = plain(card)
     card["sha256"] = _hash({key: card[key] for key in _COMPUTES})
     with atomic_folder(path) as temporary:
-        (temporary / _WEIGHTS).write_bytes(data)
+        for name, data in files.items():
+            (temporary / name).write_bytes(data)
         write_json(temporary / _CARD, _sealed(card))
 
 
@@ -118,9 +157,10 @@ def _sealed(card: dict[str, Any]) -> dict[str, Any]:
     return {**open_card, "card_sha256": _hash(open_card)}
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    halve = tensor.is_floating_point() and tensor.ndim > 1
-    return (tensor.half() if halve else tensor).cpu().contiguous().clone()
+def _stored(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    halve = array.dtype == np.float32 and array.ndim > 1
+    return np.array(array, dtype=np.float16 if halve else array.dtype, order="C")
 
 
 def _hash(value: Any) -> str:
@@ -135,30 +175,24 @@ def load_bundle(path: Path | None = None) -> Bundle:
     """
     folder = DEFAULT_BUNDLE if path is None else path
     card = _read_card(folder)
-    tensors = _read_weights(folder / _WEIGHTS, card["weights"]["sha256"])
+    for name, fact in {_WEIGHTS: card["weights"], **card["runtime"]["files"]}.items():
+        _read(folder / name, fact["sha256"])
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preparation"].items()}
-    preparation = Preparation(**fields)
-    network, _ = build_network(card["network"]["name"], classes=len(card["network"]["classes"]))
-    try:
-        network.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-        )
-    except RuntimeError as error:
-        reason = re.sub(r"\s+", " ", str(error))[:200]
-        raise BundleError(f"does not fit its network ({reason})", path=folder, remedy="train it again") from error
-    network.eval()
-    network.requires_grad_(False)
-    network.to(memory_format=torch.channels_last)
-    return Bundle(card, network, preparation)
+    return Bundle(folder, card, Preparation(**fields))
 
 
-def _read_weights(file: Path, sha256: str) -> dict[str, Tensor]:
+def _read(file: Path, sha256: str) -> bytes:
     if not file.is_file():
         raise BundleError("is missing, so the bundle is incomplete", path=file, remedy="copy the bundle again")
     with storage_errors(file):
         data = file.read_bytes()
     if sha256_bytes(data) != sha256:
         raise BundleError("the file was changed or damaged", path=file, remedy="copy the bundle again")
+    return data
+
+
+def _read_weights(file: Path, sha256: str) -> dict[str, NDArray[Any]]:
+    data = _read(file, sha256)
     try:
         return dict(load_tensors(data))
     except SafetensorError as error:
@@ -181,7 +215,11 @@ def _read_card(folder: Path) -> Mapping[str, Any]:
                 remedy="update Pneumoscope",
             )
         body = {key: value for key, value in card.items() if key != "card_sha256"}
-        whole = card["card_sha256"] == _hash(body) and card["sha256"] == _hash({key: card[key] for key in _COMPUTES})
+        whole = (
+            _FILES.issuperset(card["runtime"]["files"])
+            and card["card_sha256"] == _hash(body)
+            and card["sha256"] == _hash({key: card[key] for key in _COMPUTES})
+        )
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise BundleError("is damaged or is no card", path=file, remedy="copy the bundle again") from error
     if not whole:

@@ -116,7 +116,8 @@ class TrainConfig(_Section):
     """Optimisation. Rates are for AdamW; `layer_decay` multiplies the rate from each stage to the one before it.
 
     `ema = 0` switches the exponential moving average off; the average warms up over the first steps.
-    `patience = 0` switches early stopping off.
+    `patience = 0` switches early stopping off. `sizes`: input sides of equal shares of the epochs, ascending,
+    for training that begins small and ends at `prepare.size` (Tan and Le 2021, arXiv:2104.00298).
     """
 
     classes: Literal[2, 3] = 2
@@ -134,6 +135,7 @@ class TrainConfig(_Section):
     ema: Fraction = 0.0
     clip: Annotated[float, Field(ge=0)] = 1.0
     patience: Annotated[int, Field(ge=0)] = 0
+    sizes: tuple[Annotated[int, Field(ge=16, le=1024)], ...] = ()
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: Annotated[int, Field(ge=0, le=128)] = 0
 
@@ -148,6 +150,15 @@ class Experiment(_Section):
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Experiment:
+        sizes = self.train.sizes
+        if sizes and (sizes[-1] != self.prepare.size or list(sizes) != sorted(sizes)):
+            raise ValueError(f"train.sizes must ascend to prepare.size ({self.prepare.size})")
+        if len(sizes) > self.train.epochs:
+            raise ValueError(f"train.sizes has {len(sizes)} steps for {self.train.epochs} epochs")
+        return self
 
 
 def load_experiment(path: Path) -> Experiment:

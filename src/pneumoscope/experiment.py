@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from pneumoscope.bundle import add_evidence, round_weights, save_bundle
+from pneumoscope.bundle import add_evidence, save_bundle
 from pneumoscope.calibration import fit_temperature, operating_points, probabilities
 from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, Progress, open_cache
@@ -30,15 +30,15 @@ from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import out_folder, read_json, write_json, write_text
-from pneumoscope.models.network import Network, build_network
+from pneumoscope.models.network import Network, build_network, round_weights
 from pneumoscope.models.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
+from pneumoscope.preparation import Preparation
 from pneumoscope.provenance import environment, is_synthetic, limits, population, split_counts
 from pneumoscope.training.dataset import CLASSES
 from pneumoscope.training.features import best_device, predict_logits
 from pneumoscope.training.fit import Hardware, Report, Row
 from pneumoscope.training.strategy import TrainingRun, make_part, train_network
-from pneumoscope.transforms import Preparation
 
 
 @dataclass(frozen=True)

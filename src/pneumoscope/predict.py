@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pneumoscope.bundle import Bundle, load_bundle
 from pneumoscope.calibration import pneumonia_logit, probabilities
 from pneumoscope.errors import BundleError, DataError, ImageError
 from pneumoscope.images import RASTER_SUFFIXES, Radiograph, is_dicom, read_image
+from pneumoscope.preparation import Pixels, to_canvas, to_input
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
-from pneumoscope.transforms import Pixels, prepare, to_canvas
+from pneumoscope.runtime import Engine, open_runtime
 
 _FLAT = 0.01  # standard deviation of grey (0..1) under which an image shows nothing
 
@@ -43,7 +43,15 @@ class Classifier:
     >>> [line.probability for line in classifier.predict(["chest.jpeg"])]  # doctest: +SKIP
     """
 
-    def __init__(self, bundle: Bundle, *, operating_point: str | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        operating_point: str | None = None,
+        engine: Engine = "auto",
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
         self.bundle = bundle
         self.operating_point = operating_point or str(bundle.card["operating_point"])
         points = bundle.card["operating_points"]
@@ -54,20 +62,17 @@ class Classifier:
             )
         self.threshold = float(points[self.operating_point]["threshold"])
         self.temperature = float(bundle.card["calibration"]["temperature"])
-        self.device = torch.device(device)
-        bundle.network.to(self.device)
+        self.device = device
+        self.runtime = open_runtime(bundle, engine=engine, device=device, threads=threads)
 
     @classmethod
-    def load(cls, path: Path | None = None, *, operating_point: str | None = None, device: str = "cpu") -> Classifier:
-        """Load a bundle (the shipped one by default); raises `BundleError`."""
-        return cls(load_bundle(path), operating_point=operating_point, device=device)
+    def load(cls, path: Path | None = None, **options: Any) -> Classifier:
+        """Load a bundle (the shipped one by default), with the options of the class; raises `BundleError`."""
+        return cls(load_bundle(path), **options)
 
     def logits(self, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits float32 [B, classes] from uint8 [B, canvas, canvas]."""
-        with torch.inference_mode():
-            batch = prepare(torch.from_numpy(canvases).to(self.device), self.bundle.preparation)
-            result: NDArray[np.float32] = self.bundle.network(batch).float().cpu().numpy()
-        return result
+        return self.runtime.logits(to_input(canvases, self.bundle.preparation))
 
     def canvas(self, radiograph: Radiograph) -> Pixels:
         """Return uint8 [canvas, canvas], what is left of an image after preparation."""

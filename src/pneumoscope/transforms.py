@@ -1,4 +1,4 @@
-"""From a radiograph to what the network sees: `prepare` always, `augment` in training only."""
+"""Pixels as tensors: `prepare` always, `draw` and apply an augmentation in training only."""
 
 from __future__ import annotations
 
@@ -7,60 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from pneumoscope.config import AugmentConfig
-from pneumoscope.records import FloatArray
-
-Pixels = NDArray[np.uint8]
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Preparation:
-    """What the bundle carries so that use repeats training exactly.
-
-    `canvas`: side in pixels of the square that is cached; `size`: side of the network's input;
-    `aspect`: `squash`, or `pad` with black to a square; `mean`, `std`: per RGB channel, for input in 0..1.
-    """
-
-    size: int
-    canvas: int
-    aspect: str
-    mean: Triple
-    std: Triple
-
-
-def to_canvas(pixels: FloatArray, canvas: int, aspect: str) -> Pixels:
-    """Return uint8 [canvas, canvas] from float32 [H, W] in 0..1: pad if asked, resize with antialiasing, quantise."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels))[None]
-    height, width = pixels.shape
-    if aspect == "pad" and height != width:
-        side = max(height, width)
-        left, top = (side - width) // 2, (side - height) // 2
-        image = tv.pad(image, [left, top, side - width - left, side - height - top], fill=0.0)
-    if image.shape[-2:] != (canvas, canvas):
-        image = tv.resize(image, [canvas, canvas], InterpolationMode.BILINEAR, antialias=True)
-    return (image[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+from pneumoscope.preparation import Preparation, to_input
 
 
 def prepare(canvases: Tensor, preparation: Preparation) -> Tensor:
     """Return float32 [B, 3, size, size], normalised, from uint8 [B, canvas, canvas]."""
-    images = canvases[:, None]
-    if images.shape[-1] != preparation.size:
-        images = tv.resize(images, [preparation.size] * 2, InterpolationMode.BILINEAR, antialias=True)
-    return normalise(images, preparation)
+    pixels = torch.from_numpy(to_input(canvases.cpu().numpy(), preparation))
+    return normalise(pixels[:, None].to(canvases.device), preparation)
 
 
 def normalise(images: Tensor, preparation: Preparation) -> Tensor:
     """Return float32 [B, 3, S, S] from uint8 [B, 1, S, S]: grey to three channels, mean and std of the weights."""
-    mean = torch.tensor(preparation.mean, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(preparation.std, device=images.device).view(1, 3, 1, 1)
+    mean, std = (torch.tensor(values, device=images.device) for values in (preparation.mean, preparation.std))
     # Channels last: twice as fast on CPUs for depthwise convolutions.
-    return ((images.float() / 255.0 - mean) / std).contiguous(memory_format=torch.channels_last)
+    return standardise(images, mean, std).contiguous(memory_format=torch.channels_last)
+
+
+def standardise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return float32 [B, 3, S, S] from uint8 [B, 1, S, S] and the mean and std [3] of values in 0..1."""
+    return (images.float() / 255.0 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,9 +216,9 @@ def test_train_leaves_the_files_of_the_contract(run: Path) -> None:
 
 def test_train_goes_on_where_it_stopped_and_refuses_to_mix(run: Path, chests: Path) -> None:
     config, before = run.parent / "small.toml", load_bundle(run / "bundle").sha256
-    assert "--resume" in one_line(call("train", config, "--data", chests, "--out", run, "--seed", 3), 1)
+    assert "--resume" in one_line(call("train", config, "--data", chests, "--out", run, "--seed", 3), 2)
     other = call("train", config, "--data", chests, "--out", run, "--seed", 4, "--resume")
-    assert "other settings" in one_line(other, 1)
+    assert "other settings" in one_line(other, 2)
     again = call("train", config, "--data", chests, "--out", run, "--seed", 3, "--resume")
     assert (again.code, again.out) == (0, f"{run / 'bundle'}\n")
     assert load_bundle(run / "bundle").sha256 == before

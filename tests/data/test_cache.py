@@ -21,8 +21,8 @@ from pneumoscope.data import cache
 from pneumoscope.data.cache import PixelCache, cache_root, open_cache
 from pneumoscope.errors import DataError, StorageError
 from pneumoscope.images import read_image
+from pneumoscope.preparation import to_canvas
 from pneumoscope.records import Sample
-from pneumoscope.transforms import to_canvas
 
 FORK = multiprocessing.get_context("fork")
 SIDE = 40

@@ -12,7 +12,7 @@ from torch import nn
 
 from pneumoscope.explanation import METHODS
 from pneumoscope.predict import Classifier
-from pneumoscope.transforms import Pixels
+from pneumoscope.preparation import Pixels
 
 NETWORKS = {
     "custom-cnn": 64,

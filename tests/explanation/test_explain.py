@@ -17,8 +17,8 @@ from pneumoscope.errors import ConfigError
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.explanation.explain import explain_evaluation, explain_images, typical_and_wrong
 from pneumoscope.predict import Classifier
+from pneumoscope.preparation import Preparation
 from pneumoscope.records import NORMAL, PNEUMONIA, RESEARCH_ONLY
-from pneumoscope.transforms import Preparation
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,14 @@ from pneumoscope.errors import ConfigError
 from pneumoscope.explanation.gradcam import gradcam
 from pneumoscope.models.network import Network
 from pneumoscope.predict import Classifier
+from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.training.module import pneumonia_score
-from pneumoscope.transforms import Pixels, Preparation, prepare
+from pneumoscope.transforms import prepare
 
 CARD = {
     "name": "constructed", "sha256": "0" * 64, "calibration": {"temperature": 1.0},
     "operating_points": {"balanced": {"threshold": 0.5}}, "operating_point": "balanced",
+    "runtime": {"files": {}},
 }  # fmt: skip
 
 
@@ -94,13 +96,19 @@ class Bright(nn.Module):
         return features.mean(dim=(2, 3))
 
 
+def classifier_of(network: Network, preparation: Preparation) -> Classifier:
+    bundle = Bundle(Path(), CARD, preparation)
+    vars(bundle)["network"] = network  # where the bundle keeps what it has read
+    return Classifier(bundle)
+
+
 @pytest.fixture
 def bright() -> Classifier:
     network = Network(Bright(), 2, 2, 0.0).eval()
     with torch.no_grad():
         network.head[1].weight.copy_(torch.tensor([[0.0, 0.0], [50.0, -50.0]]))
         network.head[1].bias.zero_()
-    return Classifier(Bundle(CARD, network, Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3)))  # type: ignore[arg-type]
+    return classifier_of(network, Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("top", "left"), [(8, 8), (40, 16), (16, 48)])
@@ -151,7 +159,7 @@ def test_channels_at_the_end_give_the_same_map(bright: Classifier) -> None:
     canvas = noise(64, 4)
     expected = gradcam(bright, canvas).values
     assert 0 < expected.mean() < 1
-    found = gradcam(Classifier(Bundle(CARD, network, bright.bundle.preparation)), canvas).values
+    found = gradcam(classifier_of(network, bright.bundle.preparation), canvas).values
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -195,4 +203,4 @@ def test_a_network_without_places_is_an_error() -> None:
     network = Network(Placeless(), 2, 2, 0.0).eval()
     preparation = Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no map of places"):
-        gradcam(Classifier(Bundle(CARD, network, preparation)), noise(64))
+        gradcam(classifier_of(network, preparation), noise(64))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumoscope.config import AugmentConfig
+from pneumoscope.preparation import Preparation
 from pneumoscope.records import NORMAL, PNEUMONIA, Sample
 from pneumoscope.training.dataset import (
     Augmenter,
@@ -20,7 +21,7 @@ from pneumoscope.training.dataset import (
     class_weights,
     targets,
 )
-from pneumoscope.transforms import Preparation, prepare
+from pneumoscope.transforms import prepare
 
 PREPARATION = Preparation(24, 32, "squash", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SAMPLES = [
@@ -136,6 +137,12 @@ def test_an_image_changes_by_seed_epoch_and_index_alone(pixels: np.ndarray) -> N
     assert not torch.equal(augmenter(pixels[0], 3, 5), base)
     assert not torch.equal(augmenter(pixels[0], 2, 6), base)
     assert not torch.equal(Augmenter(LIVELY, PREPARATION, 12)(pixels[0], 2, 5), base)
+
+
+def test_the_input_may_grow_with_the_epochs(pixels: np.ndarray) -> None:
+    growing = Augmenter(LIVELY, PREPARATION, 11, sizes=[16, 20])
+    assert [growing(pixels[0], epoch, 5).shape[-1] for epoch in range(4)] == [16, 20, 24, 24]
+    assert torch.equal(growing(pixels[0], 2, 5), Augmenter(LIVELY, PREPARATION, 11)(pixels[0], 2, 5))
 
 
 def test_without_augmentation_the_item_is_what_prediction_sees(pixels: np.ndarray) -> None:

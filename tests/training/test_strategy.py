@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from pneumoscope.config import Experiment
@@ -21,7 +22,7 @@ from pneumoscope.models.network import freeze, stages
 from pneumoscope.records import NORMAL
 from pneumoscope.training.dataset import FeatureDataset
 from pneumoscope.training.fit import Hardware, Phase, Row, fit
-from pneumoscope.training.strategy import TrainingRun, make_part, optimiser_groups, train_network
+from pneumoscope.training.strategy import TrainingRun, make_part, optimiser_groups, sizes, train_network
 from pneumoscope.transforms import prepare
 
 Make = Callable[..., Experiment]
@@ -225,3 +226,15 @@ def test_a_split_of_one_class_is_an_error(divided: tuple[Manifest, PixelCache], 
     )
     with pytest.raises(DataError, match="'val'"):
         make_part(manifest.samples, unreadable, "val", small_experiment())
+
+
+def test_training_may_begin_small() -> None:
+    experiment = Experiment.model_validate({"prepare": {"size": 96}, "train": {"epochs": 5, "sizes": (32, 64, 96)}})
+    assert sizes(experiment, 5) == [32, 32, 64, 64, 96]
+    assert sizes(Experiment.model_validate({"prepare": {"size": 96}}), 3) == [96, 96, 96]
+
+
+@pytest.mark.parametrize("wrong", [(32, 64), (96, 64, 96), (16, 32, 64, 96)])
+def test_sizes_ascend_to_the_one_in_use(wrong: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match=r"train\.sizes"):
+        Experiment.model_validate({"prepare": {"size": 96}, "train": {"epochs": 3, "sizes": wrong}})

@@ -23,8 +23,8 @@ from filelock import FileLock
 from pneumoscope.errors import DataError, ImageError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, read_json, sha256_file, write_json
 from pneumoscope.images import in_archive, read_image
+from pneumoscope.preparation import Pixels, to_canvas
 from pneumoscope.records import Sample
-from pneumoscope.transforms import Pixels, to_canvas
 
 _VERSION = 2  # part of the key: raise it when reading or resizing changes
 Progress = Callable[[int, int], None]

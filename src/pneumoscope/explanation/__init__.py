@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 from pneumoscope.explanation.gradcam import gradcam
 from pneumoscope.predict import Classifier
+from pneumoscope.preparation import Pixels
 from pneumoscope.records import Heatmap
-from pneumoscope.transforms import Pixels
 
 Method = Callable[[Classifier, Pixels], Heatmap]
 METHODS: Mapping[str, Method] = MappingProxyType({"gradcam": gradcam})

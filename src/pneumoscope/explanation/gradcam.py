@@ -12,9 +12,10 @@ from torch import Tensor
 from pneumoscope.errors import ConfigError
 from pneumoscope.models.network import Network
 from pneumoscope.predict import Classifier
+from pneumoscope.preparation import Pixels
 from pneumoscope.records import Heatmap
 from pneumoscope.training.module import pneumonia_score
-from pneumoscope.transforms import Pixels, prepare
+from pneumoscope.transforms import prepare
 
 _ENCODER = "encoder"
 _BLANK = 1e-12

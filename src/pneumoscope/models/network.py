@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 
@@ -152,3 +155,28 @@ def frozen_modules(network: Network, *, batchnorm: bool) -> list[nn.Module]:
             if batchnorm or fixed:
                 result.append(module)
     return result
+
+
+def round_weights(network: Network) -> None:
+    """Round matrices to half precision in place, as a bundle stores them.
+
+    Done before calibration, so that what is calibrated and validated is what is loaded later. Biases and
+    batch-norm statistics keep single precision: small variances would become zero.
+    """
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim > 1:
+                tensor.copy_(tensor.half().float())
+
+
+def restore(name: str, classes: int, tensors: Mapping[str, NDArray[Any]]) -> Network:
+    """Return a network for use, not training, from the arrays of a bundle; raises `RuntimeError` on a misfit."""
+    network, _ = build_network(name, classes=classes)
+    # Copied, because PyTorch wants arrays that may be written to.
+    loaded = {key: torch.from_numpy(np.array(array)) for key, array in tensors.items()}
+    network.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in loaded.items()}
+    )
+    network.eval()
+    network.requires_grad_(False)
+    return network.to(memory_format=torch.channels_last)

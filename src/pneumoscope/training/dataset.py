@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pneumoscope.config import AugmentConfig
+from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.records import BACTERIAL, NORMAL, VIRAL, Sample
-from pneumoscope.transforms import Pixels, Preparation, draw, normalise, prepare
+from pneumoscope.transforms import draw, normalise, prepare
 
 CLASSES = {2: ("normal", "pneumonia"), 3: ("normal", BACTERIAL, VIRAL)}
 
@@ -46,18 +47,21 @@ def class_weights(allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
 class Augmenter:
     """Augmentation of one training run; an image's changes depend on (seed, epoch, index) alone.
 
-    So they are the same with any number of workers or devices, and after a resume.
+    So they are the same with any number of workers or devices, and after a resume. `sizes`: the input's side
+    in each epoch, the preparation's after them.
     """
 
     config: AugmentConfig
     preparation: Preparation
     seed: int
+    sizes: Sequence[int] = ()
 
     def __call__(self, canvas: Pixels, epoch: int, index: int) -> Tensor:
-        """Return float32 [3, S, S] from uint8 [canvas, canvas]."""
+        """Return float32 [3, S, S] from uint8 [canvas, canvas]; S is that of the epoch."""
         rng = np.random.default_rng([self.seed, epoch, index])
         image = torch.from_numpy(np.array(canvas))[None]
-        changed = draw(self.config, rng).apply(image, self.preparation.size)
+        size = self.sizes[epoch] if epoch < len(self.sizes) else self.preparation.size
+        changed = draw(self.config, rng).apply(image, size)
         return normalise(changed[None], self.preparation)[0]
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from pneumoscope.data.cache import PixelCache
 from pneumoscope.files import atomic_path
 from pneumoscope.models.network import Network
-from pneumoscope.transforms import Preparation, prepare
+from pneumoscope.preparation import Preparation
+from pneumoscope.transforms import prepare
 
 _BATCH = 32
 

@@ -14,11 +14,11 @@ from pneumoscope.config import Experiment
 from pneumoscope.data.cache import PixelCache, Progress
 from pneumoscope.errors import DataError
 from pneumoscope.models.network import Network, freeze, frozen_modules, stages
+from pneumoscope.preparation import Preparation
 from pneumoscope.records import Sample
 from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets
 from pneumoscope.training.features import best_device, encode
 from pneumoscope.training.fit import Hardware, Phase, Report, Row, fit
-from pneumoscope.transforms import Preparation
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,12 @@ def _on_images(run: TrainingRun, name: str, unfreeze: int | None) -> list[Row]:
     experiment = run.experiment
     freeze(run.network, unfreeze)
     still = frozen_modules(run.network, batchnorm=experiment.model.freeze_batchnorm)
-    augmenter = Augmenter(experiment.augment, run.preparation, experiment.seed)
     head_only = unfreeze == 0
+    epochs = experiment.train.head_epochs if head_only else experiment.train.epochs
+    augmenter = Augmenter(experiment.augment, run.preparation, experiment.seed, sizes(experiment, epochs))
     phase = Phase(
         name,
-        experiment.train.head_epochs if head_only else experiment.train.epochs,
+        epochs,
         ImageDataset(
             run.cache.pixels, run.train.rows, run.train.allowed, run.train.weights, run.preparation, augmenter
         ),
@@ -127,6 +128,12 @@ def _on_images(run: TrainingRun, name: str, unfreeze: int | None) -> list[Row]:
         seed=experiment.seed, hardware=run.hardware, resume=run.resume, report=run.report, loggers=run.loggers,
         bar=run.bar,
     )  # fmt: skip
+
+
+def sizes(experiment: Experiment, epochs: int) -> list[int]:
+    """Return the input's side in each epoch: `train.sizes` in equal shares, the last ones longer by the rest."""
+    steps = experiment.train.sizes or (experiment.prepare.size,)
+    return [steps[epoch * len(steps) // epochs] for epoch in range(epochs)]
 
 
 def optimiser_groups(network: Network, experiment: Experiment, rate: float) -> list[dict[str, Any]]:

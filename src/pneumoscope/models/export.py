@@ -1,0 +1,84 @@
+"""A network as one ONNX file that needs nothing of ours: uint8 pixels in, logits out."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from pneumoscope.models.network import Network
+from pneumoscope.preparation import Preparation
+from pneumoscope.transforms import standardise
+
+_OPSET = 17
+
+
+class Deployed(nn.Module):
+    """A network with its normalisation: what runs after `preparation.to_input`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Network, preparation: Preparation) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(preparation.mean))
+        self.register_buffer("std", torch.tensor(preparation.std))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits float32 [B, classes] from uint8 [B, S, S]."""
+        images = standardise(pixels[:, None], self.mean, self.std)
+        logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
+        return logits
+
+
+def to_onnx(network: Network, preparation: Preparation) -> bytes:
+    """Return an ONNX model with input `pixels` uint8 [n, S, S] and output `logits` float32 [n, classes].
+
+    Matrices, which the bundle rounds to half precision, are stored as such and widened on loading: the file is
+    half the size and computes the same.
+
+    Raises:
+        RuntimeError: the network has an operation that ONNX has no word for.
+    """
+    deployed = Deployed(network, preparation).eval()
+    example = torch.zeros(2, preparation.size, preparation.size, dtype=torch.uint8)
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        file = Path(folder) / "model.onnx"
+        # The successor of this exporter takes another package and ten times as long, and gives the same graph.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are fixed but for the batch
+        torch.onnx.export(
+            deployed, (example,), file, dynamo=False, opset_version=_OPSET, do_constant_folding=False,
+            input_names=["pixels"], output_names=["logits"],
+            dynamic_axes={"pixels": {0: "n"}, "logits": {0: "n"}},
+            # Otherwise batch norm is folded into the matrices, which then are no halves any more.
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )  # fmt: skip
+        model = onnx.load(file)
+    _halve(model.graph)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Store each matrix that half precision holds exactly as such, followed by a cast."""
+    casts = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        halves = values.astype(np.float16) if values.dtype == np.float32 and values.ndim > 1 else None
+        if halves is None or not np.array_equal(halves.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(halves, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], f"{name}.widen", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -1,0 +1,51 @@
+"""From a decoded radiograph to the pixels that every network sees; needs no PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pneumoscope.records import FloatArray
+
+Pixels = NDArray[np.uint8]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What the bundle carries so that use repeats training exactly.
+
+    `canvas`: side in pixels of the square that is cached; `size`: side of the network's input;
+    `aspect`: `squash`, or `pad` with black to a square; `mean`, `std`: per RGB channel, for input in 0..1.
+    """
+
+    size: int
+    canvas: int
+    aspect: str
+    mean: Triple
+    std: Triple
+
+
+def to_canvas(pixels: FloatArray, canvas: int, aspect: str) -> Pixels:
+    """Return uint8 [canvas, canvas] from float32 [H, W] in 0..1: pad if asked, resize with antialiasing, quantise."""
+    height, width = pixels.shape
+    if aspect == "pad" and height != width:
+        side = max(height, width)
+        left, top = (side - width) // 2, (side - height) // 2
+        pixels = np.pad(pixels, ((top, side - height - top), (left, side - width - left)))
+    if pixels.shape != (canvas, canvas):
+        image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
+        pixels = np.asarray(image.resize((canvas, canvas), Image.Resampling.BILINEAR))
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def to_input(canvases: Pixels, preparation: Preparation) -> Pixels:
+    """Return uint8 [B, size, size] from uint8 [B, canvas, canvas]: what normalisation and the network follow on."""
+    size = preparation.size
+    if canvases.shape[-1] == size:
+        return canvases
+    resized = [Image.fromarray(canvas).resize((size, size), Image.Resampling.BILINEAR) for canvas in canvases]
+    return np.stack([np.asarray(image) for image in resized])

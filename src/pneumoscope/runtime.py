@@ -1,0 +1,129 @@
+"""How a bundle's network is computed: by OpenVINO, several times as fast on CPUs, or by PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.bundle import Bundle
+from pneumoscope.errors import BundleError, ConfigError
+from pneumoscope.preparation import Pixels
+
+if TYPE_CHECKING:
+    import openvino
+
+Engine = Literal["auto", "openvino", "torch"]
+ENGINES: tuple[Engine, ...] = ("auto", "openvino", "torch")
+_INSTALL = "pip install openvino"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """`logits`: float32 [B, classes] from uint8 [B, S, S], from any thread; `engine`: what computes them."""
+
+    engine: str
+    logits: Callable[[Pixels], NDArray[np.float32]]
+
+
+def open_runtime(
+    bundle: Bundle, *, engine: Engine = "auto", device: str = "cpu", threads: int | None = None
+) -> Runtime:
+    """Make a bundle's network ready to compute.
+
+    Args:
+        bundle: as loaded.
+        engine: `auto` takes OpenVINO on a CPU where it is installed and the bundle holds a model for it, and
+            otherwise PyTorch, with a message that says why.
+        device: a PyTorch device; other than `cpu` it implies PyTorch.
+        threads: how many threads compute (None: as many as there are cores).
+
+    Raises:
+        ConfigError: the engine asked for is not installed or cannot use the device.
+        BundleError: the bundle holds no model for it, or a damaged one.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"no engine is called {engine!r}", remedy=f"use one of {', '.join(ENGINES)}")
+    if engine == "auto":
+        reason = _why_not_openvino(bundle, device)
+        if reason and device == "cpu":
+            logger.warning("PyTorch computes, which is slower, because %s", reason)
+        engine = "torch" if reason else "openvino"
+    elif engine == "openvino" and (reason := _why_not_openvino(bundle, device)):
+        raise ConfigError(f"OpenVINO cannot compute, because {reason}", remedy='use the engine "torch"')
+    if engine == "openvino":
+        return Runtime("openvino", _openvino(bundle, threads))
+    return Runtime("torch", _torch(bundle, device, threads))
+
+
+def _why_not_openvino(bundle: Bundle, device: str) -> str | None:
+    if device != "cpu":
+        return f"the device is {device}"
+    if not bundle.card["runtime"]["files"]:
+        return f"the bundle {bundle.name} holds no model for it"
+    try:
+        import_openvino()
+    except ImportError:
+        return f"it is not installed ({_INSTALL})"
+    return None
+
+
+def import_openvino() -> Any:
+    """Return the module, having kept its telemetry from loading: nothing here speaks to a server by itself."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _openvino(bundle: Bundle, threads: int | None) -> Callable[[Pixels], NDArray[np.float32]]:
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        # The default takes bf16 where the CPU offers it, which is slower without AMX and changes answers.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    core = import_openvino().Core()
+    files = bundle.runtime_files()
+    try:
+        model: openvino.Model = core.read_model(*(files[name] for name in sorted(files, reverse=True)))
+        compiled: openvino.CompiledModel = core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        reason = str(error).strip().rsplit("\n", maxsplit=1)[-1][:200]
+        raise BundleError(
+            f"OpenVINO cannot read its model ({reason})", path=bundle.folder, remedy='use the engine "torch"'
+        ) from error
+
+    def logits(pixels: Pixels) -> NDArray[np.float32]:
+        # A request of its own, because one request serves one thread.
+        result = compiled.create_infer_request().infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        return np.array(result[0], dtype=np.float32)
+
+    return logits
+
+
+def _torch(bundle: Bundle, device: str, threads: int | None) -> Callable[[Pixels], NDArray[np.float32]]:
+    import torch
+
+    from pneumoscope.models.export import Deployed
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        network = Deployed(bundle.network, bundle.preparation).eval().to(device)
+    except RuntimeError as error:
+        raise ConfigError(f"PyTorch cannot use the device {device!r}", remedy='use "cpu"') from error
+
+    def logits(pixels: Pixels) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            result: NDArray[np.float32] = network(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+        return result
+
+    return logits
