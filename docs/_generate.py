@@ -101,6 +101,8 @@ MEANING = {
     "augment.brightness": "Added to values in 0..1, uniform in ± this.",
     "augment.contrast": "Factor about the mean between 1 / (1 + contrast) and 1 + contrast.",
     "augment.gamma": "Exponent between 1 / (1 + gamma) and 1 + gamma.",
+    "augment.blur": "Largest standard deviation of a Gaussian blur, in fractions of the side; half of the images "
+    "get one.",
     "augment.noise": "Largest standard deviation of Gaussian noise, in 0..1.",
     "augment.erase": "Probability of filling a rectangle with one grey.",
     "model.network": "`custom-cnn`, or the name of any timm network.",

@@ -115,6 +115,7 @@ configs = st.builds(
     brightness=st.floats(0, 1),
     contrast=st.floats(0, 0.9),
     gamma=st.floats(0, 0.9),
+    blur=st.floats(0, 0.1),
     noise=st.floats(0, 0.5),
     erase=st.floats(0, 1),
 )
@@ -232,6 +233,17 @@ def test_intensities(change: Augmentation, formula) -> None:  # type: ignore[no-
 
 def _contrast(values: np.ndarray, factor: float) -> np.ndarray:
     return (values - values.mean()) * factor + values.mean()
+
+
+def test_a_blur_spreads_a_line_by_its_deviation() -> None:
+    line = torch.zeros(1, 100, 100, dtype=torch.uint8)
+    line[:, :, 50] = 255
+    spread = Augmentation(blur=0.04).apply(line, 100)[0].double().mean(0)
+    places = torch.arange(100, dtype=torch.double)
+    assert float((spread * places).sum() / spread.sum()) == pytest.approx(50)
+    deviation = float((spread * (places - 50) ** 2).sum() / spread.sum()) ** 0.5
+    assert deviation == pytest.approx(4, abs=0.3)
+    assert torch.equal(Augmentation(blur=0.0005).apply(line, 100), line), "a twentieth of a pixel is no blur"
 
 
 def test_noise_has_its_deviation_and_its_seed() -> None:

@@ -79,6 +79,7 @@ class AugmentConfig(_Section):
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    blur: Annotated[float, Field(ge=0, le=0.1)] = 0.0
     noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     erase: Annotated[float, Field(ge=0, le=1)] = 0.0
 

@@ -39,7 +39,8 @@ class Augmentation:
 
     `crop`: top, left, height, width in fractions of the side; `angle` in degrees; `shift` in fractions;
     `brightness` is added (0..1 scale), `contrast`, `gamma` and `zoom` multiply;
-    `noise`: standard deviation (0..1 scale); `box`: erased rectangle in fractions of the output, and its grey.
+    `blur`: standard deviation in fractions of the output; `noise`: that of grey (0..1 scale);
+    `box`: erased rectangle in fractions of the output, and its grey.
     """
 
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
@@ -50,6 +51,7 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 1.0
     gamma: float = 1.0
+    blur: float = 0.0
     noise: float = 0.0
     noise_seed: int = 0
     box: tuple[float, float, float, float] | None = None
@@ -70,6 +72,9 @@ class Augmentation:
             image = tv.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
         if self.flip:
             image = tv.horizontal_flip(image)
+        sigma = self.blur * size
+        if sigma > 0.1:  # a tenth of a pixel changes nothing
+            image = tv.gaussian_blur(image, [2 * math.ceil(2.5 * sigma) + 1] * 2, [sigma, sigma])
         return self._intensities(image)
 
     def _intensities(self, image: Tensor) -> Tensor:
@@ -111,6 +116,7 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
         noise_seed=int(rng.integers(2**31)),
         box=box,
         box_grey=float(rng.random()),
+        blur=rng.uniform(0, config.blur) if rng.random() < 0.5 else 0.0,
     )
 
 

@@ -163,6 +163,14 @@ def test_a_table(tmp_path: Path) -> None:
     assert manifest.patient_rule == "column patient_id"
 
 
+def test_the_table_of_a_folder_decides(tmp_path: Path) -> None:
+    for label in ("NORMAL", "PNEUMONIA"):
+        image(tmp_path / label / "a.png")
+    assert len(open_source(tmp_path)) == 2
+    (tmp_path / "manifest.csv").write_text("path,label,patient_id\nNORMAL/a.png,NORMAL,ann\n")
+    assert [(s.label, s.patient_id) for s in open_source(tmp_path).samples] == [("NORMAL", "ann")]
+
+
 def test_without_patients_every_image_is_one(tmp_path: Path) -> None:
     manifest = open_source(table(tmp_path, "path,label\na.png,NORMAL\nsub/a.png,NORMAL\nscan#1.png,PNEUMONIA\n"))
     assert [s.patient_id for s in manifest.samples] == ["a.png", "sub/a.png", "scan#1.png"]

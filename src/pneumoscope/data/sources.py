@@ -23,11 +23,12 @@ _LAYOUTS = (
     "expected train|val|test/NORMAL|PNEUMONIA/*, NORMAL|PNEUMONIA/*, a MedMNIST .npz, a CSV manifest or DICOM files"
 )
 _NAME_RULE = "file name (Kermany rule); one patient per image where the name follows no rule"
+MANIFEST = "manifest.csv"
 _SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def open_source(path: Path | str) -> Manifest:
-    """Read a data source of any known layout.
+    """Read a data source of any known layout; in a folder that holds a `manifest.csv`, that decides.
 
     Raises:
         DataError: the path is missing, or holds nothing that is known, or its table is wrong.
@@ -35,6 +36,8 @@ def open_source(path: Path | str) -> Manifest:
     source = Path(path)
     if not source.exists():
         raise DataError("no such file or folder", path=source, remedy="check the path of --data")
+    if source.is_dir() and (source / MANIFEST).is_file():
+        source = source / MANIFEST
     if source.is_file():
         reader: Callable[[Path], Manifest] | None = {".npz": read_medmnist, ".csv": read_csv}.get(source.suffix.lower())
         if reader is None:

@@ -53,7 +53,7 @@ def to_onnx(network: Network, preparation: Preparation) -> bytes:
         file = Path(folder) / "model.onnx"
         # The successor of this exporter takes another package and ten times as long, and gives the same graph.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are fixed but for the batch
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
             deployed, (example,), file, dynamo=False, opset_version=_OPSET, do_constant_folding=False,
             input_names=["pixels"], output_names=["logits"],
