@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special
+from scipy import special
 
 from pneumoscope.cohort import Bools, Cohort, Floats, cohort, proportion, resampled_weights
 from pneumoscope.errors import DataError
@@ -97,6 +97,8 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
     no image is on the wrong side of even odds the likelihood grows as T falls to 0, and T stays 1.
     Raises `DataError` where one class is missing. Source: Guo et al., ICML 2017.
     """
+    from scipy import optimize  # slow to load, and only training fits
+
     values = np.asarray(logits, dtype=np.float64)
     c = cohort(targets, pneumonia_logit(values))
     if c.one_class:

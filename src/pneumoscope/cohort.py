@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from pneumoscope.errors import DataError
 from pneumoscope.records import Estimate
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-Z95 = float(stats.norm.ppf(0.975))
+Z95 = float(ndtri(0.975))
 ONE_CLASS = "undefined: only one class present"
 _BLOCK = 2_000_000  # numbers per block of a resampling: 16 MB as float64
 

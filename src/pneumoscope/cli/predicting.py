@@ -16,6 +16,12 @@ Point = Annotated[
     str | None,
     typer.Option("--operating-point", help="balanced, triage or rule-in; the bundle's own by default."),
 ]
+Computes = Annotated[
+    str, typer.Option("--engine", help="auto (OpenVINO where it can be had), openvino or torch.", show_default=True)
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads that compute; as many as cores by default.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +36,8 @@ def predict(
     jsonl: Annotated[Path | None, typer.Option("--jsonl", help="Write the lines to this file, not to stdout.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Images per step.")] = 16,
     operating_point: Point = None,
+    engine: Computes = "auto",
+    threads: Threads = None,
 ) -> None:
     """Print one JSON line per image, in input order; exit 3 where some could not be read."""
     from pneumoscope.errors import storage_errors
@@ -37,7 +45,7 @@ def predict(
     from pneumoscope.predict import Classifier, expand
 
     files = expand(paths)
-    classifier = Classifier.load(bundle, operating_point=operating_point)
+    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
     failed = 0
 
     def lines() -> object:
@@ -88,6 +96,8 @@ def evaluate(
         str | None, typer.Option("--split", help="train, val or test; all labelled images by default.")
     ] = None,
     operating_point: Point = None,
+    engine: Computes = "auto",
+    threads: Threads = None,
     explanations: Annotated[int, typer.Option(min=0, max=50, help="Images to explain of each kind of answer.")] = 3,
     seed: Seed = 0,
 ) -> None:
@@ -99,7 +109,7 @@ def evaluate(
     manifest = open_source(data)
     if split is not None:
         manifest = manifest.select(split)
-    classifier = Classifier.load(bundle, operating_point=operating_point)
+    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
     with progress("evaluating") as update:
         metrics = evaluate_bundle(classifier, manifest, out, seed=seed, progress=update)
     if explanations:

@@ -41,8 +41,8 @@ class Deployed(nn.Module):
 def to_onnx(network: Network, preparation: Preparation) -> bytes:
     """Return an ONNX model with input `pixels` uint8 [n, S, S] and output `logits` float32 [n, classes].
 
-    Matrices, which the bundle rounds to half precision, are stored as such and widened on loading: the file is
-    half the size and computes the same.
+    The network is left in eval mode. Matrices, which the bundle rounds to half precision, are stored as such and
+    widened on loading: the file is half the size and computes the same.
 
     Raises:
         RuntimeError: the network has an operation that ONNX has no word for.
