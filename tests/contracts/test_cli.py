@@ -283,6 +283,31 @@ def test_evaluate_is_3_where_images_fail(chests: Path, bundle: Path, tmp_path: P
     assert not (tmp_path / "o" / "explanations").exists()
 
 
+def test_an_official_test_is_put_on_record(
+    chests: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_LEDGER", str(tmp_path / "ledger.jsonl"))
+    options = ("evaluate", "--data", chests, "--split", "test", "--bundle", bundle, "--explanations", 0, "--official")
+    for number in (1, 2):
+        done = call(*options, "--out", tmp_path / "o")
+        assert f"look {number} at this test set, 1 bundles in all" in done.err
+    official = json.loads((tmp_path / "o" / "metrics.json").read_text())["official"]
+    assert (official["looks"], official["bundles"]) == (2, 1)
+    assert "Looks at this locked test set" in (tmp_path / "o" / "report.html").read_text()
+    chosen = call(*options, "--out", tmp_path / "p", "--operating-point", "triage")
+    assert "leave --operating-point out" in one_line(chosen, 2)
+    assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == 4, "a refused look leaves no trace"
+
+
+def test_engines_agree_and_unknown_ones_are_refused(chests: Path, bundle: Path) -> None:
+    answers = []
+    for engine in ("openvino", "torch"):
+        done = call("predict", images(chests, 1)[0], "--bundle", bundle, "--engine", engine, "--threads", 1)
+        answers.append(json.loads(done.out)["probability"])
+    assert answers[0] == pytest.approx(answers[1], abs=1e-5)
+    assert "use one of auto, openvino, torch" in one_line(call("predict", "x.png", "--engine", "abacus"), 2)
+
+
 def test_compare_writes_every_pair(evaluations: tuple[list[Path], list[Done]], tmp_path: Path) -> None:
     done = call("compare", *evaluations[0], "--out", tmp_path)
     assert (done.code, done.out) == (0, f"{tmp_path / 'comparison.json'}\n")

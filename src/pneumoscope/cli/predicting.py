@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
+
+if TYPE_CHECKING:
+    from pneumoscope.evaluation.ledger import Look
+    from pneumoscope.predict import Classifier
 
 Paths = Annotated[list[str], typer.Argument(help="Image files, folders or quoted globs.", show_default=False)]
 Point = Annotated[
@@ -98,6 +102,9 @@ def evaluate(
     operating_point: Point = None,
     engine: Computes = "auto",
     threads: Threads = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="A locked test set: put this look on record before its labels are read.")
+    ] = False,
     explanations: Annotated[int, typer.Option(min=0, max=50, help="Images to explain of each kind of answer.")] = 3,
     seed: Seed = 0,
 ) -> None:
@@ -106,12 +113,13 @@ def evaluate(
     from pneumoscope.evaluation.evaluate import evaluate as evaluate_bundle
     from pneumoscope.predict import Classifier
 
+    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
+    look = announced(classifier, data, operating_point) if official else None
     manifest = open_source(data)
     if split is not None:
         manifest = manifest.select(split)
-    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
     with progress("evaluating") as update:
-        metrics = evaluate_bundle(classifier, manifest, out, seed=seed, progress=update)
+        metrics = evaluate_bundle(classifier, manifest, out, seed=seed, progress=update, look=look)
     if explanations:
         from pneumoscope.explanation.explain import explain_evaluation
 
@@ -125,9 +133,24 @@ def evaluate(
         say(f"{name:18} {_number(figure['value'])}  95 % CI {_number(low)} to {_number(high)}")
     if metrics["not_analysed"]:
         say(f"not analysed: {metrics['not_analysed']}; predictions.csv says why")
+    if look is not None:
+        seen = metrics["official"]
+        say(f"look {seen['looks']} at this test set, {seen['bundles']} bundles in all; on record in {seen['ledger']}")
     typer.echo(page)
     if metrics["failed"]:
         raise typer.Exit(3)
+
+
+def announced(classifier: Classifier, data: Path, operating_point: str | None) -> Look:
+    """Put a look at a locked test set on record; raises `ConfigError` where something would be chosen on it."""
+    from pneumoscope.errors import ConfigError
+    from pneumoscope.evaluation.ledger import announce, ledger_file
+
+    if operating_point is not None:
+        raise ConfigError(
+            "an official test is made at the bundle's own operating point", remedy="leave --operating-point out"
+        )
+    return announce(ledger_file(), data, classifier.bundle, classifier.operating_point)
 
 
 def _number(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.ledger import Look, record
 from pneumoscope.evaluation.metrics import confusion, evaluate_predictions, subtype_metrics
 from pneumoscope.files import out_folder, write_json, write_text
 from pneumoscope.predict import Classifier
@@ -23,11 +25,12 @@ def evaluate(
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """Predict every labelled image, write `metrics.json` and `predictions.csv` to `out`, return the metrics.
 
     The threshold is the bundle's; nothing is chosen on these images. Images that were not analysed are
-    counted and left out of the figures.
+    counted and left out of the figures. `look`: announced in the ledger, if this is a locked test set.
 
     Raises:
         DataError: no image has a label, or not one could be analysed.
@@ -45,6 +48,8 @@ def evaluate(
         "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},
         "data": {"source": manifest.source.name, "sha256": manifest.fingerprint()},
     }
+    if look is not None:
+        metrics["official"] = asdict(record(look, metrics))
     write_text(out / "predictions.csv", prediction_table(manifest, predictions).to_csv(index=False))
     write_json(out / "metrics.json", metrics)
     return metrics

@@ -182,7 +182,15 @@ def provenance(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Operating point", f"{metrics.get('operating_point') or 'not named'}, threshold {threshold}"),
         ("Bundle", _named(bundle, "name")),
         ("Images from", _named(data, "source")),
+        *_looks(metrics.get("official")),
     ]
+
+
+def _looks(official: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if not official:
+        return []
+    looks, bundles = html.integer(official.get("looks")), html.integer(official.get("bundles"))
+    return [("Looks at this locked test set", f"{looks}, by {bundles} different bundles; the best of many flatters")]
 
 
 def _named(thing: Mapping[str, Any], key: str) -> str:

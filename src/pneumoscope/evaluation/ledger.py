@@ -1,0 +1,144 @@
+"""The test lock: every look at a locked test set is on record before its labels are read.
+
+One JSON object per line, only ever appended, each with the SHA-256 of the line before it, so that a line
+that was changed or removed shows. `opened`: who is about to look (bundle, configuration, source). `measured`:
+what was found, with the fingerprint of the images. A set that was looked at many times chooses for those who
+look: the best of many is better than it will be elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pneumoscope.bundle import Bundle
+from pneumoscope.errors import DataError, storage_errors
+from pneumoscope.files import plain, sha256_bytes, sync_folder
+
+_START = "0" * 64
+_KEPT = ("accuracy", "balanced_accuracy", "auroc")
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Looks at one test set, this one included, and how many different bundles took them.
+
+    `line`: SHA-256 of the ledger's last line, by which a ledger that was cut short is found out.
+    """
+
+    looks: int
+    bundles: int
+    ledger: str
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look that was announced: where, by which line, at which source, with which bundle."""
+
+    ledger: Path
+    line: str
+    source: str
+    bundle: str
+
+
+def ledger_file() -> Path:
+    """Return `$PNEUMOSCOPE_LEDGER`, or the file in the user's data folder."""
+    if chosen := os.environ.get("PNEUMOSCOPE_LEDGER"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "pneumoscope" / "ledger.jsonl"
+
+
+def announce(ledger: Path, source: Path, bundle: Bundle, operating_point: str) -> Look:
+    """Record that a bundle is about to be measured on a locked test set; nothing of the set is read.
+
+    Raises:
+        DataError: the ledger was changed by other hands.
+        StorageError: it cannot be written, so there is no look.
+    """
+    place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()
+    config = json.dumps(plain(bundle.card.get("training", {}).get("config")), sort_keys=True)
+    line = _append(
+        ledger,
+        {
+            "kind": "opened",
+            "source": source.name,
+            "place": place,
+            "bundle": {"name": bundle.name, "sha256": bundle.sha256},
+            "operating_point": operating_point,
+            "config_sha256": sha256_bytes(config.encode()),
+        },
+    )
+    return Look(ledger, line, place, bundle.sha256)
+
+
+def record(look: Look, metrics: Mapping[str, Any]) -> Looks:
+    """Record what was found, and return how often this test set has been looked at.
+
+    A look that was announced and not recorded (interrupted) counts too.
+    """
+    found = {name: metrics["metrics"][name]["value"] for name in _KEPT}
+    data = metrics["data"]["sha256"]
+    line = _append(
+        look.ledger, {"kind": "measured", "opened": look.line, "data": data, "n": metrics["n"], "metrics": found}
+    )
+    return _count(look, data, line)
+
+
+def _count(look: Look, data: str, last: str) -> Looks:
+    lines = read_ledger(look.ledger)
+    measured = {entry["opened"]: entry["data"] for entry, _ in lines if entry["kind"] == "measured"}
+    taken = [
+        entry["bundle"]["sha256"]
+        for entry, line in lines
+        if entry["kind"] == "opened" and (measured[line] == data if line in measured else entry["place"] == look.source)
+    ]
+    return Looks(len(taken), len(set(taken)), str(look.ledger), last)
+
+
+def read_ledger(ledger: Path) -> list[tuple[dict[str, Any], str]]:
+    """Return the entries with their lines' SHA-256, oldest first; raises `DataError` where the chain is broken."""
+    with storage_errors(ledger):
+        lines = ledger.read_bytes().splitlines() if ledger.is_file() else []
+    entries, previous = [], _START
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            whole = entry["previous"] == previous and entry["kind"] in ("opened", "measured")
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise DataError(
+                f"line {number} does not follow from the one before it, so the ledger was changed",
+                path=ledger,
+                remedy="restore it from a backup, or name another file and say so beside the figures",
+            )
+        previous = sha256_bytes(line)
+        entries.append((entry, previous))
+    return entries
+
+
+def _append(ledger: Path, entry: dict[str, Any]) -> str:
+    with storage_errors(ledger):
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{ledger}.lock"):
+            entries = read_ledger(ledger)
+            entry |= {
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "previous": entries[-1][1] if entries else _START,
+            }
+            line = json.dumps(plain(entry), ensure_ascii=False).encode()
+            with ledger.open("ab") as stream:
+                stream.write(line + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            sync_folder(ledger.parent)
+    return sha256_bytes(line)
