@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
-_WEIGHTS, _CARD = "weights.safetensors", "card.json"
+WEIGHTS, _CARD = "weights.safetensors", "card.json"
 _ONNX, _GRAPH, _GRAPH_WEIGHTS = "model.onnx", "model.xml", "model.bin"
 _FILES = {_ONNX, _GRAPH, _GRAPH_WEIGHTS}
 _COMPUTES = (
@@ -65,7 +65,7 @@ class Bundle:
         """The network in eval mode, without gradients, channels last; raises `BundleError` where it does not fit."""
         from pneumoscope.models.network import restore
 
-        tensors = _read_weights(self.folder / _WEIGHTS, self.card["weights"]["sha256"])
+        tensors = _read_weights(self.folder / WEIGHTS, self.card["weights"]["sha256"])
         try:
             return restore(self.card["network"]["name"], len(self.card["network"]["classes"]), tensors)
         except RuntimeError as error:
@@ -111,7 +111,7 @@ def save_bundle(path: Path, network: Network, preparation: Preparation, sections
     """
     from pneumoscope.models.export import to_onnx
 
-    files = {_WEIGHTS: save_tensors({key: _stored(tensor) for key, tensor in network.state_dict().items()})}
+    files = {WEIGHTS: save_tensors({key: _stored(tensor) for key, tensor in network.state_dict().items()})}
     runtime: dict[str, Any] = {"precision": "fp32"}
     try:
         files[_ONNX] = to_onnx(network, preparation)
@@ -134,8 +134,8 @@ def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, 
         "pneumoscope": __version__,
         "notice": RESEARCH_ONLY,
         **sections,
-        "weights": {"file": _WEIGHTS, **facts[_WEIGHTS]},
-        "runtime": {**sections["runtime"], "files": {name: fact for name, fact in facts.items() if name != _WEIGHTS}},
+        "weights": {"file": WEIGHTS, **facts[WEIGHTS]},
+        "runtime": {**sections["runtime"], "files": {name: fact for name, fact in facts.items() if name != WEIGHTS}},
     }
     card = plain(card)
     card["sha256"] = _hash({key: card[key] for key in _COMPUTES})
@@ -175,7 +175,7 @@ def load_bundle(path: Path | None = None) -> Bundle:
     """
     folder = DEFAULT_BUNDLE if path is None else path
     card = _read_card(folder)
-    for name, fact in {_WEIGHTS: card["weights"], **card["runtime"]["files"]}.items():
+    for name, fact in {WEIGHTS: card["weights"], **card["runtime"]["files"]}.items():
         _read(folder / name, fact["sha256"])
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preparation"].items()}
     return Bundle(folder, card, Preparation(**fields))

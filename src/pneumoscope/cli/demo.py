@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Output folder.")] = Path("runs/demo"),
-    patients: Annotated[int, typer.Option(min=40, help="Synthetic patients.")] = 500,
+    patients: Annotated[int, typer.Option(min=40, help="Synthetic patients.")] = 700,
     seed: Seed = 0,
 ) -> None:
     """Make synthetic radiographs, compare three networks on them, explain, and write the report."""
