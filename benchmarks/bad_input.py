@@ -173,7 +173,7 @@ def make_bundle(path: Path) -> Path:
     sections = {
         "name": "untrained",
         "network": {"name": "custom-cnn", "classes": ["normal", "pneumonia"]},
-        "calibration": {"method": "none", "temperature": 1.0},
+        "calibration": {"method": "none", "temperature": 1.0, "bias": 0.0},
         "operating_points": {"balanced": {"threshold": 0.5}},
         "operating_point": "balanced",
         "population": {"source": "none", "images": 0, "patients": 0},

@@ -82,6 +82,7 @@ MEANING = {
     "seed": "Of the division, the initial weights, the order of images, augmentation, dropout and mixup.",
     "data.split": "`grouped`: all that the source does not mark test is joined and divided anew, patients whole. "
     "`source`: the source's own train and val.",
+    "data.seed": "Of the division of patients; the experiment's own seed where it is missing.",
     "data.val_fraction": "Share of the images that validate: they choose the epoch, the temperature, the thresholds.",
     "data.test_fraction": "Share of the images that are neither trained on nor chosen with, beside those that the "
     "source marks test.",

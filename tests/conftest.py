@@ -103,7 +103,7 @@ def make_bundle() -> Callable[..., Path]:
         card = {
             "name": "untrained",
             "network": {"name": network, "classes": names},
-            "calibration": {"temperature": 1.5},
+            "calibration": {"temperature": 1.5, "bias": 0.0},
             "operating_points": {"balanced": {"threshold": 0.5}, "triage": {"threshold": 0.2}},
             "operating_point": "balanced",
             **sections,

@@ -11,7 +11,7 @@ from scipy.special import expit, softmax
 from sklearn.metrics import roc_curve
 
 from pneumoscope.calibration import (
-    fit_temperature,
+    fit_calibration,
     operating_points,
     pneumonia_logit,
     probabilities,
@@ -39,8 +39,8 @@ def scored(n=2000, seed=0, per_patient=1, effect=2.0):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_planted_temperature_is_found(classes):
     logits, y = overconfident(classes)
-    found = fit_temperature(logits, y)
-    assert found.value == pytest.approx(2.5, rel=0.05)
+    found = fit_calibration(logits, y)
+    assert found.temperature == pytest.approx(2.5, rel=0.05)
     assert found.nll_after < found.nll_before
     assert (found.n, found.note) == (20_000, "")
 
@@ -48,20 +48,34 @@ def test_the_planted_temperature_is_found(classes):
 def test_the_minimum_agrees_with_gradient_descent_on_softmax():
     logits, y = overconfident(n=400, seed=3)
     x, target = torch.tensor(logits), torch.tensor(y, dtype=torch.float64)
-    log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
+    log_t, bias = (torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(2))
+    optimiser = torch.optim.LBFGS([log_t, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure():
         optimiser.zero_grad()
-        p = 1 - torch.softmax(x / log_t.exp(), dim=1)[:, 0]
-        loss = torch.nn.functional.binary_cross_entropy(p, target)
+        scaled = x / log_t.exp()
+        odds = torch.logsumexp(scaled[:, 1:], dim=1) - scaled[:, 0] + bias
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(odds, target)
         loss.backward()
         return loss
 
     optimiser.step(closure)
-    found = fit_temperature(logits, y)
-    assert found.value == pytest.approx(float(log_t.detach().exp()), rel=1e-4)
+    found = fit_calibration(logits, y)
+    assert found.temperature == pytest.approx(float(log_t.detach().exp()), rel=1e-4)
+    assert found.bias == pytest.approx(float(bias.detach()), abs=1e-4)
     assert found.nll_after == pytest.approx(float(closure().detach()), abs=1e-9)
+
+
+def test_a_prior_that_training_took_away_comes_back():
+    """Class weights move the log-odds by a constant; the bias puts the mean probability back to the share."""
+    logits, y = overconfident(n=3000, temperature=1.0)
+    keep = (y == 1) | (np.random.default_rng(1).random(y.size) < 0.3)
+    logits, y = logits[keep], y[keep]
+    found = fit_calibration(logits, y)
+    assert found.bias == pytest.approx(-np.log(0.3), abs=0.15)
+    probability, viral = probabilities(logits, found.temperature, found.bias)
+    assert probability.mean() == pytest.approx(y.mean(), abs=1e-9)
+    assert viral == pytest.approx(probabilities(logits, found.temperature)[1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,14 +105,15 @@ def test_extreme_logits_stay_finite():
 
 
 def test_where_temperature_is_not_determined_it_says_so():
-    separated = fit_temperature([[2.0, -1.0], [-1.0, 3.0], [0.5, 0.6]], [0, 1, 1])
-    assert separated.value == 1
-    assert "wrong side" in separated.note
-    reversed_labels = fit_temperature([[2.0, -1.0], [-1.0, 3.0]], [1, 0])
-    assert reversed_labels.value == pytest.approx(20, rel=0.01)
+    separated = fit_calibration([[2.0, -1.0], [-1.0, 3.0], [0.5, 0.6]], [0, 1, 1])
+    assert separated.temperature == 1
+    assert "separates" in separated.note
+    assert probabilities([[2.0, -1.0], [-1.0, 3.0], [0.5, 0.6]], 1.0, separated.bias)[0].mean() == pytest.approx(2 / 3)
+    reversed_labels = fit_calibration([[2.0, -1.0], [-1.0, 3.0]], [1, 0])
+    assert reversed_labels.temperature == pytest.approx(20, rel=0.01)
     assert "edge" in reversed_labels.note
     with pytest.raises(DataError, match="normal and pneumonia"):
-        fit_temperature([[0.0, 1.0], [1.0, 0.0]], [1, 1])
+        fit_calibration([[0.0, 1.0], [1.0, 0.0]], [1, 1])
 
 
 @pytest.mark.parametrize("logits", [[0.1, 0.2], [[0.1]], [[1.0, 2.0, 3.0, 4.0]], [[np.inf, 0.0]]])

@@ -106,7 +106,7 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
 def test_every_value_is_spelled_out(tmp_path: Path) -> None:
     save_experiment(Experiment(), tmp_path / "x.toml")
     text = (tmp_path / "x.toml").read_text(encoding="utf-8")
-    unset = {("data", "folds"), ("prepare", "canvas"), ("prepare", "mean"), ("prepare", "std")}
+    unset = {("data", "seed"), ("data", "folds"), ("prepare", "canvas"), ("prepare", "mean"), ("prepare", "std")}
     for section, key in set(KEYS) - unset:
         assert f"\n{key} = " in text.split(f"[{section}]")[1].split("\n[")[0], (section, key)
 

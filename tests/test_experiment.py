@@ -20,7 +20,7 @@ from filelock import FileLock
 from PIL import Image
 
 from pneumoscope.bundle import load_bundle
-from pneumoscope.calibration import fit_temperature
+from pneumoscope.calibration import fit_calibration
 from pneumoscope.config import Experiment, load_experiment
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.manifest import Manifest
@@ -60,7 +60,9 @@ def signals() -> Iterator[None]:
 def test_a_run_holds_the_files_of_the_contract(trained: Path) -> None:
     expected = {"bundle", "metrics.json", "history.csv", "config.toml", "environment.json"}
     assert expected <= {path.name for path in trained.iterdir()}
-    assert {path.name for path in (trained / "bundle").iterdir()} == {"card.json", "weights.safetensors"}
+    assert {path.name for path in (trained / "bundle").iterdir()} == {
+        "card.json", "model.onnx", "weights.safetensors",
+    }  # fmt: skip
     mosaic = Image.open(trained / "figures" / "augmentation.png")
     assert mosaic.size == (5 * 32, 5 * 32)
 
@@ -105,8 +107,8 @@ def test_the_bundle_is_calibrated_on_validation_images_as_rounded(trained: Path)
     cache = open_cache(val, canvas=40, aspect="squash")
     logits = predict_logits(bundle.network, cache, cache.rows, bundle.preparation, torch.device("cpu"))
     y = [sample.label == PNEUMONIA for sample in val]
-    fitted = fit_temperature(logits.double().numpy(), y)
-    assert bundle.card["calibration"]["temperature"] == pytest.approx(fitted.value, rel=1e-3)
+    fitted = fit_calibration(logits.double().numpy(), y)
+    assert bundle.calibration == pytest.approx((fitted.temperature, fitted.bias), rel=1e-3)
     assert bundle.card["calibration"]["n"] == len(val)
     assert set(bundle.card["operating_points"]) == {"balanced", "triage", "rule-in"}
 

@@ -2,10 +2,10 @@
 
     python benchmarks/quality/shift.py RUN [RUN ...] --data ../shared/data/nih_adult --out runs/shift
 
-RUN: folders that `pneumoscope train` wrote on one division of the patients. Every figure is of their test part, which
-chose nothing, at the threshold frozen in the bundle. `--data`: another source, of other patients, for the same
-networks. Writes shift.json and prints Markdown. What is random depends on the image alone, so all networks
-see the same pixels.
+RUN: folders that `pneumoscope train` wrote on one division of the patients. Recipes are chosen by their validation
+part; `--part test` is for the end. Every figure is at the threshold frozen in the bundle. `--data`: another source, of
+other patients, for the same networks. Writes shift.json and prints Markdown. What is random depends on the image
+alone, so all networks see the same pixels.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def images_of(manifest: Manifest, classifier: Classifier) -> Images:
 def predict(classifier: Classifier, canvases: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the probability of pneumonia [n]."""
     parts = [classifier.logits(canvases[i : i + BATCH]) for i in range(0, len(canvases), BATCH)]
-    return probabilities(np.concatenate(parts), classifier.temperature)[0]
+    return probabilities(np.concatenate(parts), *classifier.calibration)[0]
 
 
 def under_shift(
@@ -120,14 +120,20 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, help="a source of other patients")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--part", choices=("val", "test"), default="val", help="test: once, when nothing is left to choose"
+    )
     parser.add_argument("--severities", type=int, nargs="+", choices=SEVERITIES, default=list(SEVERITIES))
     arguments = parser.parse_args()
-    report: dict[str, Any] = {"runs": {}}
+    report: dict[str, Any] = {"part": arguments.part, "runs": {}}
+    divisions = {open_source(run / "split.csv").select(arguments.part).fingerprint() for run in arguments.runs}
+    if len(divisions) > 1:
+        parser.error("these runs divide the patients differently: compare runs of one data.seed")
     pooled, thresholds = {}, {}
     for run in arguments.runs:
         classifier = Classifier.load(run / "bundle")
         name = classifier.bundle.name
-        images = images_of(open_source(run / "split.csv").select("test"), classifier)
+        images = images_of(open_source(run / "split.csv").select(arguments.part), classifier)
         found = under_shift(classifier, images, arguments.severities)
         thresholds[name] = classifier.threshold
         pooled[name] = np.concatenate([p for (_, severity), p in found.items() if severity])
@@ -173,7 +179,7 @@ def print_tables(report: Any) -> None:
     """Print Markdown."""
     runs = report["runs"]
     first = next(iter(runs.values()))
-    print(f"\n{first['n']} held-out images of {first['n_patients']} patients; means over severities\n")
+    print(f"\n{report['part']} part: {first['n']} images of {first['n_patients']} patients; means over severities\n")
     print("| condition | " + " | ".join(f"{name}: accuracy / AUROC" for name in runs) + " |")
     print("|---|" + "---|" * len(runs))
     for condition in ("clean", *CORRUPTIONS):

@@ -84,6 +84,12 @@ class Bundle:
         return {name: _read(self.folder / name, fact["sha256"]) for name, fact in facts.items()}
 
     @property
+    def calibration(self) -> tuple[float, float]:
+        """Temperature and bias."""
+        fitted = self.card["calibration"]
+        return float(fitted["temperature"]), float(fitted.get("bias", 0.0))
+
+    @property
     def name(self) -> str:
         """Name for people."""
         return str(self.card["name"])
@@ -106,7 +112,7 @@ def save_bundle(path: Path, network: Network, preparation: Preparation, sections
         path: its folder; replaced where it exists.
         network: weights as left by `round_weights`.
         preparation: how images become input.
-        sections: `name`, `network` {name, classes}, `calibration` {temperature}, `operating_points`,
+        sections: `name`, `network` {name, classes}, `calibration` {temperature, bias}, `operating_points`,
             `operating_point`, `population`, `training`, `limits`; kept as they are.
     """
     from pneumoscope.models.export import to_onnx
@@ -148,6 +154,9 @@ def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, 
 def add_evidence(path: Path, evidence: Mapping[str, Any]) -> None:
     """Write measured figures into the card; the identity stays, the card's own hash is renewed."""
     card = dict(_read_card(path))
+    for measured in evidence.values():
+        if measured.get("bundle", card)["sha256"] != card["sha256"]:
+            raise BundleError("evidence of another bundle was offered", path=path, remedy="evaluate this one")
     card["evidence"] = {**card.get("evidence", {}), **plain(evidence)}
     write_json(path / _CARD, _sealed(card))
 

@@ -19,13 +19,14 @@ _LOG_T = (float(np.log(0.05)), float(np.log(20.0)))
 
 
 @dataclass(frozen=True, slots=True)
-class Temperature:
-    """A fitted temperature with the mean negative log likelihood (nats per image) before and after.
+class Calibration:
+    """A fitted temperature and bias, with the mean negative log likelihood (nats per image) before and after.
 
-    `note` says why, where the data could not determine it.
+    `note` says why, where the data could not determine the temperature.
     """
 
-    value: float
+    temperature: float
+    bias: float
     nll_before: float
     nll_after: float
     n: int
@@ -76,26 +77,29 @@ def pneumonia_logit(logits: ArrayLike) -> Floats:
     return np.asarray(special.logsumexp(values[:, 1:], axis=1) - values[:, 0], dtype=np.float64)
 
 
-def probabilities(logits: ArrayLike, temperature: float) -> tuple[Floats, Floats | None]:
+def probabilities(logits: ArrayLike, temperature: float, bias: float = 0.0) -> tuple[Floats, Floats | None]:
     """Return the probability of pneumonia [n] and of viral given pneumonia [n], None for two classes.
 
-    `logits`: [n, C] as in `pneumonia_logit`, divided by `temperature` > 0; both results in 0..1, float64.
+    `logits`: [n, C] as in `pneumonia_logit`, divided by `temperature` > 0; `bias` is added to the log-odds of
+    pneumonia. Both results in 0..1, float64.
     Raises `DataError` as `pneumonia_logit` does, and for a temperature that is not positive.
     """
     if not (np.isfinite(temperature) and temperature > 0):
         raise DataError(f"the temperature is {temperature}", remedy="give a positive number")
     scaled = np.asarray(logits, dtype=np.float64) / temperature
-    pneumonia = special.expit(pneumonia_logit(scaled))
+    pneumonia = special.expit(pneumonia_logit(scaled) + bias)
     return pneumonia, special.expit(scaled[:, 2] - scaled[:, 1]) if scaled.shape[1] == 3 else None
 
 
-def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
-    """Fit the temperature that minimises the negative log likelihood of normal against pneumonia.
+def fit_calibration(logits: ArrayLike, targets: ArrayLike) -> Calibration:
+    """Fit the temperature and bias that minimise the negative log likelihood of normal against pneumonia.
 
     `logits`: [n, C] as in `pneumonia_logit`; `targets`: 0 normal, 1 pneumonia of any subtype, [n]. Binary,
-    because the subtype of a pneumonia may be unknown. The search runs over log T in log .05 .. log 20. Where
-    no image is on the wrong side of even odds the likelihood grows as T falls to 0, and T stays 1.
-    Raises `DataError` where one class is missing. Source: Guo et al., ICML 2017.
+    because the subtype of a pneumonia may be unknown. The bias gives back the share of pneumonia that a loss
+    with class weights takes away: the mean probability becomes the observed share. The search runs over log T
+    in log .05 .. log 20. Where a threshold separates the classes the likelihood grows as T falls to 0, and T
+    stays 1. Raises `DataError` where one class is missing.
+    Source: Guo et al., ICML 2017; with bias, Alexandari et al., ICML 2020.
     """
     from scipy import optimize  # slow to load, and only training fits
 
@@ -104,20 +108,33 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
     if c.one_class:
         raise DataError("calibration needs normal and pneumonia images", remedy="enlarge the validation split")
 
-    def loss(log_t: float) -> float:
-        signed = np.where(c.y, -1.0, 1.0) * pneumonia_logit(values / np.exp(log_t))
-        return float(np.logaddexp(0.0, signed).mean())
+    def loss(log_t: float, bias: float) -> float:
+        odds = pneumonia_logit(values / np.exp(log_t)) + bias
+        return float(np.logaddexp(0.0, np.where(c.y, -odds, odds)).mean())
 
-    before = loss(0.0)
-    if np.array_equal(values[:, 1:].max(axis=1) > values[:, 0], c.y):
-        return Temperature(1.0, before, before, c.n, "no image is on the wrong side: T cannot be fitted")
+    def best_bias(log_t: float) -> float:
+        odds = pneumonia_logit(values / np.exp(log_t))
+        far = float(np.abs(odds).max()) + 40.0  # there every probability is 0 or 1
+
+        def gap(bias: float) -> float:
+            return float(special.expit(odds + bias).mean() - c.y.mean())
+
+        return float(optimize.brentq(gap, -far, far, xtol=1e-12))
+
+    before = loss(0.0, 0.0)
+    if c.score[c.y].min() > c.score[~c.y].max():
+        bias = best_bias(0.0)
+        note = "a threshold separates the classes: T cannot be fitted"
+        return Calibration(1.0, bias, before, loss(0.0, bias), c.n, note)
     # The loss of three classes need not have one valley: start from the best of a grid.
     grid = np.linspace(*_LOG_T, 61)
-    best = int(np.argmin([loss(point) for point in grid]))
+    best = int(np.argmin([loss(point, best_bias(point)) for point in grid]))
     bounds = (grid[max(0, best - 1)], grid[min(60, best + 1)])
-    found = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9})
+    found = optimize.minimize_scalar(
+        lambda log_t: loss(log_t, best_bias(log_t)), bounds=bounds, method="bounded", options={"xatol": 1e-9}
+    )
     note = "at the edge of the search: look at the logits" if best in (0, 60) else ""
-    return Temperature(float(np.exp(found.x)), before, float(found.fun), c.n, note)
+    return Calibration(float(np.exp(found.x)), best_bias(float(found.x)), before, float(found.fun), c.n, note)
 
 
 def operating_points(

@@ -24,10 +24,12 @@ class DataConfig(_Section):
     """How the source is divided; every division keeps a patient whole.
 
     `split = "grouped"` rejoins all that is not marked test and divides anew; `"source"` takes the
-    source's own train and val. Images marked test are never trained on.
+    source's own train and val. Images marked test are never trained on. `seed`: of the division; the
+    experiment's where it is missing, but then another seed trains on other patients too.
     """
 
     split: Literal["grouped", "source"] = "grouped"
+    seed: Annotated[int, Field(ge=0)] | None = None
     val_fraction: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
     test_fraction: Fraction = 0.0
     folds: Annotated[int, Field(ge=2, le=50)] | None = None
@@ -151,6 +153,11 @@ class Experiment(_Section):
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+
+    @property
+    def division_seed(self) -> int:
+        """Seed of the division of patients."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from pneumoscope.bundle import add_evidence, save_bundle
-from pneumoscope.calibration import fit_temperature, operating_points, probabilities
+from pneumoscope.calibration import fit_calibration, operating_points, probabilities
 from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, Progress, open_cache
 from pneumoscope.data.manifest import Manifest
@@ -76,7 +76,7 @@ def run_experiment(
     """
     console = console or Console()
     hardware = hardware or Hardware()
-    divided = divide(manifest, experiment.data, experiment.seed)
+    divided = divide(manifest, experiment.data, experiment.division_seed)
     with storage_errors(run):
         try:
             with FileLock(out_folder(run) / ".lock", timeout=0):
@@ -91,7 +91,8 @@ def run_experiment(
 def _claim(experiment: Experiment, divided: Manifest, run: Path, resume: bool) -> None:
     """Refuse to mix two experiments in one folder; one that failed before its first epoch is no hindrance."""
     card = run / "experiment.json"
-    begun = {**experiment.model_dump(mode="json"), "images": divided.fingerprint()}
+    parts = {name: divided.select(name).fingerprint() for name in ("train", "val")} | {"all": divided.fingerprint()}
+    begun = {**experiment.model_dump(mode="json"), "images": parts}
     if card.is_file() and (run / "checkpoints").is_dir():
         if not resume:
             raise ConfigError("holds a run already", path=run, remedy="go on with --resume or choose another --out")
@@ -178,9 +179,9 @@ def write_bundle(
     logits = predict_logits(run.network, run.cache, run.val.rows, run.preparation, best_device()).double().numpy()
     run.network.cpu()
     truth = (~run.val.allowed[:, 0]).astype(int)
-    fitted = fit_temperature(logits, truth)
+    fitted = fit_calibration(logits, truth)
     patients = _patients(divided, run.cache, "val")
-    probability, _ = probabilities(logits, fitted.value)
+    probability, _ = probabilities(logits, fitted.temperature, fitted.bias)
     points = operating_points(truth, probability, patients, seed=run.experiment.seed)
     sections = {
         "name": name,
@@ -191,8 +192,7 @@ def write_bundle(
             "parameters": sum(parameter.numel() for parameter in run.network.parameters()),
         },
         "calibration": {
-            "method": "temperature scaling on the validation split",
-            "temperature": fitted.value,
+            "method": "temperature and bias fitted on the validation split",
             **asdict(fitted),
         },
         "operating_points": {key: point.as_json() for key, point in points.items()},

@@ -61,7 +61,7 @@ class Classifier:
                 remedy=f"use one of {', '.join(points)}",
             )
         self.threshold = float(points[self.operating_point]["threshold"])
-        self.temperature = float(bundle.card["calibration"]["temperature"])
+        self.calibration = bundle.calibration
         self.device = device
         self.runtime = open_runtime(bundle, engine=engine, device=device, threads=threads)
 
@@ -116,7 +116,7 @@ class Classifier:
         answers: dict[int, tuple[float, float, float | None]] = {}
         if good:
             logits = self.logits(np.stack([item.canvas for item in good if item.canvas is not None]))
-            p, viral = probabilities(logits, self.temperature)
+            p, viral = probabilities(logits, *self.calibration)
             odds = pneumonia_logit(logits)
             for index, item in enumerate(good):
                 answers[id(item)] = (

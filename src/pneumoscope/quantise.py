@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.bundle import WEIGHTS, Bundle, add_evidence, load_bundle, write_bundle
-from pneumoscope.calibration import fit_temperature, operating_points, probabilities
+from pneumoscope.calibration import fit_calibration, operating_points, probabilities
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError, DataError
@@ -74,17 +74,16 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
         draft = Path(scratch) / "draft"
         write_bundle(draft, {WEIGHTS: weights, **graph}, sections)
         logits = _logits(load_bundle(draft), pixels)
-    fitted = fit_temperature(logits, truth)
-    probability, _ = probabilities(logits, fitted.value)
+    fitted = fit_calibration(logits, truth)
+    probability, _ = probabilities(logits, fitted.temperature, fitted.bias)
     points = operating_points(truth, probability, patients, seed=seed)
     sections["calibration"] = {
-        "method": "temperature scaling on the validation split, of the quantised network",
-        "temperature": fitted.value,
+        "method": "temperature and bias fitted on the validation split, for the quantised network",
         **asdict(fitted),
     }
     sections["operating_points"] = {key: point.as_json() for key, point in points.items()}
     write_bundle(out, {WEIGHTS: weights, **graph}, sections)
-    original, _ = probabilities(_logits(bundle, pixels), bundle.card["calibration"]["temperature"])
+    original, _ = probabilities(_logits(bundle, pixels), *bundle.calibration)
     point = bundle.card["operating_point"]
     compared = compare(
         truth,

@@ -102,13 +102,26 @@ def test_clustered_mcnemar_is_the_chi_square_where_patients_are_equal_copies():
     assert found.p == pytest.approx(expected)
 
 
-def test_clustered_mcnemar_weighs_patients_by_hand():
-    # Leads of a per patient: 2 of 2 images, 1 of 4, -1 of 1: shares 1, 1/4, -1.
+def test_clustered_mcnemar_counts_images_by_hand():
+    # Leads of a per patient: 2 of 2 images, 1 of 4, -1 of 1.
     patients = np.repeat([0, 1, 2], [2, 4, 1])
     lead = np.array([1, 1, 1, 0, 0, 0, -1])
     found = mcnemar(lead == 1, lead == -1, patients)
-    assert found.p == pytest.approx(stats.chi2.sf(0.25**2 / (1 + 1 / 16 + 1), 1))
+    assert found.p == pytest.approx(stats.chi2.sf((2 + 1 - 1) ** 2 / (4 + 1 + 1), 1))
     assert (found.only_a, found.only_b) == (3, 1)
+
+
+def test_clustered_mcnemar_keeps_its_level_where_errors_crowd_in_large_patients():
+    """Equal accuracy over images, unequal within patients: the test asks about the images."""
+    rng = np.random.default_rng(5)
+    patients = np.repeat(np.arange(120), np.tile([1, 6], 60))
+    large = np.bincount(patients)[patients] == 6
+    rejected = 0
+    for _ in range(400):
+        # a is right alone mostly in small patients, b in large ones; over all images equally often
+        only_a, only_b = rng.random((2, patients.size)) < np.where(large, [[0.05], [0.1]], [[0.35], [0.05]])
+        rejected += mcnemar(only_a & ~only_b, only_b & ~only_a, patients).p < 0.05
+    assert rejected / 400 < 0.09
 
 
 def test_holm_is_that_of_statsmodels():

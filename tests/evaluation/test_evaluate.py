@@ -53,7 +53,7 @@ def test_the_file_has_the_keys_of_the_contract(evaluated: tuple[dict[str, Any], 
         low, high = figure["ci95"]
         assert low <= figure["value"] <= high
     assert set(written["bundle"]) == {"name", "sha256"}
-    assert set(written["data"]) == {"source", "sha256"}
+    assert set(written["data"]) == {"source", "sha256", "patients", "splits"}
     assert written["data"]["source"] == "data", "the name of the folder, not its place"
     assert set(written["subtype"]) == {"n", "question", "metrics"}
 

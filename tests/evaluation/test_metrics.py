@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
+from pneumoscope.cohort import proportion
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.auc import delong, obuchowski
 from pneumoscope.evaluation.metrics import (
+    COUNTED,
     METRICS,
     confusion,
     equal_mass_bins,
@@ -158,9 +160,9 @@ def test_one_perfect_rate_widens_what_depends_on_it():
     found = evaluate_predictions(y, p, [f"p{i}" for i in range(50)], 0.5, resamples=500)
     low = 10 / (10 + 1.959963984540054**2)
     assert found["recall"].low == pytest.approx(low)
-    assert found["npv"].low == pytest.approx(30 / (30 + 10 * (1 - low)))
+    wilson = proportion(y[p < 0.5] == 0, np.arange(30)).low
+    assert found["npv"].low == pytest.approx(min(wilson, 30 / (30 + 10 * (1 - low))))
     assert found["balanced_accuracy"].low <= (low + 0.75) / 2
-    assert "Wilson" not in found["specificity"].method
 
 
 @pytest.mark.parametrize(("label", "rate"), [(0, "specificity"), (1, "recall")])
@@ -238,3 +240,15 @@ def test_bins_hold_equal_shares_and_keep_ties_together():
     p = np.random.default_rng(0).random(1000)
     assert np.bincount(equal_mass_bins(p)).tolist() == pytest.approx([100] * 10, abs=1)
     assert len(set(equal_mass_bins(np.full(50, 0.3)))) == 1
+
+
+def test_intervals_of_proportions_are_as_wide_as_wilsons():
+    """One error among 116: resampling alone would say .972 to 1.0 and cover too seldom."""
+    y = np.repeat([0, 1], [116, 300])
+    p = np.concatenate([np.full(115, 0.1), [0.9], np.full(280, 0.9), np.full(20, 0.1)])
+    found = evaluate_predictions(y, p, [f"p{i}" for i in range(y.size)], 0.5, resamples=500)
+    expected = proportion(p[:116] < 0.5, np.arange(116))
+    assert found["specificity"].low <= expected.low + 1e-12
+    assert found["specificity"].low < 0.96
+    assert "Wilson" in found["specificity"].method
+    assert all(found[name].low <= found[name].value <= found[name].high for name in COUNTED)

@@ -21,7 +21,7 @@ from pneumoscope.training.module import pneumonia_score
 from pneumoscope.transforms import prepare
 
 CARD = {
-    "name": "constructed", "sha256": "0" * 64, "calibration": {"temperature": 1.0},
+    "name": "constructed", "sha256": "0" * 64, "calibration": {"temperature": 1.0, "bias": 0.0},
     "operating_points": {"balanced": {"threshold": 0.5}}, "operating_point": "balanced",
     "runtime": {"files": {}},
 }  # fmt: skip

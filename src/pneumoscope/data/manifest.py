@@ -85,16 +85,17 @@ class Manifest:
         return pd.DataFrame(rows, columns=[*COLUMNS, *_covariate_names(self.samples)])
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over names, labels, patients, splits and file sizes, independent of the folder's place."""
-        digest = hashlib.sha256()
-        base = self.source if self.source.is_dir() else self.source.parent
+        """Return a SHA-256 over the images' names, labels, patients and sizes in bytes.
+
+        It does not depend on where the files lie, in which order they are listed, or how they are divided.
+        """
+        lines = []
         for sample in self.samples:
             archived = in_archive(sample.path)
             file = archived[0] if archived else Path(sample.path)
-            name = os.path.relpath(sample.path, base)
             size = file.stat().st_size if file.is_file() else -1
-            digest.update(json.dumps([name, sample.label, sample.patient_id, sample.split, size]).encode())
-        return digest.hexdigest()
+            lines.append(json.dumps([Path(sample.path).name, sample.label, sample.patient_id, size]))
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
     def write_csv(self, path: Path) -> None:
         """Write a CSV manifest that `open_source` reads back; paths are relative to the CSV."""

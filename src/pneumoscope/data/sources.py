@@ -37,7 +37,7 @@ def open_source(path: Path | str) -> Manifest:
     if not source.exists():
         raise DataError("no such file or folder", path=source, remedy="check the path of --data")
     if source.is_dir() and (source / MANIFEST).is_file():
-        source = source / MANIFEST
+        return replace(read_csv(source / MANIFEST), source=source)
     if source.is_file():
         reader: Callable[[Path], Manifest] | None = {".npz": read_medmnist, ".csv": read_csv}.get(source.suffix.lower())
         if reader is None:

@@ -73,7 +73,7 @@ def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
     if config.split == "source":
         for name in ("train", "val"):
             manifest.select(name).require_both_classes(f"split {name!r}")
-        return manifest
+        return _disjoint(manifest)
     held = [sample for sample in manifest.samples if sample.split == "test"]
     samples = [sample for sample in manifest.samples if sample.split != "test"]
     if not samples:
@@ -93,6 +93,18 @@ def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
     for name in ("train", "val"):
         result.select(name).require_both_classes(f"split {name!r}")
     return result
+
+
+def _disjoint(manifest: Manifest) -> Manifest:
+    seen: dict[str, str | None] = {}
+    for sample in manifest.samples:
+        if seen.setdefault(sample.patient_id, sample.split) != sample.split:
+            raise DataError(
+                f"patient {sample.patient_id!r} is in the splits {seen[sample.patient_id]} and {sample.split}",
+                path=manifest.source,
+                remedy='divide anew with data.split = "grouped"',
+            )
+    return manifest
 
 
 def _names(samples: Sequence[Sample], config: DataConfig, seed: int) -> list[str]:

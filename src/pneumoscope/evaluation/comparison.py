@@ -107,8 +107,9 @@ def mcnemar(correct_a: Bools, correct_b: Bools, codes: Ints) -> McNemar:
     """Test whether two classifiers are right equally often on the same images.
 
     `correct_a`, `correct_b`: bool [n]; `codes`: int [n], the patient of each image. One image per patient:
-    McNemar's exact test with the mid-p (Fagerland et al., BMC Med Res Methodol 2013). Several: the clustered
-    chi-square of Durkalski et al., Stat Med 2003. p is 1 where they never differ.
+    McNemar's exact test with the mid-p (Fagerland et al., BMC Med Res Methodol 2013). Several: the chi-square
+    of the sums by patient (Obuchowski, Stat Med 1998), which tests the same difference of images as the counts
+    show. p is 1 where they never differ.
     """
     lead = correct_a.astype(np.int64) - correct_b
     only_a, only_b = int((lead > 0).sum()), int((lead < 0).sum())
@@ -118,10 +119,10 @@ def mcnemar(correct_a: Bools, correct_b: Bools, codes: Ints) -> McNemar:
         fewer, either = min(only_a, only_b), only_a + only_b
         p = 2 * stats.binom.cdf(fewer - 1, either, 0.5) + stats.binom.pmf(fewer, either, 0.5)
         return McNemar(only_a, only_b, min(1.0, float(p)), "McNemar, exact, mid-p")
-    share = np.bincount(patient, lead) / sizes
-    spread = float(share @ share)
-    p = 1.0 if spread == 0 else float(stats.chi2.sf(share.sum() ** 2 / spread, 1))
-    return McNemar(only_a, only_b, p, "McNemar clustered by patient (Durkalski)")
+    net = np.bincount(patient, lead)
+    spread = float(net @ net)
+    p = 1.0 if spread == 0 else float(stats.chi2.sf(net.sum() ** 2 / spread, 1))
+    return McNemar(only_a, only_b, p, "McNemar clustered by patient (Obuchowski)")
 
 
 def holm(p_values: ArrayLike) -> Floats:

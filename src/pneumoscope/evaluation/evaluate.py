@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +47,12 @@ def evaluate(
         **score(manifest.samples, predictions, classifier.threshold, seed=seed),
         "operating_point": classifier.operating_point,
         "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},
-        "data": {"source": manifest.source.name, "sha256": manifest.fingerprint()},
+        "data": {
+            "source": manifest.source.name,
+            "sha256": manifest.fingerprint(),
+            "patients": manifest.patient_rule,
+            "splits": dict(Counter(sample.split or "none" for sample in manifest.samples)),
+        },
     }
     if look is not None:
         metrics["official"] = asdict(record(look, metrics))

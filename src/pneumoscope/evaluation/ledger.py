@@ -1,4 +1,4 @@
-"""The test lock: every look at a locked test set is on record before its labels are read.
+"""The test lock: every official look at a test set is on record before its labels are read.
 
 One JSON object per line, only ever appended, each with the SHA-256 of the line before it, so that a line
 that was changed or removed shows. `opened`: who is about to look (bundle, configuration, source). `measured`:

@@ -47,8 +47,10 @@ def evaluate_predictions(
 
     `y`: 0/1 [n]; `probability`: [n] in 0..1; `patients`: [n] keys; an image is called positive where
     probability >= threshold. AUROC: DeLong's interval, or Obuchowski's where a patient has several images.
-    The others: patient bootstrap. Resampling cannot see errors that did not occur, so where recall or
-    specificity is 0 or 1 the counted figures are widened to what its Wilson bound makes of them. ECE: mean
+    The others: patient bootstrap. Its intervals of proportions near 0 or 1 are too narrow, so accuracy,
+    recall, specificity, precision and NPV also cover Wilson's interval; and since resampling cannot see
+    errors that did not occur, where recall or specificity is 0 or 1 the counted figures are widened to what
+    its Wilson bound makes of them. ECE: mean
     over `ECE_BINS` equal-mass bins (quantiles of this sample, ties together) of |observed - predicted|
     (Naeini et al., AAAI 2015); `interval_of_distance` says how noise is allowed for.
     What is undefined is NaN and its method says why. Raises `DataError` for values outside these ranges.
@@ -70,6 +72,8 @@ def evaluate_predictions(
         nan = Estimate(np.nan, np.nan, np.nan, ONE_CLASS)
         found = {name: estimate if name in defined else nan for name, estimate in found.items()}
     found |= _widened(c, called, found)
+    if c.n_patients > 1:  # of one patient nothing is known
+        found |= _as_wide_as_wilson(c, called, found)
     return {name: without_false_certainty(estimate) for name, estimate in found.items()}
 
 
@@ -162,6 +166,20 @@ def _statistic(c: Cohort, called: Bools) -> Statistic:
         return np.stack([*(figures[name] for name in METRICS), chance], axis=1)
 
     return statistic
+
+
+def _as_wide_as_wilson(c: Cohort, called: Bools, found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """Return the proportions whose bootstrap interval does not cover Wilson's, widened to it."""
+    right = called == c.y
+    among = {"accuracy": right | True, "recall": c.y, "specificity": ~c.y, "precision": called, "npv": ~called}
+    wider = {}
+    for name, mask in among.items():
+        estimate, bounds = found[name], proportion(right[mask], c.codes[mask])
+        if bounds.low < estimate.low or bounds.high > estimate.high:
+            added = "" if "Wilson" in estimate.method else f"; {bounds.method} where wider"
+            low, high = min(bounds.low, estimate.low), max(bounds.high, estimate.high)
+            wider[name] = replace(estimate, low=low, high=high, method=estimate.method + added)
+    return wider
 
 
 def _widened(c: Cohort, called: Bools, found: Mapping[str, Estimate]) -> dict[str, Estimate]:

@@ -65,7 +65,7 @@ def view(
     return {
         "n": metrics.get("n"),
         "findings": wording.findings(evaluation.estimates),
-        "alarms": wording.alarms(evaluation.estimates, metrics.get("prevalence")),
+        "alarms": [*seen(metrics), *wording.alarms(evaluation.estimates, metrics.get("prevalence"))],
         "estimates": evaluation.estimates,
         "rows": headline(evaluation.estimates),
         "drawings": [(drawing.inline(key), drawing.caption) for drawing in drawn.values()],
@@ -79,6 +79,16 @@ def view(
         "explanations": [_shown(item) for item in evaluation.explanations[:explained]],
         "explanations_left": max(len(evaluation.explanations) - explained, 0),
     }
+
+
+def seen(metrics: Mapping[str, Any]) -> list[str]:
+    """Say how many of the images are marked as ones to learn from."""
+    splits = (metrics.get("data") or {}).get("splits") or {}
+    marked = {name: int(splits[name]) for name in ("train", "val") if splits.get(name)}
+    if not marked:
+        return []
+    counts = " and ".join(f"{count:,} marked {name}" for name, count in marked.items())
+    return [f"Among these images are {counts}: if the network learned or was tuned on them, the figures flatter."]
 
 
 def headline(estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -182,6 +192,7 @@ def provenance(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Operating point", f"{metrics.get('operating_point') or 'not named'}, threshold {threshold}"),
         ("Bundle", _named(bundle, "name")),
         ("Images from", _named(data, "source")),
+        ("Patients are known by", str(data.get("patients") or "not recorded")),
         *_looks(metrics.get("official")),
     ]
 

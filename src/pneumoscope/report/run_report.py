@@ -92,7 +92,7 @@ def _page(runs: Sequence[Run], out: Path, comparison: Mapping[str, Any] | None, 
         "contents": _contents(several),
         "several": several,
         "synthetic": [run.name for run in runs if (run.facts.get("data") or {}).get("synthetic")],
-        "validation_only": [run.name for run in runs if run.evaluation is None],
+        "validation_only": [run.name for run in runs if not _held_out(run)],
         "data_differ": len({_fingerprint(run) for run in runs}) > 1,
         "runs": [_run(run, out, number) for number, run in enumerate(runs, 1)],
         "results": RESULTS,
@@ -128,6 +128,11 @@ def _contents(several: bool) -> list[tuple[str, str]]:
 # --- one run ----------------------------------------------------------------------------------------------
 
 
+def _held_out(run: Run) -> bool:
+    """Whether the figures shown are of images that neither taught nor tuned the network."""
+    return run.evaluation is not None and not evaluation_report.seen(run.evaluation.metrics)
+
+
 def _run(run: Run, out: Path, number: int) -> dict[str, Any]:
     """Return all that the templates say of one run; `key` is unique on the page and safe as a file name."""
     key = f"run{number}"
@@ -141,7 +146,7 @@ def _run(run: Run, out: Path, number: int) -> dict[str, Any]:
         "folder": str(run.folder),
         "facts": _Lenient(run.facts),
         "strategy": wording.STRATEGIES.get(strategy, strategy or "not recorded"),
-        "held_out": run.evaluation is not None,
+        "held_out": _held_out(run),
         "view": evaluation_report.view(run.shown, drawn, key),
         "files": [(f"figures/{key}/{name}.svg", drawing.caption) for name, drawing in drawn.items()],
         "provenance": evaluation_report.provenance(run.shown),
