@@ -30,6 +30,7 @@ _RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
 _BOMB = "not decoded, because it may be a decompression bomb; scale it down first"
 # Formats that pictures come in; Pillow knows others, some of which start programs (EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_PLAIN = ("CR", "DX", "RG")  # DICOM PS3.3 C.7.3.1.1.1: the modalities of plain radiographs
 _WHITE_IS_ZERO = 0  # TIFF 6.0, tag 262
 # What the decoders raise on damaged files, found by changing bytes at random.
 _DAMAGE = (
@@ -279,6 +280,9 @@ def _render(dataset: Any, width: int, height: int) -> Radiograph:
     encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
     stored = pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else "")
     notes: list[str] = []
+    modality = str(dataset.get("Modality", ""))
+    if modality and modality not in _PLAIN:
+        notes.append(f"modality {modality}: no plain radiograph, so the answer means nothing")
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "PALETTE COLOR":
         coloured = apply_color_lut(stored, dataset)

@@ -59,11 +59,11 @@ def population(divided: Manifest) -> dict[str, Any]:
 
 def _in_words(facts: Mapping[str, Any]) -> str:
     ages = facts["age_years"]
-    who = f"{facts['images']} images of {facts['patients']} patients"
+    who = f"{facts['images']:,} images of {facts['patients']:,} patients"
     aged = f"aged {ages[0]:g} to {ages[1]:g} years" if ages else "ages not recorded"
     views = f"views {', '.join(facts['views'])}" if facts["views"] else "views not recorded"
     kind = "computer-generated" if facts["synthetic"] else "from one source"
-    return f"{who}, {kind} ({facts['source']}); {aged}; {views}; {facts['prevalence']:.0%} with pneumonia"
+    return f"{who}, {kind} ({facts['source']}); {aged}; {views}; {100 * facts['prevalence']:.0f} % with pneumonia"
 
 
 def limits(divided: Manifest) -> list[str]:

@@ -196,7 +196,6 @@ def make_run(
             "device": "cpu",
             "seed": 17,
             "started": "2026-01-02T03:04:05+00:00",
-            "command": f"pneumoscope train configs/{name}.toml --data SRC --out RUN",
         },
     )
     write_json(

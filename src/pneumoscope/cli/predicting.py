@@ -121,6 +121,7 @@ def evaluate(
     with progress("evaluating") as update:
         metrics = evaluate_bundle(classifier, manifest, out, seed=seed, progress=update, look=look)
     if explanations:
+        say("explaining some of each kind of answer")
         from pneumoscope.explanation.explain import explain_evaluation
 
         explain_evaluation(classifier, out, explanations)

@@ -138,11 +138,10 @@ def _too_small(row: dict[str, Any]) -> list[Problem]:
         f"{name} has {amount(row['n'], 'image', 'images')}: too few to choose or measure a network on; "
         f"an AUROC of {EXPECTED} would be known to ±{auroc:.2f}, an accuracy to ±{accuracy:.2f}"
     )
-    remedy = (
-        "report figures with their intervals"
-        if row["split"] == "all"
-        else "join it with train, and split about 10 % off by patient"
-    )
+    remedy = {
+        "all": "report figures with their intervals, or cross-validate (data.folds)",
+        "test": "report figures with their intervals, or collect more",
+    }.get(row["split"], "join it with train, and divide anew by patient")
     return [Problem("small_split", "warning", row["n"], text, remedy)]
 
 

@@ -46,6 +46,7 @@ def evaluate(
     metrics = {
         **score(manifest.samples, predictions, classifier.threshold, seed=seed),
         "operating_point": classifier.operating_point,
+        "limits": list(classifier.bundle.card.get("limits", ())),
         "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},
         "data": {
             "source": manifest.source.name,

@@ -37,6 +37,7 @@ def write(folder: Path, name: str) -> Path:
         ("subtype", "Bacterial and viral"),
         ("unread", "Not analysed"),
         ("explanations", "Explanations"),
+        ("limits", "Limits"),
         ("reading", "How to read this"),
     ]
     text = html.render(
@@ -45,6 +46,7 @@ def write(folder: Path, name: str) -> Path:
         subtitle=_subtitle(evaluation.metrics),
         contents=contents,
         view=view(evaluation, drawn),
+        limits=[str(limit) for limit in evaluation.metrics.get("limits") or []],
         provenance=provenance(evaluation),
     )
     write_text(folder / "report.html", text)
@@ -62,10 +64,11 @@ def view(
 ) -> dict[str, Any]:
     """Return all that the templates need to show an evaluation; `key` tells apart several on one page."""
     metrics = evaluation.metrics
+    trust = wording.alarms(evaluation.estimates, metrics.get("prevalence"))
     return {
         "n": metrics.get("n"),
         "findings": wording.findings(evaluation.estimates),
-        "alarms": [*seen(metrics), *wording.alarms(evaluation.estimates, metrics.get("prevalence"))],
+        "alarms": [*unanswered(metrics), *seen(metrics), *trust],
         "estimates": evaluation.estimates,
         "rows": headline(evaluation.estimates),
         "drawings": [(drawing.inline(key), drawing.caption) for drawing in drawn.values()],
@@ -79,6 +82,15 @@ def view(
         "explanations": [_shown(item) for item in evaluation.explanations[:explained]],
         "explanations_left": max(len(evaluation.explanations) - explained, 0),
     }
+
+
+def unanswered(metrics: Mapping[str, Any]) -> list[str]:
+    """Say, beside the figures, how many images are not in them."""
+    left_out = int(metrics.get("not_analysed") or 0)
+    if not left_out:
+        return []
+    total = int(metrics.get("n") or 0) + left_out
+    return [f"Not analysed, and counted nowhere: {left_out:,} of {total:,} images. They were not found normal."]
 
 
 def seen(metrics: Mapping[str, Any]) -> list[str]:
@@ -210,7 +222,9 @@ def _named(thing: Mapping[str, Any], key: str) -> str:
 
 def _subtitle(metrics: Mapping[str, Any]) -> str:
     n, patients = html.integer(metrics.get("n")), html.integer(metrics.get("n_patients"))
-    return f"{n} radiographs of {patients} patients, {html.percent(metrics.get('prevalence'))} with pneumonia"
+    left_out = int(metrics.get("not_analysed") or 0)
+    rest = f"; {html.integer(left_out)} more were not analysed" if left_out else ""
+    return f"{n} radiographs of {patients} patients, {html.percent(metrics.get('prevalence'))} with pneumonia{rest}"
 
 
 def _undrawn(evaluation: Evaluation) -> str:

@@ -27,11 +27,9 @@ RESULTS: Mapping[str, str] = {
 }
 FOREST: Mapping[str, str] = {key: RESULTS[key] for key in ("auroc", "recall", "specificity")}
 ENVIRONMENT: Mapping[str, str] = {
-    "command": "Command",
     "seed": "Seed",
     "started": "Started",
     "pneumoscope": "Pneumoscope",
-    "git_commit": "Commit",
     "python": "Python",
     "platform": "Platform",
     "torch": "PyTorch",
