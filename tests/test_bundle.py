@@ -248,3 +248,38 @@ def test_a_trained_bundle_names_no_place_of_this_machine(trained: Path) -> None:
         return [value] if isinstance(value, str) else []
 
     assert [found for found in strings(json.loads(text)) if found.startswith("/")] == []
+
+
+def test_a_folder_of_other_things_is_not_replaced(bundle: Path, tmp_path: Path) -> None:
+    network, preparation = load_bundle(bundle).network, load_bundle(bundle).preparation
+    card = {key: value for key, value in load_bundle(bundle).card.items() if key not in ("sha256", "card_sha256")}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(StorageError, match="holds other files"):
+        save_bundle(tmp_path / "mine", network, preparation, card)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("change", [{"canvas": None}, {"extra": 1}])
+def test_a_card_of_another_make_is_a_clear_error(bundle: Path, change: dict[str, object]) -> None:
+    card = json.loads((bundle / "card.json").read_text())
+    card["preparation"] |= change
+    if change.get("canvas", 0) is None:
+        del card["preparation"]["canvas"]
+    from pneumoscope import bundle as module
+
+    card["sha256"] = module._hash({key: card[key] for key in module._COMPUTES})
+    (bundle / "card.json").write_text(json.dumps(module._sealed(card)))
+    with pytest.raises(BundleError, match="not of this version"):
+        load_bundle(bundle)
+
+
+def test_a_card_that_nests_without_end_is_damaged(bundle: Path) -> None:
+    (bundle / "card.json").write_text("[" * 100_000)
+    with pytest.raises(BundleError, match="damaged or is no card"):
+        load_bundle(bundle)
+
+
+def test_evidence_of_another_bundle_is_refused(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="evidence of another bundle"):
+        add_evidence(bundle, {"validation": {"bundle": {"sha256": "0" * 64}}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import tomllib
 from collections.abc import Callable, Iterator
@@ -190,6 +191,9 @@ def test_a_folder_belongs_to_one_experiment_on_one_set_of_images(
     experiment = small_experiment(train={"epochs": 1})
     run_experiment(experiment, chest_manifest, tmp_path, name="small")
     identity = load_bundle(tmp_path / "bundle").sha256
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run_experiment(experiment, chest_manifest, tmp_path, name="small")
+    shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(ConfigError, match="holds a run already"):
         run_experiment(experiment, chest_manifest, tmp_path, name="small")
     with pytest.raises(ConfigError, match="other settings"):

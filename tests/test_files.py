@@ -240,3 +240,37 @@ def test_the_folder_is_synced_after_the_rename(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(files, "sync_folder", lambda folder: synced.append((folder, (tmp_path / "x.txt").exists())))
     write_text(tmp_path / "x.txt", "text")
     assert synced == [(tmp_path, True)]
+
+
+def test_an_interrupt_between_the_renames_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "kept"
+    target.mkdir()
+    (target / "a").write_text("old")
+    rename, calls = Path.replace, []
+
+    def interrupted(self: Path, other: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as temporary:
+        (temporary / "a").write_text("new")
+    assert (target / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    write_text(tmp_path / "x", "scan-\udcff.png")
+    assert (tmp_path / "x").read_bytes() == b"scan-\\udcff.png"

@@ -25,7 +25,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from pneumoscope import __version__
-from pneumoscope.errors import BundleError, storage_errors
+from pneumoscope.errors import BundleError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, plain, sha256_bytes, write_json
 from pneumoscope.preparation import Preparation
 from pneumoscope.records import RESEARCH_ONLY
@@ -133,7 +133,12 @@ def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, 
         path: its folder; replaced where it exists.
         files: `weights.safetensors`, and what a fast runtime reads, by name.
         sections: of the card, all but the notice and the hashes.
+
+    Raises:
+        StorageError: the folder holds something else, or cannot be written.
     """
+    if path.is_dir() and any(path.iterdir()) and not (path / _CARD).is_file():
+        raise StorageError("holds other files, which a bundle would replace", path=path, remedy="choose another folder")
     facts = {name: {"sha256": sha256_bytes(data), "bytes": len(data)} for name, data in files.items()}
     card = {
         "schema": SCHEMA,
@@ -173,7 +178,7 @@ def _stored(tensor: Tensor) -> NDArray[Any]:
 
 
 def _hash(value: Any) -> str:
-    return sha256_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+    return sha256_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(errors="backslashreplace"))
 
 
 def load_bundle(path: Path | None = None) -> Bundle:
@@ -186,8 +191,13 @@ def load_bundle(path: Path | None = None) -> Bundle:
     card = _read_card(folder)
     for name, fact in {WEIGHTS: card["weights"], **card["runtime"]["files"]}.items():
         _read(folder / name, fact["sha256"])
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preparation"].items()}
-    return Bundle(folder, card, Preparation(**fields))
+    try:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preparation"].items()}
+        return Bundle(folder, card, Preparation(**fields))
+    except (AttributeError, TypeError) as error:
+        raise BundleError(
+            f"the card's preparation is not of this version ({error})", path=folder / _CARD, remedy="train it again"
+        ) from error
 
 
 def _read(file: Path, sha256: str) -> bytes:
@@ -229,7 +239,7 @@ def _read_card(folder: Path) -> Mapping[str, Any]:
             and card["card_sha256"] == _hash(body)
             and card["sha256"] == _hash({key: card[key] for key in _COMPUTES})
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, AttributeError, KeyError, RecursionError, TypeError) as error:
         raise BundleError("is damaged or is no card", path=file, remedy="copy the bundle again") from error
     if not whole:
         raise BundleError("the card was changed after it was written", path=file, remedy="copy the bundle again")

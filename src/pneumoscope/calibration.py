@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,23 @@ def fit_calibration(logits: ArrayLike, targets: ArrayLike) -> Calibration:
     )
     note = "at the edge of the search: look at the logits" if best in (0, 60) else ""
     return Calibration(float(np.exp(found.x)), best_bias(float(found.x)), before, float(found.fun), c.n, note)
+
+
+def calibrate(
+    logits: ArrayLike, targets: ArrayLike, patients: Sequence[str], *, seed: int
+) -> tuple[Calibration, dict[str, OperatingPoint]]:
+    """Fit the calibration to validation images, and choose the operating points among their probabilities."""
+    fitted = fit_calibration(logits, targets)
+    probability, _ = probabilities(logits, fitted.temperature, fitted.bias)
+    return fitted, operating_points(targets, probability, patients, seed=seed)
+
+
+def calibration_sections(fitted: Calibration, points: Mapping[str, OperatingPoint]) -> dict[str, Any]:
+    """Return the sections of a bundle's card that `calibrate` decides."""
+    return {
+        "calibration": {"method": "temperature and bias fitted on the validation split", **asdict(fitted)},
+        "operating_points": {name: point.as_json() for name, point in points.items()},
+    }
 
 
 def operating_points(

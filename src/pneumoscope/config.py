@@ -162,6 +162,8 @@ class Experiment(_Section):
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
         sizes = self.train.sizes
+        if sizes and self.model.strategy == "frozen":
+            raise ValueError("train.sizes is for networks that learn from images, not for frozen ones")
         if sizes and (sizes[-1] != self.prepare.size or list(sizes) != sorted(sizes)):
             raise ValueError(f"train.sizes must ascend to prepare.size ({self.prepare.size})")
         if len(sizes) > self.train.epochs:

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from pneumoscope.bundle import add_evidence, save_bundle
-from pneumoscope.calibration import fit_calibration, operating_points, probabilities
+from pneumoscope.calibration import calibrate, calibration_sections
 from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, Progress, open_cache
 from pneumoscope.data.manifest import Manifest
@@ -30,7 +30,7 @@ from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import out_folder, read_json, write_json, write_text
-from pneumoscope.models.network import Network, build_network, round_weights
+from pneumoscope.models.network import Network, build_network, require_size, round_weights
 from pneumoscope.models.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Preparation
@@ -93,7 +93,7 @@ def _claim(experiment: Experiment, divided: Manifest, run: Path, resume: bool) -
     card = run / "experiment.json"
     parts = {name: divided.select(name).fingerprint() for name in ("train", "val")} | {"all": divided.fingerprint()}
     begun = {**experiment.model_dump(mode="json"), "images": parts}
-    if card.is_file() and (run / "checkpoints").is_dir():
+    if card.is_file() and any((run / name).exists() for name in ("checkpoints", "bundle", "run.json")):
         if not resume:
             raise ConfigError("holds a run already", path=run, remedy="go on with --resume or choose another --out")
         if read_json(card) != begun:
@@ -140,7 +140,7 @@ def _run(
     overhead = max(0.0, time.perf_counter() - trained - seconds) if not resume else 0.0
     write_text(run / "history.csv", pd.DataFrame(history).to_csv(index=False))
     round_weights(network)
-    write_bundle(run / "bundle", name, training, divided, weights, history)
+    bundle_network(run / "bundle", name, training, divided, weights, history)
     classifier = Classifier.load(run / "bundle")
     console("validating through the bundle")
     metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed)
@@ -151,11 +151,17 @@ def _run(
 
 
 def make_network(experiment: Experiment) -> tuple[Network, LoadReport | None, Preparation]:
-    """Build the network of an experiment, with its weights and the preparation that fits them."""
+    """Build the network of an experiment, with its weights and the preparation that fits them.
+
+    Raises:
+        ConfigError: it has no such network, or one that cannot take images of this size.
+        WeightsError: as its message says.
+    """
     model, prepare = experiment.model, experiment.prepare
     network, usual = build_network(
         model.network, classes=experiment.train.classes, dropout=model.dropout, drop_path=model.drop_path
     )
+    require_size(network, model.network, min((prepare.size, *experiment.train.sizes)))
     report = None if model.weights == "none" else load_weights(network, model.network, model.weights)
     preparation = Preparation(
         prepare.size,
@@ -167,7 +173,7 @@ def make_network(experiment: Experiment) -> tuple[Network, LoadReport | None, Pr
     return network, report, preparation
 
 
-def write_bundle(
+def bundle_network(
     path: Path,
     name: str,
     run: TrainingRun,
@@ -179,10 +185,8 @@ def write_bundle(
     logits = predict_logits(run.network, run.cache, run.val.rows, run.preparation, best_device()).double().numpy()
     run.network.cpu()
     truth = (~run.val.allowed[:, 0]).astype(int)
-    fitted = fit_calibration(logits, truth)
     patients = _patients(divided, run.cache, "val")
-    probability, _ = probabilities(logits, fitted.temperature, fitted.bias)
-    points = operating_points(truth, probability, patients, seed=run.experiment.seed)
+    fitted, points = calibrate(logits, truth, patients, seed=run.experiment.seed)
     sections = {
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -191,11 +195,7 @@ def write_bundle(
             "classes": list(CLASSES[run.experiment.train.classes]),
             "parameters": sum(parameter.numel() for parameter in run.network.parameters()),
         },
-        "calibration": {
-            "method": "temperature and bias fitted on the validation split",
-            **asdict(fitted),
-        },
-        "operating_points": {key: point.as_json() for key, point in points.items()},
+        **calibration_sections(fitted, points),
         "operating_point": "balanced",
         "population": population(divided),
         "training": {

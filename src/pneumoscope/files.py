@@ -47,6 +47,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     On an error the temporary file is removed and `path` is as it was.
     """
+    path = Path(os.path.realpath(path))  # a link stays, what it points to is replaced
     if path.is_dir():
         raise StorageError("is a folder, a file is needed here", path=path, remedy="choose another name")
     with storage_errors(path):
@@ -95,11 +96,12 @@ def _replace_folder(new: Path, path: Path) -> None:
         new.replace(path)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-    path.replace(aside / "previous")
     try:
+        path.replace(aside / "previous")
         new.replace(path)
-    except OSError:
-        (aside / "previous").replace(path)
+    except BaseException:  # Ctrl-C too: one of the two must be there afterwards
+        if (aside / "previous").exists() and not path.exists():
+            (aside / "previous").replace(path)
         raise
     finally:
         shutil.rmtree(aside)
@@ -118,8 +120,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path` atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write `text` as UTF-8 to `path` atomically; what file names hold beyond UTF-8 is escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.bundle import WEIGHTS, Bundle, add_evidence, load_bundle, write_bundle
-from pneumoscope.calibration import fit_calibration, operating_points, probabilities
+from pneumoscope.calibration import calibrate, calibration_sections, probabilities
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError, DataError
@@ -42,9 +42,11 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
         seed: of the choice of images and of the bootstrap.
 
     Raises:
-        ConfigError: NNCF or OpenVINO is not installed.
+        ConfigError: NNCF or OpenVINO is not installed, or `out` is the bundle itself.
         DataError: the bundle has no ONNX model, or a split is missing.
     """
+    if out.resolve() == bundle.folder.resolve():
+        raise ConfigError("is the bundle itself", path=out, remedy="choose another --out")
     files = bundle.runtime_files()
     if "model.onnx" not in files:
         raise DataError("the bundle holds no ONNX model", path=bundle.folder, remedy="quantise one that training wrote")
@@ -74,14 +76,9 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
         draft = Path(scratch) / "draft"
         write_bundle(draft, {WEIGHTS: weights, **graph}, sections)
         logits = _logits(load_bundle(draft), pixels)
-    fitted = fit_calibration(logits, truth)
+    fitted, points = calibrate(logits, truth, patients, seed=seed)
     probability, _ = probabilities(logits, fitted.temperature, fitted.bias)
-    points = operating_points(truth, probability, patients, seed=seed)
-    sections["calibration"] = {
-        "method": "temperature and bias fitted on the validation split, for the quantised network",
-        **asdict(fitted),
-    }
-    sections["operating_points"] = {key: point.as_json() for key, point in points.items()}
+    sections |= calibration_sections(fitted, points)
     write_bundle(out, {WEIGHTS: weights, **graph}, sections)
     original, _ = probabilities(_logits(bundle, pixels), *bundle.calibration)
     point = bundle.card["operating_point"]

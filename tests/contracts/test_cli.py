@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,6 +283,34 @@ def test_evaluate_is_3_where_images_fail(chests: Path, bundle: Path, tmp_path: P
     assert "not analysed: 1;" in done.err
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["failed"] == 1
     assert not (tmp_path / "o" / "explanations").exists()
+
+
+def test_a_runs_own_figures_are_not_overwritten(run: Path, bundle: Path, chests: Path) -> None:
+    before = (run / "metrics.json").read_bytes()
+    done = call("evaluate", "--data", chests, "--split", "test", "--bundle", bundle, "--out", run)
+    assert "whose own figures would be lost" in one_line(done, 2)
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_a_name_that_is_no_text_does_not_lose_the_answers(chests: Path, bundle: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/scan-\xff.png"
+    Path(os.fsdecode(name)).write_bytes(images(chests, 1)[0].read_bytes())
+    for target in ((), ("--jsonl", tmp_path / "answers.jsonl")):
+        done = call("predict", tmp_path, "--bundle", bundle, *target)
+        assert done.code == 0, done.err
+    answer = json.loads((tmp_path / "answers.jsonl").read_text())
+    assert answer["path"].endswith("scan-\udcff.png")
+    assert answer["probability"] is not None
+
+
+def test_a_pipe_takes_the_answers_and_stays_a_pipe(chests: Path, bundle: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text)
+        assert call("predict", images(chests, 1)[0], "--bundle", bundle, "--jsonl", pipe).code == 0
+        assert json.loads(read.result(10))["probability"] is not None
+    assert pipe.is_fifo()
 
 
 def test_an_official_test_is_put_on_record(

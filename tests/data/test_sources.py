@@ -90,6 +90,13 @@ def test_folders_that_are_no_source(tmp_path: Path) -> None:
     refused(tmp_path, "PNEUMONIA: the class folder is empty", "put its images there or remove the folder")
 
 
+def test_class_folders_that_differ_in_capitals_alone(tmp_path: Path) -> None:
+    image(tmp_path / "NORMAL/a.png")
+    image(tmp_path / "normal/b.png")
+    image(tmp_path / "PNEUMONIA/c.png")
+    refused(tmp_path, "twice")
+
+
 def test_the_order_is_that_of_the_names(tmp_path: Path) -> None:
     for name in ("NORMAL/b.png", "NORMAL/a.png", "PNEUMONIA/c.png"):
         image(tmp_path / name)

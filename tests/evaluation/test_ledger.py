@@ -91,3 +91,13 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PNEUMOSCOPE_LEDGER")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert ledger_file() == tmp_path / "pneumoscope" / "ledger.jsonl"
+
+
+def test_a_torn_line_is_written_over(bundles: list[Bundle], tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    take(ledger, bundles[0], tmp_path / "images")
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole + b'{"kind": "opened", "sou')
+    assert take(ledger, bundles[0], tmp_path / "images").looks == 2
+    assert ledger.read_bytes().startswith(whole + b'{"kind": "opened", "source"')
+    assert len(read_ledger(ledger)) == 4

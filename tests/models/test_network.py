@@ -15,6 +15,7 @@ from pneumoscope.models.network import (
     build_network,
     freeze,
     frozen_modules,
+    require_size,
     stages,
 )
 
@@ -160,3 +161,11 @@ def test_an_unknown_name_is_an_error_with_a_suggestion() -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="list_models"):
         build_network("qqqq", classes=2)
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_tiny_patch16_224", 64), ("vgg11", 16)])
+def test_a_size_that_a_network_cannot_take(name: str, size: int) -> None:
+    network, _ = build_network(name, classes=2)
+    with pytest.raises(ConfigError, match=rf"cannot take images of {size} px.*its usual size is 224"):
+        require_size(network, name, size)
+    require_size(network, name, 224)

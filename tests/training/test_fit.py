@@ -286,6 +286,16 @@ def test_a_finished_phase_is_taken_as_it_is(tmp_path: Path) -> None:
     assert same(weights_resumed, weights)
 
 
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut short"])
+def test_a_damaged_checkpoint_is_a_clear_error(tmp_path: Path, damage: bytes) -> None:
+    last = tmp_path / "checkpoints" / "head" / "last.ckpt"
+    train(tmp_path)
+    (last.parent / "done.json").unlink()
+    last.write_bytes(damage)
+    with pytest.raises(TrainingError, match=r"last\.ckpt: the checkpoint is damaged; remove the folder"):
+        train(tmp_path, resume=True)
+
+
 def test_a_network_is_left_on_its_own_when_nothing_is_resumed(tmp_path: Path) -> None:
     """A phase that finished elsewhere in the folder is not taken without being asked for."""
     rows, _ = train(tmp_path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,10 +64,17 @@ def predict(
 
     if jsonl is None:
         with storage_errors("standard output"):
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
             for line in lines():  # type: ignore[attr-defined]
                 sys.stdout.write(line)
     else:
-        with atomic_path(jsonl) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        special = jsonl.exists() and not jsonl.is_file() and not jsonl.is_dir()  # a pipe or a device is not replaced
+        with (
+            storage_errors(jsonl),
+            nullcontext(jsonl) if special else atomic_path(jsonl) as target,
+            target.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+        ):
             stream.writelines(lines())  # type: ignore[arg-type]
     if failed:
         say(f"{failed} of {len(files)} images could not be read; their lines say why")
@@ -110,11 +119,18 @@ def evaluate(
 ) -> None:
     """Score a bundle on labelled images: metrics.json, predictions.csv, figures, and an HTML page."""
     from pneumoscope.data.sources import open_source
+    from pneumoscope.errors import ConfigError
     from pneumoscope.evaluation.evaluate import evaluate as evaluate_bundle
+    from pneumoscope.files import out_folder
     from pneumoscope.predict import Classifier
 
+    if (out / "run.json").is_file():
+        raise ConfigError(
+            "is the folder of a run, whose own figures would be lost", path=out, remedy=f"--out {out}/test"
+        )
     classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
-    look = announced(classifier, data, operating_point) if official else None
+    out_folder(out)
+    look = announced(classifier, data, operating_point) if official and data.exists() else None
     manifest = open_source(data)
     if split is not None:
         manifest = manifest.select(split)

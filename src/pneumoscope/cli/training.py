@@ -77,9 +77,14 @@ def quantise(
     card = quantise_bundle(load_bundle(bundle), open_source(data), out, name=out.resolve().name, seed=seed)
     found = card["evidence"]["against_original"]["differences"]
     for name in ("accuracy", "auroc"):
-        value, (low, high) = found[name]["value"], found[name]["ci95"]
-        say(f"{name:9} {value:+.4f} against the original, 95 % CI {low:+.4f} to {high:+.4f}, on validation images")
+        value, low, high = (signed(x) for x in (found[name]["value"], *found[name]["ci95"]))
+        say(f"{name:9} {value} against the original, 95 % CI {low} to {high}, on validation images")
     typer.echo(out)
+
+
+def signed(value: float | None) -> str:
+    """Return a difference with its sign, or that it is undefined."""
+    return "undefined" if value is None else f"{value:+.4f}"
 
 
 def tell(row: Row) -> None:

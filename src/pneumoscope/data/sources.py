@@ -63,7 +63,10 @@ def read_class_folders(root: Path) -> Manifest:
         (name, root / child.name) for child in _folders(root) if (name := _SPLIT_NAMES.get(child.name.lower()))
     ]
     for split, folder in parts or [(None, root)]:
-        classes = {child.name.upper(): child for child in _folders(folder)}
+        classes: dict[str, Path] = {}
+        for child in _folders(folder):
+            if classes.setdefault(child.name.upper(), child) != child:
+                raise DataError("is there twice, in capitals and not", path=child, remedy="merge the two folders")
         present = [label for label in LABELS if label in classes]
         for label in present:
             files = _files(classes[label])

@@ -1,9 +1,10 @@
 """The test lock: every official look at a test set is on record before its labels are read.
 
 One JSON object per line, only ever appended, each with the SHA-256 of the line before it, so that a line
-that was changed or removed shows. `opened`: who is about to look (bundle, configuration, source). `measured`:
-what was found, with the fingerprint of the images. A set that was looked at many times chooses for those who
-look: the best of many is better than it will be elsewhere.
+that was changed or taken out shows; lines cut off the end show against `official.line` in the metrics files.
+`opened`: who is about to look (bundle, configuration, source). `measured`: what was found, with the fingerprint
+of the images. A set that was looked at many times chooses for those who look: the best of many is better than
+it will be elsewhere.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def _count(look: Look, data: str, last: str) -> Looks:
 def read_ledger(ledger: Path) -> list[tuple[dict[str, Any], str]]:
     """Return the entries with their lines' SHA-256, oldest first; raises `DataError` where the chain is broken."""
     with storage_errors(ledger):
-        lines = ledger.read_bytes().splitlines() if ledger.is_file() else []
+        # A line without its end was torn by a full disk or a kill; the next one is written over it.
+        lines = [line.removesuffix(b"\n") for line in _lines(ledger) if line.endswith(b"\n")]
     entries, previous = [], _START
     for number, line in enumerate(lines, start=1):
         try:
@@ -126,6 +128,10 @@ def read_ledger(ledger: Path) -> list[tuple[dict[str, Any], str]]:
     return entries
 
 
+def _lines(ledger: Path) -> list[bytes]:
+    return ledger.read_bytes().splitlines(keepends=True) if ledger.is_file() else []
+
+
 def _append(ledger: Path, entry: dict[str, Any]) -> str:
     with storage_errors(ledger):
         ledger.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +142,9 @@ def _append(ledger: Path, entry: dict[str, Any]) -> str:
                 "previous": entries[-1][1] if entries else _START,
             }
             line = json.dumps(plain(entry), ensure_ascii=False).encode()
+            whole = sum(len(part) for part in _lines(ledger) if part.endswith(b"\n"))
             with ledger.open("ab") as stream:
+                stream.truncate(whole)
                 stream.write(line + b"\n")
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -99,6 +99,20 @@ def build_network(
     return Network(model, pooled.shape[1], classes, dropout), settings
 
 
+def require_size(network: Network, name: str, size: int) -> None:
+    """Raise `ConfigError` where a network cannot take images of `size` pixels a side."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError) as error:
+        usual = network.encoder.model.pretrained_cfg["input_size"][-1]
+        raise ConfigError(f"{name!r} cannot take images of {size} px", remedy=f"its usual size is {usual}") from error
+    finally:
+        network.train(training)
+
+
 def _no_drop_path(name: str) -> ConfigError:
     return ConfigError(f"{name!r} has no stochastic depth", remedy="leave model.drop_path out")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -20,8 +22,8 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.errors import ConfigError, TrainingError
-from pneumoscope.files import atomic_path, read_json, write_json
+from pneumoscope.errors import ConfigError, TrainingError, storage_errors
+from pneumoscope.files import read_json, write_bytes, write_json
 from pneumoscope.training.dataset import EpochSampler
 from pneumoscope.training.module import Classifier
 
@@ -131,8 +133,9 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """A checkpoint is whole or absent, also after a power cut."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        buffer = io.BytesIO()  # PyTorch's own writer does not tell a full disk from other faults
+        torch.save(checkpoint, buffer)
+        write_bytes(Path(path), buffer.getvalue())
 
 
 class _Checkpoint(ModelCheckpoint):
@@ -211,6 +214,8 @@ def fit(
     callbacks = _callbacks(history, best, last, config)
     trainer = _trainer(phase, config, hardware, callbacks, run, loggers, bar)
     checkpoint = str(last) if resume and last.is_file() else None
+    if checkpoint:
+        _read_checkpoint(last)
     try:
         trainer.fit(module, datamodule=_Data(phase, config, seed), ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:
@@ -287,8 +292,19 @@ def interrupted(run: Path) -> TrainingError:
     return TrainingError("training was interrupted", path=run, remedy="go on from the last whole epoch with --resume")
 
 
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    try:
+        with storage_errors(file):
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return content
+    except (EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
+        raise TrainingError(
+            "the checkpoint is damaged", path=file, remedy="remove the folder it lies in to begin this phase anew"
+        ) from error
+
+
 def _take(network: nn.Module, checkpoint: Path) -> None:
     """Load the network's weights from a checkpoint of ours."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    state = _read_checkpoint(checkpoint)["state_dict"]
     prefix = "network."
     network.load_state_dict({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
