@@ -81,10 +81,10 @@ def kill_and_resume(number: int, config: Path, data: Path, folder: Path, epochs:
         usual = 1000 * float(stream.readlines()[-1].split(",")[-2])
     delay = rng.uniform(0, usual)
     with subprocess.Popen(command(config, data, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for_rows(process, run / ".scratch-history.json", target)
+        wait_for_rows(process, run / "checkpoints" / "scratch" / "history.json", target)
         time.sleep(delay / 1000)  # not to wait for anything: this is the random moment
         process.kill()
-    done = len(json.loads((run / ".scratch-history.json").read_text()))
+    done = len(json.loads((run / "checkpoints" / "scratch" / "history.json").read_text()))
     if (run / "checkpoints" / "scratch-done.json").exists():
         raise SystemExit("training had ended before it was killed; give more --epochs")
     started = time.perf_counter()
