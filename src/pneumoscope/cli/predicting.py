@@ -129,8 +129,10 @@ def evaluate(
             "is the folder of a run, whose own figures would be lost", path=out, remedy=f"--out {out}/test"
         )
     classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
-    out_folder(out)
-    look = announced(classifier, data, operating_point) if official and data.exists() else None
+    look = None
+    if official and data.exists():
+        out_folder(out)  # a look that could leave nothing is none
+        look = announced(classifier, data, operating_point)
     manifest = open_source(data)
     if split is not None:
         manifest = manifest.select(split)
