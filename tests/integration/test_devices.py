@@ -25,7 +25,7 @@ def test_two_processes_give_the_losses_of_one_at_the_same_global_batch(
 ) -> None:
     """Batch norm in training mode would see half batches, dropout and mixup draw by process: all three are off."""
     experiment = small_experiment(
-        data={"val_fraction": 0.28},
+        data={"seed": 1},
         model={"freeze_batchnorm": True},
         augment={"flip": 0.5, "rotation": 8.0, "noise": 0.02},
         train={"epochs": 2, "ema": 0.9, "label_smoothing": 0.1, "rate": 3e-4},
