@@ -47,7 +47,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     On an error the temporary file is removed and `path` is as it was.
     """
-    path = Path(os.path.realpath(path))  # a link stays, what it points to is replaced
+    if path.is_symlink():  # a link stays, what it points to is replaced
+        path = Path(os.path.realpath(path))
     if path.is_dir():
         raise StorageError("is a folder, a file is needed here", path=path, remedy="choose another name")
     with storage_errors(path):
