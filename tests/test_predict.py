@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from scipy import special
 
 from pneumoscope.bundle import load_bundle
@@ -138,6 +140,30 @@ def test_a_constant_image_is_not_analysed(classifier: Classifier, tmp_path: Path
     assert (prediction.probability, prediction.label, prediction.subtype) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("modality", "answered"), [("CR", True), ("DX", True), ("", True), ("CT", False), ("PT", False)]
+)
+def test_another_modality_is_not_analysed(
+    classifier: Classifier, tmp_path: Path, modality: str, answered: bool
+) -> None:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = ComputedRadiographyImageStorage, "1.2.3"
+    dataset.Modality = modality
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
+    dataset.Rows = dataset.Columns = 64
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.PixelData = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8).tobytes()
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    (prediction,) = classifier.predict([tmp_path / "a.dcm"])
+    assert prediction.error is None
+    assert (prediction.label is not None) == answered
+    if not answered:
+        assert prediction.reason == f"not analysed, because its modality is {modality}: no plain radiograph"
+
+
 def test_only_bad_files_are_answered_too(classifier: Classifier, tmp_path: Path) -> None:
     found = list(classifier.predict([tmp_path / "a.png", tmp_path / "b.png"]))
     assert [p.error is None for p in found] == [False, False]
@@ -154,7 +180,7 @@ def test_the_line_has_the_keys_of_the_contract(classifier: Classifier, paths: li
     assert list(flat) == KEYS
     assert list(missing) == [*KEYS, "error"]
     assert json.loads(json.dumps(good)) == good
-    assert good["quality"].keys() == {"width", "height", "mean", "contrast", "notes"}
+    assert good["quality"].keys() == {"width", "height", "mean", "contrast", "modality", "notes"}
     assert (good["quality"]["width"], good["quality"]["height"]) == (64, 64)
     assert good["bundle"] == load_label(classifier)
     assert good["milliseconds"] > 0

@@ -30,7 +30,7 @@ _RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
 _BOMB = "not decoded, because it may be a decompression bomb; scale it down first"
 # Formats that pictures come in; Pillow knows others, some of which start programs (EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_PLAIN = ("CR", "DX", "RG")  # DICOM PS3.3 C.7.3.1.1.1: the modalities of plain radiographs
+PLAIN = ("CR", "DX", "RG")  # DICOM PS3.3 C.7.3.1.1.1: the modalities of plain radiographs
 _WHITE_IS_ZERO = 0  # TIFF 6.0, tag 262
 # What the decoders raise on damaged files, found by changing bytes at random.
 _DAMAGE = (
@@ -57,7 +57,8 @@ class Radiograph:
 
     `pixels`: float32 [H, W] in 0..1, 0 black, 1 white, air dark (photometric interpretation resolved).
     `width`, `height`: size of the stored image in pixels; `pixels` may be smaller where a reduced
-    decoding was asked for. `notes`: what had to be put right on the way.
+    decoding was asked for. `notes`: what had to be put right on the way. `modality`: DICOM (0008,0060), None
+    where it is not said.
     """
 
     pixels: FloatArray
@@ -66,6 +67,7 @@ class Radiograph:
     format: str
     mode: str
     notes: tuple[str, ...] = ()
+    modality: str | None = None
 
 
 @contextmanager
@@ -280,9 +282,6 @@ def _render(dataset: Any, width: int, height: int) -> Radiograph:
     encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
     stored = pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else "")
     notes: list[str] = []
-    modality = str(dataset.get("Modality", ""))
-    if modality and modality not in _PLAIN:
-        notes.append(f"modality {modality}: no plain radiograph, so the answer means nothing")
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "PALETTE COLOR":
         coloured = apply_color_lut(stored, dataset)
@@ -296,7 +295,8 @@ def _render(dataset: Any, width: int, height: int) -> Radiograph:
             pixels = np.float32(1.0) - pixels
             reason = "MONOCHROME1" if photometric == "MONOCHROME1" else "Presentation LUT"
             notes.append(f"inverted for display ({reason})")
-    return Radiograph(pixels, width, height, "DICOM", photometric, tuple(notes))
+    modality = str(dataset.get("Modality", "")) or None
+    return Radiograph(pixels, width, height, "DICOM", photometric, tuple(notes), modality)
 
 
 def _luma(colours: NDArray[Any], top: float) -> FloatArray:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pneumoscope.bundle import Bundle, load_bundle
 from pneumoscope.calibration import pneumonia_logit, probabilities
 from pneumoscope.errors import BundleError, DataError, ImageError
-from pneumoscope.images import RASTER_SUFFIXES, Radiograph, is_dicom, read_image
+from pneumoscope.images import PLAIN, RASTER_SUFFIXES, Radiograph, is_dicom, read_image
 from pneumoscope.preparation import Pixels, to_canvas, to_input
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
 from pneumoscope.runtime import Engine, open_runtime
@@ -157,11 +157,14 @@ def _quality(radiograph: Radiograph, canvas: Pixels) -> dict[str, Any]:
         "height": radiograph.height,
         "mean": round(float(grey.mean()), 4),
         "contrast": round(float(grey.std()), 4),
+        "modality": radiograph.modality,
         "notes": list(radiograph.notes),
     }
 
 
 def _not_analysed(quality: Mapping[str, Any]) -> str | None:
+    if quality["modality"] is not None and quality["modality"] not in PLAIN:
+        return f"not analysed, because its modality is {quality['modality']}: no plain radiograph"
     if quality["contrast"] < _FLAT:
         return "not analysed, because the image is nearly constant and shows nothing"
     return None
