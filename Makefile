@@ -37,7 +37,7 @@ check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/lint-imports
 
 test: check  ## all checks and all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadscope --max-worker-restart 0
 
 docs: $(VENV)/.dev  ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
