@@ -92,3 +92,15 @@ def test_alone_it_imports_every_module_and_predicts(
     assert told["code"] == 0
     assert json.loads((empty / "line.jsonl").read_text())["probability"] is not None
     assert [extra for extra in EXTRAS if extra in told["found"]] == []
+
+
+def test_prediction_loads_neither_pytorch_nor_telemetry(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    program = (
+        "import sys; from pathlib import Path; from pneumoscope.predict import Classifier;"
+        f"import numpy as np; c = Classifier.load(Path({str(bundle)!r}), engine='openvino');"
+        "side = c.bundle.preparation.canvas; c.logits(np.zeros((1, side, side), np.uint8));"
+        "print([m for m in ('torch', 'timm', 'openvino_telemetry') if sys.modules.get(m)])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
