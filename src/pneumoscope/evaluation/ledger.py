@@ -43,12 +43,11 @@ class Looks:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A look that was announced: where, by which line, at which source, with which bundle."""
+    """A look that was announced: where, by which line, at which source."""
 
     ledger: Path
     line: str
     source: str
-    bundle: str
 
 
 def ledger_file() -> Path:
@@ -78,7 +77,7 @@ def announce(ledger: Path, source: Path, bundle: Bundle, operating_point: str) -
             "config_sha256": sha256_bytes(config.encode()),
         },
     )
-    return Look(ledger, line, place, bundle.sha256)
+    return Look(ledger, line, place)
 
 
 def record(look: Look, metrics: Mapping[str, Any]) -> Looks:
