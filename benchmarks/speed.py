@@ -1,99 +1,115 @@
-"""How fast a bundle answers: PyTorch against OpenVINO, one image and many, the network alone and with decoding.
+"""How fast a bundle answers, by what computes it: one image and many, the network alone and with decoding.
 
-    python benchmarks/speed.py ../shared/data/kermany_originals [--bundle B ...] [--threads 2]
+    python benchmarks/speed.py ../shared/data/kermany_originals [--bundle B] [--int8 B8] [--threads 2]
 
-All engines run in this one process, taking turns, on the same images; ratios to PyTorch hold better than seconds.
-Latency: median and 95th percentile of single images. The largest difference between the engines' probabilities
-is printed beside.
+Eager PyTorch, torch.compile, ONNX Runtime (where it is installed), OpenVINO, and OpenVINO on an eight-bit bundle that
+`pneumoscope quantise` made, all in this one process, taking turns, on the same images; ratios to eager PyTorch hold
+better than seconds. Latency: median and 95th percentile of single images. The share of the machine's arithmetic is
+that of batches, against a product of large matrices in single precision on as many threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
 from pneumoscope.images import read_image
+from pneumoscope.models.export import Deployed
 from pneumoscope.predict import Classifier, expand
 from pneumoscope.preparation import Pixels, to_input
+from pneumoscope.runtime import Runtime
 
 BATCH = 32
 ROUNDS = 5
+Logits = Callable[[Pixels], NDArray[np.float32]]
 
 
 @dataclass
 class Timing:
-    """Seconds of single images, and images per second in batches, of each round."""
+    """Seconds of single images, and images per second in batches and from files, of all rounds."""
 
-    single: list[float]
-    batched: list[float]
-    whole: list[float]
+    single: list[float] = field(default_factory=list)
+    batched: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
 
 
 def main() -> None:
-    """Measure and print a table per bundle."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--bundle", type=Path, nargs="*", default=[None])
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--bundle", type=Path, help="the shipped one by default")
+    parser.add_argument("--int8", type=Path, help="an eight-bit version of the bundle")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     paths = expand([str(arguments.images)])
-    for path in arguments.bundle:
-        print_table(path, paths, arguments.threads)
-
-
-def print_table(bundle: Path | None, paths: list[str], threads: int | None) -> None:
-    """Compare the engines on one bundle."""
-    classifiers = {engine: Classifier.load(bundle, engine=engine, threads=threads) for engine in ("torch", "openvino")}
-    first = next(iter(classifiers.values()))
-    preparation = first.bundle.preparation
-    canvases = np.stack([first.canvas(read_image(path, at_least=2 * preparation.canvas)) for path in paths])
+    engines = classifiers(arguments.bundle, arguments.int8, arguments.threads)
+    eager = engines["eager PyTorch"]
+    preparation = eager.bundle.preparation
+    canvases = np.stack([eager.canvas(read_image(path, at_least=2 * preparation.canvas)) for path in paths])
     pixels = to_input(canvases, preparation)
-    timings = {engine: Timing([], [], []) for engine in classifiers}
+    timings = {name: Timing() for name in engines}
     for number in range(ROUNDS + 1):  # the first warms up
-        for engine, classifier in classifiers.items():
-            measured = measure(classifier, pixels, paths)
-            if number:
-                timings[engine].single += measured.single
-                timings[engine].batched += measured.batched
-                timings[engine].whole += measured.whole
-    answers = {
-        engine: np.array([line.probability or 0.0 for line in classifier.predict(paths)])
-        for engine, classifier in classifiers.items()
-    }
-    apart = float(np.abs(answers["torch"] - answers["openvino"]).max())
-    print(
-        f"\n{first.bundle.label}, {preparation.size} px, {len(paths)} images; engines differ by {apart:.1e} at most\n"
-    )
-    print(f"| engine | one image, ms (p50 / p95) | batches of {BATCH}, images/s | files, decoding included, images/s |")
-    print("|---|---|---|---|")
-    base = timings["torch"]
-    for engine, timing in timings.items():
-        p50, p95 = (1000 * float(np.quantile(timing.single, q)) for q in (0.5, 0.95))
-        ratios = [
-            f"{statistics.median(base.single) / statistics.median(timing.single):.1f}x",
-            f"{statistics.median(timing.batched) / statistics.median(base.batched):.1f}x",
-            f"{statistics.median(timing.whole) / statistics.median(base.whole):.1f}x",
-        ]
-        print(
-            f"| {engine} | {p50:.1f} / {p95:.1f} ({ratios[0]}) | {statistics.median(timing.batched):.0f} ({ratios[1]}) "
-            f"| {statistics.median(timing.whole):.0f} ({ratios[2]}) |"
+        for name, classifier in engines.items():
+            measure(classifier, pixels, paths, timings[name] if number else Timing())
+    answers = {name: np.array([p.probability or 0 for p in c.predict(paths)]) for name, c in engines.items()}
+    print(f"\n{eager.bundle.label}, {preparation.size} px, {len(paths)} images, {arguments.threads} threads\n")
+    print_table(timings, {name: float(np.abs(p - answers["eager PyTorch"]).max()) for name, p in answers.items()})
+    print_limit(eager, pixels, timings)
+
+
+def classifiers(bundle: Path | None, int8: Path | None, threads: int) -> dict[str, Classifier]:
+    """Return the bundle, computed in each way that is there."""
+    found = {"eager PyTorch": Classifier.load(bundle, engine="torch", threads=threads)}
+
+    def add(name: str, logits: Logits) -> None:
+        found[name] = Classifier.load(bundle, engine="torch", threads=threads)
+        found[name].runtime = Runtime(name, logits)
+
+    loaded = found["eager PyTorch"].bundle
+    compiled: Any = torch.compile(Deployed(loaded.network, loaded.preparation).eval(), dynamic=False)
+
+    def by_compiled(pixels: Pixels) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            result: NDArray[np.float32] = compiled(torch.from_numpy(np.ascontiguousarray(pixels))).numpy()
+        return result
+
+    add("torch.compile", by_compiled)
+    try:
+        import onnxruntime
+    except ImportError:
+        print("ONNX Runtime is not measured: pip install onnxruntime")
+    else:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(
+            loaded.folder / "model.onnx", options, providers=["CPUExecutionProvider"]
         )
+        add("ONNX Runtime", lambda pixels: session.run(None, {"pixels": pixels})[0])
+    found["OpenVINO"] = Classifier.load(bundle, engine="openvino", threads=threads)
+    if int8 is not None:
+        found["OpenVINO, int8"] = Classifier.load(int8, engine="openvino", threads=threads)
+    return found
 
 
-def measure(classifier: Classifier, pixels: Pixels, paths: list[str]) -> Timing:
+def measure(classifier: Classifier, pixels: Pixels, paths: list[str], timing: Timing) -> None:
     """Time one round."""
     logits = classifier.runtime.logits
-    single = [seconds(lambda one=pixels[i : i + 1]: logits(one)) for i in range(len(pixels))]
     many = np.resize(pixels, (BATCH, *pixels.shape[1:]))
-    batched = [BATCH / seconds(lambda: logits(many)) for _ in range(3)]
-    whole = [len(paths) / seconds(lambda: list(classifier.predict(paths)))]
-    return Timing(single, batched, whole)
+    timing.single += [seconds(lambda one=pixels[i : i + 1]: logits(one)) for i in range(len(pixels))]  # type: ignore[misc]
+    timing.batched += [BATCH / seconds(lambda: logits(many)) for _ in range(3)]
+    timing.whole.append(len(paths) / seconds(lambda: list(classifier.predict(paths, batch_size=len(paths)))))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -101,6 +117,38 @@ def seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def print_table(timings: dict[str, Timing], apart: dict[str, float]) -> None:
+    """Print Markdown."""
+    print(
+        f"| computed by | one image, ms (p50 / p95) | batches of {BATCH}, images/s | files with decoding, images/s "
+        "| largest difference of a probability |\n|---|---|---|---|---|"
+    )
+    base = timings["eager PyTorch"]
+    for name, timing in timings.items():
+        p50, p95 = (1000 * float(np.quantile(timing.single, q)) for q in (0.5, 0.95))
+        single, batched, whole = (statistics.median(values) for values in (timing.single, timing.batched, timing.whole))
+        print(
+            f"| {name} | {p50:.1f} / {p95:.1f} ({statistics.median(base.single) / single:.1f}x) "
+            f"| {batched:.0f} ({batched / statistics.median(base.batched):.1f}x) "
+            f"| {whole:.0f} ({whole / statistics.median(base.whole):.1f}x) | {apart[name]:.1e} |"
+        )
+
+
+def print_limit(eager: Classifier, pixels: Pixels, timings: dict[str, Timing]) -> None:
+    """Print which share of the machine's arithmetic each engine reaches."""
+    network = Deployed(eager.bundle.network, eager.bundle.preparation).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.from_numpy(pixels[:1].copy()))
+    work = counter.get_total_flops()
+    a = torch.rand(2048, 2048)
+    limit = max(2 * 2048**3 / seconds(lambda: a @ a) for _ in range(8))
+    print(
+        f"\n{work / 1e9:.2f} GFLOP per image; matrix products reach {limit / 1e9:.0f} GFLOP/s; share in batches: ",
+        end="",
+    )
+    print(", ".join(f"{name} {statistics.median(t.batched) * work / limit:.0%}" for name, t in timings.items()))
 
 
 if __name__ == "__main__":

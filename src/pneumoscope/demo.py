@@ -36,7 +36,7 @@ def experiments(seed: int) -> dict[str, Experiment]:
             "title": "Custom CNN, from scratch",
             "augment": _AUGMENT,
             "model": {"dropout": 0.2},
-            "train": {"epochs": 15, "rate": 2e-3, "ema": 0.98},
+            "train": {"epochs": 10, "rate": 2e-3, "ema": 0.98},
         },
         "lite0-frozen": {
             "title": "EfficientNet-Lite0, frozen feature extractor",
@@ -47,7 +47,7 @@ def experiments(seed: int) -> dict[str, Experiment]:
             "title": "EfficientNet-Lite0, fine-tuned",
             "augment": _AUGMENT,
             "model": {**_LITE0, "strategy": "finetune"},
-            "train": {"epochs": 8, "head_epochs": 10, "rate": 1e-3, "layer_decay": 0.9, "ema": 0.98},
+            "train": {"epochs": 7, "head_epochs": 10, "rate": 1e-3, "layer_decay": 0.9, "ema": 0.98},
         },
     }
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from pneumoscope.bundle import Bundle, load_bundle
 from pneumoscope.calibration import pneumonia_logit, probabilities
 from pneumoscope.errors import BundleError, DataError, ImageError
+from pneumoscope.files import plain
 from pneumoscope.images import PLAIN, RASTER_SUFFIXES, Radiograph, is_dicom, read_image
 from pneumoscope.preparation import Pixels, to_canvas, to_input
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
@@ -168,6 +170,11 @@ def _not_analysed(quality: Mapping[str, Any]) -> str | None:
     if quality["contrast"] < _FLAT:
         return "not analysed, because the image is nearly constant and shows nothing"
     return None
+
+
+def as_line(prediction: Prediction) -> str:
+    """Return a prediction as one line of JSON, line feed included."""
+    return json.dumps(plain(prediction.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def expand(patterns: Sequence[str]) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,43 +42,85 @@ def predict(
     jsonl: Annotated[Path | None, typer.Option("--jsonl", help="Write the lines to this file, not to stdout.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Images per step.")] = 16,
     operating_point: Point = None,
-    engine: Computes = "auto",
+    engine: Annotated[
+        str,
+        typer.Option("--engine", help="auto (OpenVINO where it can be had), openvino, torch, or ray for an archive."),
+    ] = "auto",
     threads: Threads = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="With ray: processes that score; one per core by default.")
+    ] = None,
+    shard_size: Annotated[
+        int, typer.Option("--shard-size", min=1, help="With ray: images that are lost where a worker dies.")
+    ] = 1000,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="With ray: an existing cluster, not one of this machine.")
+    ] = None,
 ) -> None:
     """Print one JSON line per image, in input order; exit 3 where some could not be read."""
-    from pneumoscope.errors import storage_errors
-    from pneumoscope.files import atomic_path, plain
+    from pneumoscope.errors import ConfigError
     from pneumoscope.predict import Classifier, expand
 
     files = expand(paths)
-    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
+    if engine == "ray":
+        if jsonl is None:
+            raise ConfigError("an archive is scored into a file", remedy="give --jsonl FILE")
+        if threads is not None:
+            raise ConfigError("Ray's workers share the cores", remedy="give --workers in place of --threads")
+        from pneumoscope.archive import score_archive
+        from pneumoscope.bundle import load_bundle
+
+        with progress("predicting") as update:
+            failed = score_archive(
+                files,
+                jsonl,
+                load_bundle(bundle),
+                operating_point=operating_point,
+                batch_size=batch_size,
+                shard_size=shard_size,
+                workers=workers,
+                address=ray_address,
+                progress=update,
+            )
+    else:
+        classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
+        failed = write_lines(classifier, files, jsonl, batch_size)
+    if failed:
+        say(f"{failed} of {len(files)} images could not be read; their lines say why")
+        raise typer.Exit(3)
+
+
+def write_lines(classifier: Classifier, files: list[str], jsonl: Path | None, batch_size: int) -> int:
+    """Write one line per file to `jsonl`, or to standard output; return how many tell of an error."""
+    from pneumoscope.errors import storage_errors
+    from pneumoscope.files import atomic_path
+    from pneumoscope.predict import as_line
+
     failed = 0
 
-    def lines() -> object:
+    def lines() -> Iterator[str]:
         nonlocal failed
         with progress("predicting") as update:
             for done, prediction in enumerate(classifier.predict(files, batch_size=batch_size), start=1):
                 failed += prediction.error is not None
                 update(done, len(files))
-                yield json.dumps(plain(prediction.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
+                yield as_line(prediction)
 
     if jsonl is None:
         with storage_errors("standard output"):
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
-            for line in lines():  # type: ignore[attr-defined]
+            for line in lines():
                 sys.stdout.write(line)
-    else:
-        special = jsonl.exists() and not jsonl.is_file() and not jsonl.is_dir()  # a pipe or a device is not replaced
-        with (
-            storage_errors(jsonl),
-            nullcontext(jsonl) if special else atomic_path(jsonl) as target,
-            target.open("w", encoding="utf-8", errors="backslashreplace") as stream,
-        ):
-            stream.writelines(lines())  # type: ignore[arg-type]
-    if failed:
-        say(f"{failed} of {len(files)} images could not be read; their lines say why")
-        raise typer.Exit(3)
+        return failed
+    special = jsonl.exists() and not jsonl.is_file() and not jsonl.is_dir()  # a pipe or a device is not replaced
+    with (
+        storage_errors(jsonl),
+        nullcontext(jsonl) if special else atomic_path(jsonl) as target,
+        target.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        stream.writelines(lines())
+    return failed
 
 
 def explain(
