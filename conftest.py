@@ -7,16 +7,19 @@ under the name in its first line. A block after `<!-- skip: next "reason" -->` i
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
@@ -87,6 +90,21 @@ _collect = pages.pytest()
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect every page but the one that prepares the others: the fixture runs it."""
     return None if file_path == PREPARES else _collect(file_path, parent)
+
+
+@pytest.fixture(autouse=True)
+def _signals(pytestconfig: pytest.Config) -> Iterator[None]:
+    """A crash leaves a trace, and no test leaves its handlers to the next.
+
+    Lightning gives back Python's handlers after training, and so takes faulthandler's, which Python does not know of.
+    """
+    faulthandler.enable(file=pytestconfig.stash[fault_handler_stderr_fd_key])
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    after = {number: signal.getsignal(number) for number in before}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before, "this test leaves a signal's handler behind"
 
 
 @pytest.fixture(scope="session")

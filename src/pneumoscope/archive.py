@@ -169,8 +169,8 @@ def _computed(
         for shard in shards
     ]
     before = signal.getsignal(signal.SIGTERM)
-    _start(ray, address, workers)
     try:
+        _start(ray, address, workers)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False

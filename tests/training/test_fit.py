@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from pneumoscope.training.fit import Hardware, Phase, Row, fit
 from pneumoscope.training.module import pneumonia_score
 
 TRAIN, VAL, WIDTH = 64, 21, 6
+MIDDLE = 2 * TRAIN + TRAIN // 2  # images until half way through the third epoch
+Action = Callable[[], None]
 CPU = Hardware(accelerator="cpu")
 
 
@@ -216,17 +220,28 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def interrupt_here(run: Path, action: Action, options: dict[str, Any]) -> None:
+    with pytest.raises(TrainingError, match="--resume"):
+        train(run, images=Breaking(MIDDLE, action), **options)
+
+
+def interrupt_elsewhere(run: Path, action: Action, options: dict[str, Any]) -> None:
+    """In a process of its own: a signal concerns all that a process has ever loaded."""
+    program = f"from {__name__} import *; interrupt_here(Path({str(run)!r}), {action.__name__}, {options!r})"
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", program], env=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.usefixtures("signals")
-@pytest.mark.parametrize("action", [press_ctrl_c, terminate])
+@pytest.mark.parametrize(("where", "action"), [(interrupt_here, press_ctrl_c), (interrupt_elsewhere, terminate)])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_an_interrupted_epoch_is_repeated_as_if_nothing_had_happened(
-    tmp_path: Path, action: Callable[[], None], ema: float
+    tmp_path: Path, where: Callable[[Path, Action, dict[str, Any]], None], action: Action, ema: float
 ) -> None:
     options: dict[str, Any] = {"epochs": 4, "ema": ema, "mixup": 0.3}
     rows, weights = train(tmp_path / "unbroken", **options)
-    middle = 2 * TRAIN + TRAIN // 2  # half way through the third epoch
-    with pytest.raises(TrainingError, match="--resume"):
-        train(tmp_path / "broken", images=Breaking(middle, action), **options)
+    where(tmp_path / "broken", action, options)
     kept = torch.load(tmp_path / "broken" / "checkpoints" / "head" / "last.ckpt", weights_only=True)
     assert kept["epoch"] == 1, "the checkpoint must be that of the second epoch"
     resumed, weights_resumed = train(tmp_path / "broken", resume=True, **options)
