@@ -106,6 +106,7 @@ MEANING = {
     "get one.",
     "augment.noise": "Largest standard deviation of Gaussian noise, in 0..1.",
     "augment.erase": "Probability of filling a rectangle with one grey.",
+    "augment.frame": "Probability of painting over up to an eighth of each side.",
     "model.network": "`custom-cnn`, or the name of any timm network.",
     "model.weights": "`none`; `offline`, an installed package, for `tf_efficientnet_lite0` (`lite1` and "
     "`lite2` with the extra `weights`); `hub`, timm's hub; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,7 @@ configs = st.builds(
     blur=st.floats(0, 0.1),
     noise=st.floats(0, 0.5),
     erase=st.floats(0, 1),
+    frame=st.floats(0, 1),
 )
 
 
@@ -261,3 +263,21 @@ def test_a_box_is_painted_in_its_grey() -> None:
     rest = torch.ones(48, 48, dtype=torch.bool)
     rest[12:24, 24:36] = False
     assert torch.equal(erased[0][rest], noise()[0][rest])
+
+
+def test_a_frame_is_painted_over_and_the_inside_stays() -> None:
+    framed = Augmentation(frame=(0.125, 0.0, 0.0625, 0.125), frame_grey=0.2).apply(noise(), 48)
+    inside = torch.zeros(48, 48, dtype=torch.bool)
+    inside[6:48, 3:42] = True
+    assert torch.equal(framed[0][inside], noise()[0][inside])
+    assert (framed[0][~inside] == 51).all()
+
+
+def test_a_frame_changes_no_other_draw() -> None:
+    plain, framed = (
+        draw(AugmentConfig(rotation=10, flip=0.5, blur=0.01, erase=0.5, frame=frame), np.random.default_rng(3))
+        for frame in (0.0, 1.0)
+    )
+    assert framed.frame is not None
+    assert max(framed.frame) <= 0.125
+    assert replace(framed, frame=None, frame_grey=0.0) == plain

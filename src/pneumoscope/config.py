@@ -70,7 +70,10 @@ class PrepareConfig(_Section):
 
 
 class AugmentConfig(_Section):
-    """Random changes in training only; 0 switches one off. Angles in degrees, shifts in fractions of the side."""
+    """Random changes in training only; 0 switches one off. Angles in degrees, shifts in fractions of the side.
+
+    `frame`: how often up to an eighth of each side is painted over, where markers, borders and labels are.
+    """
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (1.0, 1.0)
@@ -84,6 +87,7 @@ class AugmentConfig(_Section):
     blur: Annotated[float, Field(ge=0, le=0.1)] = 0.0
     noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+    frame: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @property
     def off(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ class Augmentation:
     `crop`: top, left, height, width in fractions of the side; `angle` in degrees; `shift` in fractions;
     `brightness` is added (0..1 scale), `contrast`, `gamma` and `zoom` multiply;
     `blur`: standard deviation in fractions of the output; `noise`: that of grey (0..1 scale);
-    `box`: erased rectangle in fractions of the output, and its grey.
+    `box`: erased rectangle in fractions of the output, and its grey; `frame`: margins painted over (top,
+    bottom, left, right) in the same fractions, and their grey.
     """
 
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
@@ -56,6 +57,8 @@ class Augmentation:
     noise_seed: int = 0
     box: tuple[float, float, float, float] | None = None
     box_grey: float = 0.0
+    frame: tuple[float, float, float, float] | None = None
+    frame_grey: float = 0.0
 
     def apply(self, canvas: Tensor, size: int) -> Tensor:
         """Return uint8 [1, size, size] from uint8 [1, canvas, canvas]."""
@@ -78,7 +81,8 @@ class Augmentation:
         return self._intensities(image)
 
     def _intensities(self, image: Tensor) -> Tensor:
-        if (self.brightness, self.contrast, self.gamma, self.noise, self.box) == (0.0, 1.0, 1.0, 0.0, None):
+        changes = (self.brightness, self.contrast, self.gamma, self.noise, self.box, self.frame)
+        if changes == (0.0, 1.0, 1.0, 0.0, None, None):
             return image
         values = image.float() / 255.0
         if self.gamma != 1.0:
@@ -94,6 +98,12 @@ class Augmentation:
             size = values.shape[-1]
             top, left, height, width = (round(fraction * size) for fraction in self.box)
             values[..., top : top + height, left : left + width] = self.box_grey
+        if self.frame is not None:
+            size = values.shape[-1]
+            top, bottom, left, right = (round(fraction * size) for fraction in self.frame)
+            inside = values[..., top : size - bottom, left : size - right]
+            values = torch.full_like(values, self.frame_grey)
+            values[..., top : size - bottom, left : size - right] = inside
         return (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -103,7 +113,7 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
     if rng.random() < config.erase:
         height, width = rng.uniform(0.05, 0.35, 2)
         box = (rng.uniform(0, 1 - height), rng.uniform(0, 1 - width), height, width)
-    return Augmentation(
+    drawn = Augmentation(
         crop=_draw_crop(config, rng),
         angle=rng.uniform(-config.rotation, config.rotation),
         shift=(rng.uniform(-config.shift, config.shift), rng.uniform(-config.shift, config.shift)),
@@ -118,6 +128,12 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
         box_grey=float(rng.random()),
         blur=rng.uniform(0, config.blur) if rng.random() < 0.5 else 0.0,
     )
+    # Last, so that the other draws stay what they were before there was a frame.
+    if config.frame and rng.random() < config.frame:
+        top, bottom, left, right = rng.uniform(0, 0.125, 4)
+        grey = rng.random() if rng.random() < 0.5 else 0.0
+        drawn = replace(drawn, frame=(top, bottom, left, right), frame_grey=grey)
+    return drawn
 
 
 def _draw_crop(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float, float, float]:
