@@ -162,8 +162,8 @@ def pairs(names: list[str], found: dict[str, list[Any]], division: Any) -> list[
     adjusted = {key: holm([tests[0][f"p_{key}"] for *_, tests in rows]) for key in ("auroc", "accuracy")}
     lines = [
         "The same seed of each. AUROC: DeLong's test, or Obuchowski's where a patient has several images; calls:",
-        "McNemar's, clustered likewise. p is that of the first seed, adjusted over the pairs (Holm); in brackets how many",
-        "seeds have p < .05 before adjustment.",
+        "McNemar's, clustered likewise. p is that of the first seed, adjusted over the pairs (Holm); in brackets how",
+        "many seeds have p < .05 before adjustment.",
         "",
         "| pair | AUROC difference, mean over seeds | p | accuracy difference, mean over seeds | p |",
         "|---|---|---|---|---|",

@@ -227,7 +227,7 @@ def interrupt_here(run: Path, action: Action, options: dict[str, Any]) -> None:
 
 def interrupt_elsewhere(run: Path, action: Action, options: dict[str, Any]) -> None:
     """In a process of its own: a signal concerns all that a process has ever loaded."""
-    program = f"from {__name__} import *; interrupt_here(Path({str(run)!r}), {action.__name__}, {options!r})"
+    program = f"from {Path(__file__).stem} import *; interrupt_here(Path({str(run)!r}), {action.__name__}, {options!r})"
     here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", program], env=here, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
