@@ -69,6 +69,8 @@ def run_experiment(
 ) -> dict[str, Any]:
     """Train, calibrate, bundle and validate; returns the content of `run.json`.
 
+    In a process of another rank than 0 it only takes part in training, writes nothing and returns nothing.
+
     Raises:
         ConfigError: the folder holds another experiment, or is in use.
         TrainingError: the loss is not finite, or training was interrupted.
@@ -77,6 +79,9 @@ def run_experiment(
     console = console or Console()
     hardware = hardware or Hardware()
     divided = divide(manifest, experiment.data, experiment.division_seed)
+    if hardware.rank:
+        train_network(prepare_training(experiment, divided, run, hardware, resume, Console())[0])
+        return {}
     with storage_errors(run):
         try:
             with FileLock(out_folder(run) / ".lock", timeout=0):
@@ -119,6 +124,30 @@ def _run(
     started = time.time()
     save_experiment(experiment, run / "config.toml")
     divided.write_csv(run / "split.csv")
+    training, weights = prepare_training(experiment, divided, run, hardware, resume, console)
+    write_json(run / "environment.json", environment(experiment, hardware, started))
+    if not experiment.augment.off:
+        draw_augmentation(training, run / "figures" / "augmentation.png")
+    trained = time.perf_counter()
+    history = train_network(training)
+    seconds = sum(float(row["seconds"]) for row in history)
+    overhead = max(0.0, time.perf_counter() - trained - seconds) if not resume else 0.0
+    write_text(run / "history.csv", pd.DataFrame(history).to_csv(index=False))
+    round_weights(training.network)
+    bundle_network(run / "bundle", name, training, divided, weights, history)
+    classifier = Classifier.load(run / "bundle")
+    console("validating through the bundle")
+    metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed)
+    add_evidence(run / "bundle", {"validation": metrics})
+    summary = summarise(training, name, divided, weights, history, seconds + overhead)
+    write_json(run / "run.json", summary)
+    return summary
+
+
+def prepare_training(
+    experiment: Experiment, divided: Manifest, run: Path, hardware: Hardware, resume: bool, console: Console
+) -> tuple[TrainingRun, LoadReport | None]:
+    """Decode the images and build the network: all that training needs, the same in every process."""
     prepare = experiment.prepare
     console(f"{len(divided)} images, decoding those not yet in the cache")
     cache = open_cache(divided.samples, canvas=prepare.canvas_size, aspect=prepare.aspect, progress=console.progress)
@@ -131,23 +160,7 @@ def _run(
         make_part(divided.samples, cache, "train", experiment), make_part(divided.samples, cache, "val", experiment),
         run, hardware, resume, console.report, console.progress, console.loggers, console.bar,
     )  # fmt: skip
-    write_json(run / "environment.json", environment(experiment, hardware, started))
-    if not experiment.augment.off:
-        draw_augmentation(training, run / "figures" / "augmentation.png")
-    trained = time.perf_counter()
-    history = train_network(training)
-    seconds = sum(float(row["seconds"]) for row in history)
-    overhead = max(0.0, time.perf_counter() - trained - seconds) if not resume else 0.0
-    write_text(run / "history.csv", pd.DataFrame(history).to_csv(index=False))
-    round_weights(network)
-    bundle_network(run / "bundle", name, training, divided, weights, history)
-    classifier = Classifier.load(run / "bundle")
-    console("validating through the bundle")
-    metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed)
-    add_evidence(run / "bundle", {"validation": metrics})
-    summary = summarise(training, name, divided, weights, history, seconds + overhead)
-    write_json(run / "run.json", summary)
-    return summary
+    return training, weights
 
 
 def make_network(experiment: Experiment) -> tuple[Network, LoadReport | None, Preparation]:

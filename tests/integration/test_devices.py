@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +15,9 @@ import pytest
 import torch
 
 from pneumoscope.bundle import load_bundle
-from pneumoscope.config import Experiment, TrainConfig
+from pneumoscope.config import Experiment, TrainConfig, save_experiment
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.errors import TrainingError
+from pneumoscope.errors import ConfigError, TrainingError
 from pneumoscope.experiment import run_experiment
 from pneumoscope.training.dataset import FeatureDataset
 from pneumoscope.training.fit import Hardware, Phase, fit
@@ -45,6 +49,62 @@ def test_two_processes_give_the_losses_of_one_at_the_same_global_batch(
         assert one[column].tolist() == pytest.approx(two[column].tolist(), abs=1e-4), column
     for key, value in weights[0].items():
         torch.testing.assert_close(value.float(), weights[1][key].float(), rtol=0, atol=2e-3, msg=key)
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_losses_of_one_and_one_of_them_writes(
+    chests: Path, chest_manifest: Manifest, small_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """Two launchers on the loopback device stand for two machines; the head is trained by the first alone."""
+    experiment = small_experiment(
+        data={"seed": 1},
+        prepare={"size": 64, "canvas": 64},
+        model={
+            "network": "tf_efficientnet_lite0", "weights": "offline", "strategy": "finetune", "freeze_batchnorm": True
+        },
+        augment={"flip": 0.5},
+        train={"epochs": 2, "head_epochs": 2, "rate": 3e-4},
+    )  # fmt: skip
+    run_experiment(experiment, chest_manifest, tmp_path / "one", name="one", hardware=Hardware(accelerator="cpu"))
+    save_experiment(experiment, tmp_path / "small.toml")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    machines = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+                "--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", str(port),
+                "-m", "pneumoscope", "train", str(tmp_path / "small.toml"),
+                "--data", str(chests), "--out", str(tmp_path / "two"), "--nodes", "2",
+            ],
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    said = [machine.communicate(timeout=240) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert [out for out, _ in said] == [f"{tmp_path / 'two' / 'bundle'}\n", ""], "the first alone answers"
+    one, two = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
+    assert one["phase"].tolist() == two["phase"].tolist() == ["head", "head", "finetune", "finetune"]
+    for column in ("train_loss", "val_loss", "val_auroc"):
+        assert one[column].tolist() == pytest.approx(two[column].tolist(), abs=2e-3), column
+    tensors = [load_bundle(tmp_path / name / "bundle").network.state_dict() for name in ("one", "two")]
+    for key, value in tensors[0].items():
+        torch.testing.assert_close(value.float(), tensors[1][key].float(), rtol=0, atol=2e-3, msg=key)
+
+
+def test_hardware_that_no_launcher_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert Hardware.here(2, 1) == Hardware(2, 1, rank=0)
+    with pytest.raises(ConfigError, match="need a launcher"):
+        Hardware.here(1, 2)
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "4"), ("RANK", "3")):
+        monkeypatch.setenv(name, value)
+    assert Hardware.here(2, 2).rank == 3
+    with pytest.raises(ConfigError, match="torchrun started 4 processes, not 1 on each of 2"):
+        Hardware.here(1, 2)
 
 
 @pytest.mark.slow

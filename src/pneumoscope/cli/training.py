@@ -27,6 +27,7 @@ def train(
         int | None, typer.Option("--seed", min=0, help="Overrides the seed of the experiment file.")
     ] = None,
     devices: Annotated[int, typer.Option("--devices", min=1, help="Processes (CPU) or accelerators to train on.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines, each started by torchrun.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     log: Annotated[
         str | None, typer.Option("--log", help="Also log to `tensorboard` or `mlflow`, below --out.")
@@ -40,7 +41,6 @@ def train(
     if seed is not None:
         experiment = experiment.model_copy(update={"seed": seed})
     manifest = open_source(data)
-    loggers = make_logger(log, out)
 
     quiet_lightning()
     import sys
@@ -48,6 +48,8 @@ def train(
     from pneumoscope.experiment import Console, run_experiment
     from pneumoscope.training.fit import Hardware
 
+    hardware = Hardware.here(devices, nodes)
+    loggers = make_logger(log, out) if hardware.rank == 0 else False
     with progress("preparing") as update:
         console = Console(say=say, report=tell, progress=update, loggers=loggers, bar=sys.stderr.isatty())
         summary = run_experiment(
@@ -55,10 +57,12 @@ def train(
             manifest,
             out,
             name=out.resolve().name,
-            hardware=Hardware(devices=devices),
+            hardware=hardware,
             resume=resume,
             console=console,
         )
+    if hardware.rank:
+        return
     say(f"{summary['name']}: best epoch {summary['best_epoch']} of {summary['epochs']}, {summary['seconds']} s")
     typer.echo(out / "bundle")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,18 +36,39 @@ Report = Callable[[Row], None]
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where to train: `devices` processes on each of `nodes` machines; `accelerator` as Lightning names it."""
+    """Where to train: `devices` processes on each of `nodes` machines; `accelerator` as Lightning names it.
+
+    Several machines need a launcher, torchrun, that starts every process. Each then has its `rank`; the one of
+    rank 0 prepares, writes and evaluates, the others only share its work while it trains on images.
+    """
 
     devices: int = 1
     nodes: int = 1
     accelerator: str = "auto"
+    rank: int = 0
+
+    @classmethod
+    def here(cls, devices: int, nodes: int) -> Hardware:
+        """Return the hardware as seen from this process; raises `ConfigError` where the launcher says otherwise."""
+        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        world = int(os.environ["WORLD_SIZE"]) if launched else 1
+        if nodes > 1 and not launched:
+            raise ConfigError(
+                "several machines need a launcher", remedy="start `torchrun ... -m pneumoscope train` on each of them"
+            )
+        if launched and world != devices * nodes:
+            raise ConfigError(
+                f"torchrun started {world} processes, not {devices} on each of {nodes}",
+                remedy="give --devices as torchrun's --nproc-per-node, and --nodes as its --nnodes",
+            )
+        return cls(devices, nodes, rank=int(os.environ["RANK"]) if launched else 0)
 
     @property
     def strategy(self) -> str:
         """Lightning's name of how the processes work together."""
         if self.devices * self.nodes == 1:
             return "auto"
-        return "ddp_spawn" if self.nodes == 1 else "ddp"
+        return "ddp" if "TORCHELASTIC_RUN_ID" in os.environ else "ddp_spawn"
 
 
 @dataclass(frozen=True)
@@ -196,7 +218,7 @@ def fit(
     Best is the highest validation AUROC, the first of equals. Checkpoints go to `run/checkpoints/PHASE`.
 
     Returns:
-        The rows of the history.
+        The rows of the history; none in a process of another rank than 0, whose network is not to be used after.
 
     Raises:
         TrainingError: the loss is not finite, or training was interrupted (the checkpoint stays).
@@ -229,6 +251,8 @@ def fit(
         raise TrainingError(f"a training process failed ({reason})", path=run, remedy="mend that first") from error
     if trainer.interrupted:
         raise interrupted(run)
+    if hardware.rank:  # the files may not be there yet, and the first process reads them
+        return []
     rows: list[Row] = list(read_json(history.path))
     _take(network, best)
     write_json(done, rows)

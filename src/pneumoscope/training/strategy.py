@@ -76,7 +76,8 @@ def train_network(run: TrainingRun) -> list[Row]:
         return _on_images(run, "scratch", unfreeze=None)
     if model.strategy == "frozen" and not run.experiment.augment.off:
         return _on_images(run, "head", unfreeze=0)
-    rows = _on_features(run)
+    # The other ranks get the head from the first when training on images begins.
+    rows = [] if run.hardware.rank else _on_features(run)
     if model.strategy == "finetune":
         rows = rows + _on_images(run, "finetune", unfreeze=model.unfreeze or None)
     return rows
