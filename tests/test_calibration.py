@@ -11,6 +11,8 @@ from scipy.special import expit, softmax
 from sklearn.metrics import roc_curve
 
 from pneumoscope.calibration import (
+    at_prevalence,
+    estimate_prevalence,
     fit_calibration,
     operating_points,
     pneumonia_logit,
@@ -222,3 +224,38 @@ def test_points_need_both_classes_and_probabilities():
         operating_points([1, 1], [0.1, 0.2], ["a", "b"])
     with pytest.raises(DataError, match=r"outside 0\.\.1"):
         operating_points([0, 1], [0.1, 2.0], ["a", "b"])
+
+
+def drawn_at(prevalence, n=40_000, seed=0):
+    """Labels at a prevalence, and the true posterior for whoever believes in .74: two normal densities."""
+    rng = np.random.default_rng(seed)
+    y = rng.random(n) < prevalence
+    x = rng.normal(np.where(y, 1.0, -1.0), 1.0)
+    return y, expit(2 * x + np.log(0.74 / 0.26))
+
+
+@pytest.mark.parametrize("prevalence", [0.1, 0.4, 0.625, 0.74, 0.95])
+def test_the_planted_prevalence_is_estimated(prevalence):
+    y, p = drawn_at(prevalence)
+    assert estimate_prevalence(p, 0.74) == pytest.approx(y.mean(), abs=0.01)
+
+
+def test_at_another_prevalence_the_probabilities_are_calibrated_again():
+    y, p = drawn_at(0.2)
+    moved = at_prevalence(p, 0.74, 0.2)
+    for low in (0.0, 0.2, 0.4, 0.6, 0.8):
+        inside = (moved >= low) & (moved < low + 0.2)
+        assert y[inside].mean() == pytest.approx(moved[inside].mean(), abs=0.03)
+    assert at_prevalence(p, 0.3, 0.3) == pytest.approx(p, abs=1e-12)
+    assert at_prevalence([0.0, 1.0], 0.74, 0.2).tolist() == [0.0, 1.0]
+
+
+def test_one_class_alone_is_estimated_near_the_end_and_not_at_it():
+    assert estimate_prevalence([0.0] * 10, 0.74) == pytest.approx(0.05)
+    assert estimate_prevalence([1.0] * 10, 0.74) == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize(("p", "taught"), [([], 0.5), ([0.5, 1.2], 0.5), ([float("nan")], 0.5), ([0.5], 1.0)])
+def test_prevalence_of_nonsense_is_refused(p, taught):
+    with pytest.raises(DataError):
+        estimate_prevalence(p, taught)

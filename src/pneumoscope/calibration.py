@@ -191,6 +191,36 @@ def operating_points(
     }
 
 
+def at_prevalence(probability: ArrayLike, taught: float, there: float) -> Floats:
+    """Return the probabilities [n] where the share of pneumonia is `there` instead of `taught`, both in 0..1.
+
+    Assumes that the pictures of each class stay what they were (Saerens et al., Neural Comput 2002, eq. 2.4).
+    """
+    if not (0 < taught < 1 and 0 < there < 1):
+        raise DataError(f"the prevalences are {taught} and {there}", remedy="give shares between 0 and 1")
+    p = np.asarray(probability, dtype=np.float64)
+    positive, negative = p * (there / taught), (1 - p) * ((1 - there) / (1 - taught))
+    return np.asarray(positive / (positive + negative), dtype=np.float64)
+
+
+def estimate_prevalence(probability: ArrayLike, taught: float, *, steps: int = 500) -> float:
+    """Return the share of pneumonia among unlabelled images, by expectation maximisation (Saerens et al., eq. 2.9).
+
+    `probability`: calibrated where the share was `taught`, float [n]. The estimate inherits every fault of that
+    calibration: it mistakes pictures that look ill for patients who are. Stays within 1/(2n) of 0 and 1.
+    """
+    p = np.asarray(probability, dtype=np.float64)
+    if p.ndim != 1 or p.size == 0 or not ((p >= 0) & (p <= 1)).all():
+        raise DataError("the probabilities are not a list of values in 0..1", remedy="give at least one image")
+    edge = 0.5 / p.size
+    share = taught
+    for _ in range(steps):
+        before, share = share, float(np.clip(at_prevalence(p, taught, share).mean(), edge, 1 - edge))
+        if abs(share - before) < 1e-9:
+            break
+    return share
+
+
 def _point(name: str, c: Cohort, threshold: float, target: float | None, note: str) -> OperatingPoint:
     called = c.score >= threshold
     sensitivity = proportion(called[c.y], c.codes[c.y])
