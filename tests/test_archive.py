@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -151,6 +152,18 @@ def test_a_killed_worker_loses_and_doubles_nothing(bundle: Bundle, files: list[s
     assert len(killed) == 1, "no worker was killed: the test showed nothing"
     assert [line["path"] for line in lines(out)] == many
     assert failed == sum(name == files[5] or name == files[-1] for name in many)
+
+
+@needs_ray
+def test_what_a_worker_cannot_do_is_told_as_here(bundle: Bundle, files: list[str], tmp_path: Path) -> None:
+    moved = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, moved)
+    lost = load_bundle(moved)
+    shutil.rmtree(moved)
+    with pytest.raises(BundleError, match=r"model\.onnx: is missing, so the bundle is incomplete") as caught:
+        score_archive(files, tmp_path / "lines.jsonl", lost, shard_size=8, workers=1)
+    assert "Ray" in type(caught.value.__cause__).__name__, "it was raised in a worker"
+    assert not (tmp_path / "lines.jsonl").exists()
 
 
 def scorers() -> Iterator[int]:
