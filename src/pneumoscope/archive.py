@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pneumoscope import errors
 from pneumoscope.bundle import Bundle
 from pneumoscope.errors import ConfigError, PneumoscopeError, StorageError, storage_errors
 from pneumoscope.files import atomic_path, out_folder, read_json, sha256_bytes, write_json
@@ -52,22 +53,34 @@ class _Scorer:
     def __init__(self, scoring: Scoring) -> None:
         os.chdir(scoring.folder)
         self.scoring = scoring
-        self.classifier = Classifier.load(
-            scoring.bundle,
-            operating_point=scoring.operating_point,
-            engine=scoring.engine,
-            threads=scoring.threads,
-        )
+        self.classifier: Classifier | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         files = [os.fsdecode(name) for name in bytes(row["files"]).split(b"\0")]
-        lines = list(self.classifier.predict(files, batch_size=self.scoring.batch_size, workers=self.scoring.threads))
+        try:
+            return {"lines": self._write(int(row["shard"]), files), "fault": ""}
+        except PneumoscopeError as error:  # as a value: Ray keeps the text of an error alone
+            fault = (type(error).__name__, error.what, error.path, error.remedy)
+            return {"lines": 0, "fault": json.dumps(fault)}
+
+    def _write(self, shard: int, files: Sequence[str]) -> int:
+        scoring = self.scoring
+        if self.classifier is None:
+            self.classifier = Classifier.load(
+                scoring.bundle,
+                operating_point=scoring.operating_point,
+                engine=scoring.engine,
+                threads=scoring.threads,
+            )
+        lines = list(self.classifier.predict(files, batch_size=scoring.batch_size, workers=scoring.threads))
+        path = shard_file(scoring.shards, shard)
         with (
-            atomic_path(shard_file(self.scoring.shards, int(row["shard"]))) as temporary,
+            storage_errors(path),
+            atomic_path(path) as temporary,
             temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
         ):
             stream.writelines(as_line(line) for line in lines)
-        return {"shard": row["shard"], "lines": len(lines)}
+        return len(lines)
 
 
 def shard_file(folder: Path, shard: int) -> Path:
@@ -184,14 +197,10 @@ def _computed(
             num_cpus=scoring.threads if address else 0,
         )
         for row in scored.iter_rows():
+            if row["fault"]:
+                kind, what, path, remedy = json.loads(row["fault"])
+                raise getattr(errors, kind)(what, path=path, remedy=remedy)
             yield int(row["lines"])
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        while cause is not None and not isinstance(cause, PneumoscopeError):
-            cause = cause.__cause__ or getattr(cause, "cause", None)
-        if cause is None:
-            raise
-        raise cause from error
     finally:
         ray.shutdown()
         if threading.current_thread() is threading.main_thread():
