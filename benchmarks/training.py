@@ -3,7 +3,7 @@
     python benchmarks/training.py ../shared/data/kermany224 --images 600
 
 The plain script is what a notebook would have: ImageFolder, torchvision's random transforms, a DataLoader, a timm
-network, AdamW, a loop. Ours is `run_experiment` with configs/lite0-finetuned.toml for one epoch at 224 pixels; its images
+network, AdamW, a loop. Ours is `run_experiment` with configs/lite0-finetuned.toml for one epoch at 224 px; its images
 per second are those of the epoch's steps. They take turns; medians over rounds.
 """
 
