@@ -90,7 +90,13 @@ def make_bundle() -> Callable[..., Path]:
     from pneumoscope.preparation import Preparation
 
     def make(
-        folder: Path, network: str = "custom-cnn", classes: int = 3, size: int = 32, seed: int = 0, **sections: Any
+        folder: Path,
+        network: str = "custom-cnn",
+        classes: int = 3,
+        size: int = 32,
+        seed: int = 0,
+        mirror: bool = False,
+        **sections: Any,
     ) -> Path:
         torch.manual_seed(seed)
         built, usual = build_network(network, classes=classes)
@@ -108,7 +114,7 @@ def make_bundle() -> Callable[..., Path]:
             "operating_point": "balanced",
             **sections,
         }
-        save_bundle(folder, built, Preparation(size, size + 8, "squash", usual["mean"], usual["std"]), card)
+        save_bundle(folder, built, Preparation(size, size + 8, "squash", usual["mean"], usual["std"], mirror), card)
         return folder
 
     return make

@@ -14,7 +14,7 @@ from pneumoscope.bundle import load_bundle
 from pneumoscope.errors import BundleError, ConfigError
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
-from pneumoscope.runtime import open_runtime
+from pneumoscope.runtime import Engine, open_runtime
 
 Make = Callable[..., Path]
 
@@ -38,6 +38,19 @@ def test_openvino_answers_as_pytorch_does(name: str, make_bundle: Make, tmp_path
         answer = fast.logits(images)
         assert (answer.shape, answer.dtype) == ((count, 3), np.float32)
         np.testing.assert_allclose(answer, slow.logits(images), atol=2e-5)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_a_mirrored_answer_is_the_mean_of_both_views(engine: Engine, make_bundle: Make, tmp_path: Path) -> None:
+    one, both = (load_bundle(make_bundle(tmp_path / str(mirror), mirror=mirror)) for mirror in (False, True))
+    assert (one.preparation.mirror, both.preparation.mirror) == (False, True)
+    images = pixels(5, one.preparation.size)
+    views = [
+        open_runtime(one, engine=engine).logits(view) for view in (images, np.ascontiguousarray(images[..., ::-1]))
+    ]
+    assert np.abs(views[0] - views[1]).max() > 0.01
+    found = open_runtime(both, engine=engine).logits(images)
+    np.testing.assert_allclose(found, (views[0] + views[1]) / 2, atol=2e-5)
 
 
 def test_threads_share_a_runtime(bundle: Path) -> None:

@@ -48,7 +48,8 @@ class PrepareConfig(_Section):
     """What every image goes through, in training and in use.
 
     `canvas` pixels are cached; `size` pixels go into the network. `mean` and `std` default to those of
-    the network's weights.
+    the network's weights. `mirror`, in use only: the answer is the mean of those about the image and its mirror
+    image, which takes twice the time.
     """
 
     size: Annotated[int, Field(ge=16, le=1024)] = 224
@@ -56,6 +57,7 @@ class PrepareConfig(_Section):
     aspect: Literal["squash", "pad"] = "squash"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    mirror: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> PrepareConfig:

@@ -182,6 +182,7 @@ def make_network(experiment: Experiment) -> tuple[Network, LoadReport | None, Pr
         prepare.aspect,
         prepare.mean or usual["mean"],
         prepare.std or usual["std"],
+        prepare.mirror,
     )
     return network, report, preparation
 

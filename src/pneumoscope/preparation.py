@@ -19,7 +19,8 @@ class Preparation:
     """What the bundle carries so that use repeats training exactly.
 
     `canvas`: side in pixels of the square that is cached; `size`: side of the network's input;
-    `aspect`: `squash`, or `pad` with black to a square; `mean`, `std`: per RGB channel, for input in 0..1.
+    `aspect`: `squash`, or `pad` with black to a square; `mean`, `std`: per RGB channel, for input in 0..1;
+    `mirror`: the network answers about the image and its mirror image, and the mean of its logits counts.
     """
 
     size: int
@@ -27,6 +28,7 @@ class Preparation:
     aspect: str
     mean: Triple
     std: Triple
+    mirror: bool = False
 
 
 def to_canvas(pixels: FloatArray, canvas: int, aspect: str) -> Pixels:

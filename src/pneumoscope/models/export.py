@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from pneumoscope.models.network import Network
+from pneumoscope.models.network import Network, answer
 from pneumoscope.preparation import Preparation
 from pneumoscope.transforms import standardise
 
@@ -20,22 +20,21 @@ _OPSET = 17
 
 
 class Deployed(nn.Module):
-    """A network with its normalisation: what runs after `preparation.to_input`."""
+    """A network with its normalisation and its views: what runs after `preparation.to_input`."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, network: Network, preparation: Preparation) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.mirror = network, preparation.mirror
         self.register_buffer("mean", torch.tensor(preparation.mean))
         self.register_buffer("std", torch.tensor(preparation.std))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits float32 [B, classes] from uint8 [B, S, S]."""
         images = standardise(pixels[:, None], self.mean, self.std)
-        logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
-        return logits
+        return answer(self.network, images.contiguous(memory_format=torch.channels_last), mirror=self.mirror)
 
 
 def to_onnx(network: Network, preparation: Preparation) -> bytes:

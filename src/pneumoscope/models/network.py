@@ -171,6 +171,15 @@ def frozen_modules(network: Network, *, batchnorm: bool) -> list[nn.Module]:
     return result
 
 
+def answer(network: nn.Module, images: Tensor, *, mirror: bool) -> Tensor:
+    """Return logits [B, C] of images [B, 3, S, S]; with `mirror` the mean over each image and its mirror image."""
+    if not mirror:
+        alone: Tensor = network(images)
+        return alone
+    both: Tensor = network(torch.cat([images, images.flip(-1)]).contiguous(memory_format=torch.channels_last))
+    return both.reshape(2, -1, both.shape[-1]).mean(dim=0)
+
+
 def round_weights(network: Network) -> None:
     """Round matrices to half precision in place, as a bundle stores them.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pneumoscope.data.cache import PixelCache
 from pneumoscope.files import atomic_path
-from pneumoscope.models.network import Network
+from pneumoscope.models.network import Network, answer
 from pneumoscope.preparation import Preparation
 from pneumoscope.transforms import prepare
 
@@ -59,14 +59,15 @@ def _key(network: Network, cache: PixelCache, preparation: Preparation) -> str:
 def predict_logits(
     network: Network, cache: PixelCache, rows: Sequence[int], preparation: Preparation, device: torch.device
 ) -> Tensor:
-    """Return logits float32 [n, classes] of some rows of the cache, in eval mode."""
+    """Return logits float32 [n, classes] of some rows of the cache, in eval mode, as the bundle will answer."""
     network = network.to(device).eval()
     parts: list[Tensor] = []
     with torch.inference_mode():
         for start in range(0, len(rows), _BATCH):
             chosen = list(rows[start : start + _BATCH])
             canvases = torch.from_numpy(np.array(cache.pixels[chosen]))
-            parts.append(network(prepare(canvases.to(device), preparation)).float().cpu())
+            images = prepare(canvases.to(device), preparation)
+            parts.append(answer(network, images, mirror=preparation.mirror).float().cpu())
     return torch.cat(parts)
 
 
