@@ -1,6 +1,6 @@
 """Where should the threshold be? Rules that know only validation images, judged under shift on other patients.
 
-    python benchmarks/quality/operating_points.py runs/study/base-0 [RUN ...] --out runs/operating-points
+    python benchmarks/quality/operating_points.py runs/study/base-0 [RUN ...]
 
 RUN: folders of study.py, which also left their answers under every corruption. Every rule chooses on validation images:
 
@@ -31,10 +31,11 @@ from study import SEVERITIES, logits
 from pneumoscope.calibration import at_prevalence, calibrate, estimate_prevalence, probabilities
 from pneumoscope.config import load_experiment
 from pneumoscope.data.sources import open_source
-from pneumoscope.files import out_folder, write_json
+from pneumoscope.files import out_folder, read_json, write_json
 from pneumoscope.predict import Classifier
 from pneumoscope.transforms import draw
 
+RESULT = Path(__file__).parent / "results" / "operating_points.json"
 PREVALENCES = (0.25, 0.5, 0.625, 0.75)
 TIMES = 4
 Logits = NDArray[np.float32]
@@ -45,14 +46,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     report: dict[str, Any] = {}
     for run in arguments.runs:
         report[run.name] = judged(run)
         print(f"{run.name}: measured", flush=True)
-    write_json(out_folder(arguments.out) / "operating_points.json", report)
-    print_table(report)
+    write_json(out_folder(RESULT.parent) / RESULT.name, summary(report))
+    print("\n".join(table()))
 
 
 def judged(run: Path) -> dict[str, Any]:
@@ -159,20 +159,28 @@ def youden(y: NDArray[np.bool_], p: NDArray[np.float64]) -> float:
     return float((p[order][best] + p[order][best + 1]) / 2)
 
 
-def print_table(report: dict[str, Any]) -> None:
-    """Print Markdown: means over runs."""
-    first = next(iter(report.values()))
-    columns = [f"{prevalence}: accuracy clean / corrupted / worst" for prevalence in PREVALENCES]
-    print(f"\nMeans over {len(report)} runs\n\n| rule | {' | '.join(columns)} | balanced, corrupted / worst |")
-    print("|---|" + "---|" * (len(columns) + 1))
-    for rule in first:
-        cells = []
+def summary(report: dict[str, Any]) -> dict[str, Any]:
+    """Return per rule and prevalence the three figures of accuracy and of balanced accuracy."""
+    rules_found: dict[str, Any] = {}
+    for rule in next(iter(report.values())):
+        rows = {}
         for prevalence in PREVALENCES:
             chosen = [[row for row in entry[rule] if row["prevalence"] == prevalence] for entry in report.values()]
-            cells.append(" / ".join(f"{value:.4f}" for value in three(chosen, "accuracy")))
-        chosen = [[row for row in entry[rule] if row["prevalence"] == 0.625] for entry in report.values()]
-        cells.append(" / ".join(f"{value:.4f}" for value in three(chosen, "balanced_accuracy")[1:]))
-        print(f"| {rule} | {' | '.join(cells)} |")
+            rows[str(prevalence)] = {key: three(chosen, key) for key in ("accuracy", "balanced_accuracy")}
+        rules_found[rule] = rows
+    return {"runs": list(report), "rules": rules_found}
+
+
+def table() -> list[str]:
+    """Return Markdown lines of results/operating_points.json: means over runs."""
+    found = read_json(RESULT)
+    columns = [f"{prevalence}: accuracy clean / corrupted / worst" for prevalence in PREVALENCES]
+    lines = [f"| rule | {' | '.join(columns)} | balanced, corrupted / worst |", "|---" * (len(columns) + 2) + "|"]
+    for rule, rows in found["rules"].items():
+        cells = [" / ".join(f"{value:.3f}" for value in rows[str(p)]["accuracy"]) for p in PREVALENCES]
+        cells.append(" / ".join(f"{value:.3f}" for value in rows["0.625"]["balanced_accuracy"][1:]))
+        lines.append(f"| {rule} | {' | '.join(cells)} |")
+    return lines
 
 
 def three(chosen: list[list[dict[str, Any]]], key: str) -> tuple[float, float, float]:

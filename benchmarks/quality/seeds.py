@@ -1,10 +1,9 @@
-"""The strategies over several seeds: trained, tested, written down once, and the page of results made from that.
+"""The strategies over several seeds: trained, tested, and written down once; page.py makes the page.
 
     python benchmarks/quality/seeds.py --data kermany224 --out runs/seeds --names custom-cnn --seeds 0 1 2
-    python benchmarks/quality/seeds.py --page-only
 
 All divide the patients alike; a seed decides head, order, augmentation and dropout. A run whose result lies in results/
-is not trained again. The page is made from results/ alone, so it repeats without images.
+is not trained again.
 """
 
 from __future__ import annotations
@@ -26,38 +25,31 @@ from pneumoscope.data.sources import open_source
 from pneumoscope.evaluation.comparison import compare, holm
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.experiment import Console, run_experiment
-from pneumoscope.files import out_folder, read_json, write_json, write_text
+from pneumoscope.files import out_folder, read_json, write_json
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
 RESULTS = HERE / "results" / "seeds"
-PAGE = HERE.parents[1] / "docs" / "results.md"
 SHOWN = ("accuracy", "balanced_accuracy", "recall", "specificity", "auroc")
 
 
 def main() -> None:
-    """Train what is missing; write the page."""
+    """Train what is missing; print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
-    parser.add_argument("--names", nargs="+", default=[], help="experiment files in configs/, without .toml")
+    parser.add_argument("--names", nargs="+", required=True, help="experiment files in configs/, without .toml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--page-only", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.page_only:
-        if arguments.data is None:
-            parser.error("--data is needed to train")
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        source = open_source(arguments.data)
-        for seed in arguments.seeds:  # seed by seed, so that an interruption leaves all networks with as many
-            for name in arguments.names:
-                if not (RESULTS / f"{name}-{seed}.json").is_file():
-                    measure(name, seed, source, arguments.out / f"{name}-{seed}")
-    write_text(arguments.page, page())
-    print(arguments.page)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    source = open_source(arguments.data)
+    for seed in arguments.seeds:  # seed by seed, so that an interruption leaves all networks with as many
+        for name in arguments.names:
+            if not (RESULTS / f"{name}-{seed}.json").is_file():
+                measure(name, seed, source, arguments.out / f"{name}-{seed}")
+    print("\n".join(tables()))
 
 
 def measure(name: str, seed: int, source: Manifest, run: Path) -> None:
@@ -104,11 +96,8 @@ def measure(name: str, seed: int, source: Manifest, run: Path) -> None:
     )
 
 
-# --- the page ---------------------------------------------------------------------------------------------
-
-
-def page() -> str:
-    """Return the page of results, Markdown, from what lies in results/."""
+def tables() -> list[str]:
+    """Return Markdown lines from what lies in results/: each network over its seeds, then every pair."""
     division = read_json(RESULTS / "division.json")
     found: dict[str, list[Any]] = {}
     for file in sorted(RESULTS.glob("*-[0-9]*.json")):
@@ -119,12 +108,7 @@ def page() -> str:
     names = sorted(found, key=lambda name: mean(found[name], "test", "auroc"))
     patients = len(set(division["patients"]))
     lines = [
-        "# Results over seeds",
-        "",
-        "Made by `benchmarks/quality/seeds.py` from the result files beside it. Children's radiographs of Kermany et",
-        f"al. 2018, 224 px, divided by patient; the {len(division['y'])} held-out images of {patients} patients chose",
-        "nothing. Mean ± standard deviation over seeds; the threshold is frozen on validation images. For research use",
-        "only.",
+        f"Held out: {len(division['y'])} images of {patients} patients. Mean ± standard deviation over seeds.",
         "",
         "| " + " | ".join(["network", "seeds", *SHOWN, "validation auroc", "training"]).replace("_", " ") + " |",
         "|---" * (len(SHOWN) + 4) + "|",
@@ -136,8 +120,7 @@ def page() -> str:
         minutes = np.mean([run["seconds"] for run in runs]) / 60
         title = f"{runs[0]['title']}, {runs[0]['input_size']} px"
         lines.append(f"| {title} | {len(runs)} | {' | '.join(cells)} | {minutes:.0f} min |")
-    lines += ["", "## Pairs", "", *pairs(names, found, division), ""]
-    return "\n".join(lines)
+    return [*lines, "", *pairs(names, found, division)]
 
 
 def mean(runs: list[Any], part: str, key: str) -> float:

@@ -4,7 +4,8 @@
 
 The held-out patients of the base's own division are put aside first. The others are divided anew, by patient, once per
 `--divisions`: 70 % train, 10 % choose epoch, calibration and threshold, 20 % judge, clean and under fourteen
-corruptions, with the threshold frozen. Runs that are complete are not repeated. Writes OUT/study.json, prints Markdown.
+corruptions, with the threshold frozen. Runs that are complete are not repeated. Writes results/study.json, in which other
+recipes stay, and prints Markdown.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pneumoscope.files import atomic_path, out_folder, read_json, write_json
 from pneumoscope.predict import Classifier
 
 HERE = Path(__file__).parent
+RESULT = HERE / "results" / "study.json"
 SEVERITIES = (2, 4)
 DIVISION = DataConfig(val_fraction=0.1, test_fraction=0.2)
 PREVALENCE = 0.625  # of the official test, where 0.74 were taught
@@ -202,8 +204,8 @@ def main() -> None:
             trained(name, every[name], manifest, division, run, console)
             scores = scored(run, out, division, adults)
             measured.setdefault(name, []).append((scores, *answers(run, scores)))
-        write_json(out / "study.json", report(measured, out, arguments.divisions))
-    print_table(read_json(out / "study.json"))
+        keep(report(measured, out, arguments.divisions))
+    print("\n".join(table()))
 
 
 def report(measured: dict[str, list[Any]], out: Path, divisions: Sequence[int]) -> dict[str, Any]:
@@ -229,16 +231,30 @@ def report(measured: dict[str, list[Any]], out: Path, divisions: Sequence[int]) 
     return result
 
 
-def print_table(found: Any) -> None:
-    """Print Markdown: means over the divisions."""
-    print(
-        f"\nAccuracy at the prevalence {found['prevalence']}, threshold frozen; differences from the base over all "
-        "corrupted images, by patient\n"
-    )
-    print(
+def keep(found: dict[str, Any]) -> None:
+    """Write the figures of these recipes to results/study.json, beside those of others."""
+    known = read_json(RESULT)["recipes"] if RESULT.is_file() else {}
+    out_folder(RESULT.parent)
+    write_json(RESULT, rounded({**found, "recipes": known | found["recipes"]}))
+
+
+def rounded(value: Any) -> Any:
+    """Return the same with floats of six digits: no figure is known better."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def table() -> list[str]:
+    """Return Markdown lines of results/study.json: means over the divisions."""
+    found = read_json(RESULT)
+    lines = [
         "| recipe | clean accuracy / AUROC | corrupted accuracy / balanced / AUROC | worst balanced | mirrored too: "
-        "accuracy / AUROC | adults AUROC | AUROC difference (95 %), p (Holm) |\n|---|---|---|---|---|---|---|"
-    )
+        "accuracy / AUROC | adults AUROC | AUROC difference (95 %), p (Holm) |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, entry in found["recipes"].items():
         parts = entry["divisions"]
 
@@ -258,7 +274,8 @@ def print_table(found: Any) -> None:
             low, high = pair["auroc"]["ci95"]
             value, p = pair["auroc"]["value"], pair["auroc_p_holm"]
             difference = f"{value:+.4f} ({low:+.4f} to {high:+.4f}), {p:.2g}"
-        print(f"| {name} | {' | '.join(cells)} | {difference} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {difference} |")
+    return lines
 
 
 if __name__ == "__main__":
