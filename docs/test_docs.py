@@ -24,6 +24,13 @@ def test_generated_page_is_fresh(name: str) -> None:
     assert (DOCS / "reference" / name).read_text(encoding="utf-8") == page, "run python docs/_generate.py"
 
 
+def test_results_page_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "benchmarks" / "quality"
+    monkeypatch.syspath_prepend(folder)
+    page = runpy.run_path(str(folder / "page.py"))["page"]()
+    assert (DOCS / "results.md").read_text(encoding="utf-8") == page, "run python benchmarks/quality/page.py"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"<!--.*?-->|```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

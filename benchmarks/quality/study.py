@@ -4,8 +4,8 @@
 
 The held-out patients of the base's own division are put aside first. The others are divided anew, by patient, once per
 `--divisions`: 70 % train, 10 % choose epoch, calibration and threshold, 20 % judge, clean and under fourteen
-corruptions, with the threshold frozen. Runs that are complete are not repeated. Writes results/study.json, in which other
-recipes stay, and prints Markdown.
+corruptions, with the threshold frozen. Runs that are complete are not repeated. Writes results/study.json, in which
+other recipes stay, and prints Markdown.
 """
 
 from __future__ import annotations
