@@ -204,3 +204,11 @@ def test_a_network_without_places_is_an_error() -> None:
     preparation = Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no map of places"):
         gradcam(classifier_of(network, preparation), noise(64))
+
+
+def test_a_mirrored_answer_has_a_mirrored_map(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    classifier = Classifier.load(make_bundle(tmp_path / "bundle", mirror=True))
+    canvas = noise(40)
+    one, other = gradcam(classifier, canvas), gradcam(classifier, np.ascontiguousarray(canvas[:, ::-1]))
+    assert one.values.max() == 1
+    np.testing.assert_allclose(one.values, other.values[:, ::-1], atol=1e-4)

@@ -26,7 +26,8 @@ def gradcam(classifier: Classifier, canvas: Pixels) -> Heatmap:
 
     The layer is the encoder's output: the last map with places, for every network that has one. A transformer
     that answers from its class token alone is explained at the entry of its last block: after that the
-    places no longer reach the answer, and their gradient is nothing.
+    places no longer reach the answer, and their gradient is nothing. Where the answer is the mean over the image
+    and its mirror image, so is the map.
 
     Args:
         classifier: its network must end in a map [B, C, h, w] or [B, h, w, C], or in h*h tokens.
@@ -42,15 +43,9 @@ def gradcam(classifier: Classifier, canvas: Pixels) -> Heatmap:
     network, preparation = classifier.bundle.network, classifier.bundle.preparation
     started = time.perf_counter()
     image = prepare(torch.from_numpy(np.array(canvas))[None].to(classifier.device), preparation)
-    image.requires_grad_(True)
-    with torch.enable_grad():
-        if _channels_first(network, image):
-            layer = _ENCODER
-            method = LayerGradCam(lambda x: pneumonia_score(network(x))[:, None], network.encoder)
-            weights = method.attribute(image, target=0, relu_attributions=True)
-        else:
-            layer = _layer_of_places(network)
-            weights = _cam_at(network, layer, image)
+    layer, weights = _cam(network, image)
+    if preparation.mirror:
+        weights = (weights + _cam(network, image.flip(-1))[1].flip(-1)) / 2
     grown = LayerAttribution.interpolate(weights.detach(), (preparation.size, preparation.size), "bilinear")
     values = grown[0, 0].float().cpu().numpy()
     top = float(values.max())
@@ -63,6 +58,17 @@ def gradcam(classifier: Classifier, canvas: Pixels) -> Heatmap:
         verdict="blank" if blank else "not tested",
         seconds=time.perf_counter() - started,
     )
+
+
+def _cam(network: Network, image: Tensor) -> tuple[str, Tensor]:
+    """Return the layer and its Grad-CAM, float [1, 1, h, w], of an image [1, 3, S, S]."""
+    image = image.detach().requires_grad_(True)
+    with torch.enable_grad():
+        if _channels_first(network, image):
+            method = LayerGradCam(lambda x: pneumonia_score(network(x))[:, None], network.encoder)
+            return _ENCODER, method.attribute(image, target=0, relu_attributions=True)
+        layer = _layer_of_places(network)
+        return layer, _cam_at(network, layer, image)
 
 
 def _channels_first(network: Network, image: Tensor) -> bool:
