@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
-    parser.add_argument("--names", nargs="+", required=True, help="experiment files in configs/, without .toml")
+    parser.add_argument("--names", nargs="+", required=True, help="files in configs/ or candidates/, without .toml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -55,7 +55,8 @@ def main() -> None:
 def measure(name: str, seed: int, source: Manifest, run: Path) -> None:
     """Train and test one network with one seed, and write its result."""
     console = Console(say=print, report=lambda row: print(row, flush=True))
-    experiment = load_experiment(CONFIGS / f"{name}.toml").model_copy(update={"seed": seed})
+    file = next(file for folder in (CONFIGS, HERE / "candidates") if (file := folder / f"{name}.toml").is_file())
+    experiment = load_experiment(file).model_copy(update={"seed": seed})
     if experiment.data.seed is None:
         raise SystemExit(f"{name}: data.seed is missing, so every seed would be tested on other patients")
     if not (run / "run.json").is_file():
