@@ -14,8 +14,10 @@ from pneumoscope.calibration import (
     at_prevalence,
     estimate_prevalence,
     fit_calibration,
+    fit_to,
     operating_points,
     pneumonia_logit,
+    points_at,
     probabilities,
 )
 from pneumoscope.cohort import proportion
@@ -259,3 +261,26 @@ def test_one_class_alone_is_estimated_near_the_end_and_not_at_it():
 def test_prevalence_of_nonsense_is_refused(p, taught):
     with pytest.raises(DataError):
         estimate_prevalence(p, taught)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_another_networks_probabilities_are_repeated(classes):
+    logits, _ = overconfident(classes, n=2000)
+    wanted = probabilities(logits, 1.7, -0.6)[0]
+    found = fit_to(logits, wanted)
+    assert (found.temperature, found.bias) == pytest.approx((1.7, -0.6), abs=1e-3)
+    assert found.nll_after < found.nll_before
+
+
+@pytest.mark.parametrize("wanted", [[0.5], [0.5, 1.5], [0.5, float("nan")]])
+def test_probabilities_of_other_images_are_refused(wanted):
+    with pytest.raises(DataError, match="one probability"):
+        fit_to([[0.0, 1.0], [1.0, 0.0]], wanted)
+
+
+def test_a_threshold_that_is_carried_over_is_measured_here():
+    y, p, patients = scored()
+    point = points_at({"own": {"threshold": 0.3, "target": 0.9}}, y, p, patients)["own"]
+    assert (point.threshold, point.target, point.n) == (0.3, 0.9, len(y))
+    assert point.sensitivity.value == pytest.approx((p[y == 1] >= 0.3).mean())
+    assert point.specificity.value == pytest.approx((p[y == 0] < 0.3).mean())

@@ -137,6 +137,37 @@ def fit_calibration(logits: ArrayLike, targets: ArrayLike) -> Calibration:
     return Calibration(float(np.exp(found.x)), best_bias(float(found.x)), before, float(found.fun), c.n, note)
 
 
+def fit_to(logits: ArrayLike, probability: ArrayLike) -> Calibration:
+    """Fit the temperature and bias that repeat another network's probabilities of the same images, without labels.
+
+    `logits`: [n, C] as in `pneumonia_logit`; `probability`: [n] in 0..1, what the other network says. Minimises the
+    cross-entropy to those probabilities, so that the other's thresholds keep their meaning.
+    """
+    from scipy import optimize  # slow to load, and only training fits
+
+    values, wanted = np.asarray(logits, dtype=np.float64), np.asarray(probability, dtype=np.float64)
+    if wanted.shape != values.shape[:1] or not ((wanted >= 0) & (wanted <= 1)).all():
+        raise DataError("there is not one probability in 0..1 for each image", remedy="give those of the same images")
+
+    def loss(x: Floats) -> float:
+        odds = pneumonia_logit(values / np.exp(x[0])) + x[1]
+        return float((np.logaddexp(0.0, odds) - wanted * odds).mean())
+
+    start = np.zeros(2)
+    found = optimize.minimize(loss, start, method="Nelder-Mead", bounds=[_LOG_T, (-40, 40)], options={"xatol": 1e-6})
+    temperature, bias = float(np.exp(found.x[0])), float(found.x[1])
+    return Calibration(temperature, bias, loss(start), float(found.fun), len(values))
+
+
+def points_at(
+    points: Mapping[str, Mapping[str, Any]], y: ArrayLike, probability: ArrayLike, patients: Sequence[str]
+) -> dict[str, OperatingPoint]:
+    """Return operating points of a card at their own thresholds, with what they achieve on these images."""
+    c = cohort(y, probability, patients)
+    note = "threshold carried over"
+    return {name: _point(name, c, float(p["threshold"]), p.get("target"), note) for name, p in points.items()}
+
+
 def calibrate(
     logits: ArrayLike, targets: ArrayLike, patients: Sequence[str], *, seed: int
 ) -> tuple[Calibration, dict[str, OperatingPoint]]:
