@@ -73,7 +73,7 @@ def quantise(
     bundle: Bundle = None,
     seed: Seed = 0,
 ) -> None:
-    """Make a faster bundle that computes in eight-bit integers, and compare it with its original on validation images."""
+    """Make a faster bundle, in eight-bit integers, and compare it with its original on validation images."""
     from pneumoscope.bundle import load_bundle
     from pneumoscope.data.sources import open_source
     from pneumoscope.quantise import quantise as quantise_bundle
