@@ -135,6 +135,9 @@ MEANING = {
     "train.clip": "Largest norm of the gradient; 0 is off.",
     "train.patience": "Epochs without a better validation AUROC after which training stops; 0 is off.",
     "train.sizes": "Input sides of equal shares of the epochs, ascending to `prepare.size`; empty for one size.",
+    "train.teachers": "`predictions.csv` files of other networks about the training images, relative to this file: "
+    "targets of distillation.",
+    "train.teacher_share": "Weight of the teachers' mean opinion in the target; the label has the rest.",
     "train.precision": "Arithmetic of training, as Lightning names it.",
     "train.workers": "Processes that prepare batches; 0 prepares them in the training process.",
 }

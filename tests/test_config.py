@@ -209,6 +209,13 @@ def test_weights_are_relative_to_the_file(tmp_path: Path, given_weights: str, ke
     assert model.weights == expected
 
 
+def test_teachers_are_relative_to_the_file_and_need_a_network_that_learns(tmp_path: Path) -> None:
+    train = load(tmp_path, '[train]\nteachers = ["a.csv", "/b/c.csv"]\n').train
+    assert train.teachers == (str((tmp_path / "a.csv").resolve()), "/b/c.csv")
+    with pytest.raises(ConfigError, match=r"train\.teachers"):
+        load(tmp_path, '[model]\nstrategy = "frozen"\nweights = "offline"\n[train]\nteachers = ["a.csv"]\n')
+
+
 @pytest.mark.parametrize("key", AugmentConfig.model_fields)
 def test_off_means_that_nothing_changes(key: str) -> None:
     assert AugmentConfig().off

@@ -127,6 +127,11 @@ class TrainConfig(_Section):
     `ema = 0` switches the exponential moving average off; the average warms up over the first steps.
     `patience = 0` switches early stopping off. `sizes`: input sides of equal shares of the epochs, ascending,
     for training that begins small and ends at `prepare.size` (Tan and Le 2021, arXiv:2104.00298).
+
+    `teachers`: `predictions.csv` files of other networks about the training images, made by `evaluate`, relative to
+    the experiment file. When the whole network learns, their mean has `teacher_share` of the target, the label the rest
+    (distillation, Hinton et al. 2015, arXiv:1503.02531). Let them be of networks that did not train on the images
+    they judge, or they teach labels learned by heart.
     """
 
     classes: Literal[2, 3] = 2
@@ -145,6 +150,8 @@ class TrainConfig(_Section):
     clip: Annotated[float, Field(ge=0)] = 1.0
     patience: Annotated[int, Field(ge=0)] = 0
     sizes: tuple[Annotated[int, Field(ge=16, le=1024)], ...] = ()
+    teachers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: Annotated[int, Field(ge=0, le=128)] = 0
 
@@ -172,6 +179,8 @@ class Experiment(_Section):
             raise ValueError("train.sizes is for networks that learn from images, not for frozen ones")
         if sizes and (sizes[-1] != self.prepare.size or list(sizes) != sorted(sizes)):
             raise ValueError(f"train.sizes must ascend to prepare.size ({self.prepare.size})")
+        if self.train.teachers and self.model.strategy == "frozen":
+            raise ValueError("train.teachers are for networks that learn from images, not for frozen ones")
         if len(sizes) > self.train.epochs:
             raise ValueError(f"train.sizes has {len(sizes)} steps for {self.train.epochs} epochs")
         return self
@@ -189,7 +198,7 @@ def load_experiment(path: Path) -> Experiment:
         experiment = Experiment.model_validate(_tuples(raw))
     except ValidationError as error:
         raise ConfigError(_explain(error), path=path, remedy="see docs/reference/experiment.md") from error
-    return _resolve_weights(experiment, path.parent)
+    return _resolve_files(experiment, path.parent)
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
@@ -217,9 +226,10 @@ def _explain(error: ValidationError) -> str:
     return ", ".join(parts)
 
 
-def _resolve_weights(experiment: Experiment, folder: Path) -> Experiment:
-    weights = experiment.model.weights
-    if weights in ("none", "offline", "hub") or Path(weights).is_absolute():
-        return experiment
-    model = experiment.model.model_copy(update={"weights": str((folder / weights).resolve())})
-    return experiment.model_copy(update={"model": model})
+def _resolve_files(experiment: Experiment, folder: Path) -> Experiment:
+    """Files are named relative to the experiment file, and found from anywhere."""
+    model, train = experiment.model, experiment.train
+    if model.weights not in ("none", "offline", "hub"):
+        model = model.model_copy(update={"weights": str((folder / model.weights).resolve())})
+    train = train.model_copy(update={"teachers": tuple(str((folder / name).resolve()) for name in train.teachers)})
+    return experiment.model_copy(update={"model": model, "train": train})

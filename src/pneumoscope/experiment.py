@@ -224,9 +224,10 @@ def bundle_network(
 
 
 def _without_paths(experiment: Experiment) -> dict[str, Any]:
-    """The card may travel: it names a weights file, not where it lay."""
+    """The card may travel: it names files, not where they lay."""
     config: dict[str, Any] = experiment.model_dump(mode="json")
     config["model"]["weights"] = Path(config["model"]["weights"]).name
+    config["train"]["teachers"] = [Path(name).name for name in experiment.train.teachers]
     return config
 
 

@@ -157,6 +157,13 @@ def test_without_augmentation_the_item_is_what_prediction_sees(pixels: np.ndarra
         assert weight.item() == pytest.approx(class_weights(allowed)[index])
 
 
+def test_soft_targets_take_the_place_of_the_labels(pixels: np.ndarray) -> None:
+    allowed = targets(SAMPLES, 3)
+    soft = np.full((4, 3), 1 / 3, np.float32)
+    dataset = ImageDataset(pixels, range(4), allowed, class_weights(allowed), PREPARATION, soft=soft)
+    assert dataset[(0, 1)][1].tolist() == soft[1].tolist()
+
+
 def test_all_switches_off_leave_the_image_as_it_is(pixels: np.ndarray) -> None:
     still = Augmenter(AugmentConfig(), PREPARATION, 0)
     plain = prepare(torch.from_numpy(pixels[1])[None], PREPARATION)[0]

@@ -53,9 +53,27 @@ def test_the_gradient_of_an_unknown_subtype_keeps_their_ratio() -> None:
     np.testing.assert_allclose(logits.grad.numpy()[0], p - q, atol=1e-6)  # type: ignore[union-attr]
 
 
-def test_extreme_logits_stay_finite() -> None:
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), classes=st.sampled_from([2, 3]), smoothing=st.sampled_from([0.0, 0.1]))
+def test_a_distribution_is_met_by_cross_entropy(seed: int, classes: int, smoothing: float) -> None:
+    logits, target = logits_of(seed, classes), logits_of(seed + 1, classes).softmax(dim=1)
+    expected = F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+    torch.testing.assert_close(set_loss(logits, target, smoothing), expected)
+
+
+def test_rows_of_both_kinds_share_a_batch_and_their_gradients_are_finite() -> None:
+    logits = torch.tensor([[0.5, 0.1, -0.3], [0.3, -1.0, 0.8]], requires_grad=True)
+    target = torch.tensor([[0.4, 0.3, 0.3], [0.0, 1.0, 1.0]])  # no entry of the first reaches one half
+    set_loss(logits, target, 0.0).sum().backward()
+    p = special.softmax(logits.detach().numpy(), axis=1)
+    q = np.array([0, p[1, 1], p[1, 2]]) / (p[1, 1] + p[1, 2])
+    np.testing.assert_allclose(logits.grad.numpy(), [p[0] - target[0].numpy(), p[1] - q], atol=1e-6)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("target", [[[False, True, True]], [[1.0, 0.0, 0.0]]])
+def test_extreme_logits_stay_finite(target: list[list[float]]) -> None:
     logits = torch.tensor([[1000.0, -1000.0, 0.0]], requires_grad=True)
-    loss = set_loss(logits, torch.tensor([[False, True, True]]), 0.1)
+    loss = set_loss(logits, torch.tensor(target), 0.1)
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]

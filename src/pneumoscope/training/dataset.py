@@ -68,8 +68,8 @@ class Augmenter:
 class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Cached images with targets and weights.
 
-    Items are keyed by (epoch, index): float32 [3, S, S], bool [classes], float32 []. Without an augmenter
-    the epoch does not matter.
+    Items are keyed by (epoch, index): float32 [3, S, S], bool [classes] (float32 where `soft` targets, [n, classes],
+    take the place of `allowed`), float32 []. Without an augmenter the epoch does not matter.
     """
 
     def __init__(
@@ -80,9 +80,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         weights: NDArray[np.float64],
         preparation: Preparation,
         augmenter: Augmenter | None = None,
+        soft: NDArray[np.float32] | None = None,
     ) -> None:
         self.pixels, self.rows = pixels, np.asarray(rows)
-        self.allowed = torch.from_numpy(allowed)
+        self.targets = torch.from_numpy(allowed if soft is None else soft)
         self.weights = torch.from_numpy(weights.astype(np.float32))
         self.preparation, self.augmenter = preparation, augmenter
 
@@ -96,7 +97,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
             image = self.augmenter(canvas, epoch, index)
         else:
             image = prepare(torch.from_numpy(np.array(canvas))[None], self.preparation)[0]
-        return image, self.allowed[index], self.weights[index]
+        return image, self.targets[index], self.weights[index]
 
 
 class FeatureDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):

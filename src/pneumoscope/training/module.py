@@ -18,14 +18,19 @@ from pneumoscope.config import TrainConfig
 from pneumoscope.errors import TrainingError
 
 
-def set_loss(logits: Tensor, allowed: Tensor, smoothing: float) -> Tensor:
-    """Return float32 [B]: minus the log of the probability of the allowed classes.
+def set_loss(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    """Return float32 [B]: the cross-entropy to the target, or minus the log of the probability of the allowed classes.
 
-    Cross-entropy where one class is allowed; where several are (subtype unknown), their sum counts.
-    `logits` float32 [B, C], `allowed` bool [B, C]. Label smoothing after Szegedy et al. 2016 (arXiv:1512.00567).
+    `logits` float32 [B, C]. A row of `target` [B, C] is a distribution over the classes, or holds a one for each of
+    several allowed classes (subtype unknown), whose sum then counts. Label smoothing after Szegedy et al. 2016
+    (arXiv:1512.00567).
     """
     log_p = logits.float().log_softmax(dim=1)
-    hit = -log_p.masked_fill(~allowed, -math.inf).logsumexp(dim=1)
+    target = target.float()
+    several = (target.sum(dim=1) > 1.5)[:, None]  # a distribution sums to one, two allowed classes to two
+    # Rows of the other kind keep all their classes here, so that no infinity reaches their gradient.
+    allowed = -log_p.masked_fill(several & (target < 0.5), -math.inf).logsumexp(dim=1)
+    hit = torch.where(several[:, 0], allowed, -(target * log_p).sum(dim=1))
     if smoothing == 0.0:
         return hit
     return (1 - smoothing) * hit - smoothing * log_p.mean(dim=1)
@@ -110,7 +115,7 @@ class Classifier(L.LightningModule):
         """Collect loss, AUROC and accuracy at one half, weighted so that neither class dominates the loss."""
         x, allowed, weights = batch
         logits = self(x)
-        score, truth = pneumonia_score(logits), (~allowed[:, 0]).int()
+        score, truth = pneumonia_score(logits), (allowed[:, 0] < 0.5).int()
         self.auroc.update(score.sigmoid(), truth)
         self.accuracy.update(score.sigmoid(), truth)
         self.loss.update(set_loss(logits, allowed, 0.0) * weights)

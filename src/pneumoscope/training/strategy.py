@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -19,16 +20,21 @@ from pneumoscope.records import Sample
 from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets
 from pneumoscope.training.features import best_device, encode
 from pneumoscope.training.fit import Hardware, Phase, Report, Row, fit
+from pneumoscope.training.teachers import soft_targets
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split: rows of the cache, true classes bool [n, C], loss weights and sampling weights float64 [n]."""
+    """One split: rows of the cache, true classes bool [n, C], loss weights and sampling weights float64 [n].
+
+    `soft`: targets float32 [n, C] that teachers have a share in, or None.
+    """
 
     rows: list[int]
     allowed: NDArray[Any]
     weights: NDArray[Any]
     balance: NDArray[Any] | None
+    soft: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,18 @@ def make_part(samples: Sequence[Sample], cache: PixelCache, split: str, experime
     balanced = class_weights(allowed)
     weigh = experiment.train.imbalance == "weights"
     sample_evenly = experiment.train.imbalance == "sampler" and split == "train"
+    teachers = experiment.train.teachers if split == "train" else ()
+    soft = (
+        soft_targets([sample.path for sample, _ in chosen], allowed, teachers, experiment.train.teacher_share)
+        if teachers
+        else None
+    )
     return Part(
         rows=[row for _, row in chosen],
         allowed=allowed,
         weights=balanced if weigh or split == "val" else balanced * 0 + 1,
         balance=balanced if sample_evenly else None,
+        soft=soft,
     )
 
 
@@ -118,7 +131,13 @@ def _on_images(run: TrainingRun, name: str, unfreeze: int | None) -> list[Row]:
         name,
         epochs,
         ImageDataset(
-            run.cache.pixels, run.train.rows, run.train.allowed, run.train.weights, run.preparation, augmenter
+            run.cache.pixels,
+            run.train.rows,
+            run.train.allowed,
+            run.train.weights,
+            run.preparation,
+            augmenter,
+            run.train.soft,
         ),
         ImageDataset(run.cache.pixels, run.val.rows, run.val.allowed, run.val.weights, run.preparation),
         run.train.balance,

@@ -1,0 +1,76 @@
+"""What other networks say of the training images, as targets to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+
+from pneumoscope.errors import DataError, storage_errors
+
+_SURE = 1e-4  # no teacher is surer than this: one wrong certainty would outweigh all others
+
+
+def soft_targets(
+    paths: Sequence[str], allowed: NDArray[np.bool_], teachers: Sequence[str], share: float
+) -> NDArray[np.float32]:
+    """Return targets float32 [n, C]: the label, and with weight `share` the mean opinion of the teachers.
+
+    The mean is that of the log-odds, over all files and rows that speak of an image. Where the label leaves the subtype
+    open, its pneumonia is divided as the teachers do. An image that no teacher knows keeps its label alone.
+
+    Args:
+        paths: of the images, as in the `path` column of the files.
+        allowed: classes that the labels allow, bool [n, C], class 0 normal; C is 2 or 3 (normal, bacterial, viral).
+        teachers: `predictions.csv` files of `evaluate`; for three classes with their `viral` column.
+        share: weight of the teachers, 0..1.
+
+    Raises:
+        DataError: a file has no such columns, or knows none of the images.
+    """
+    table = pd.concat([_opinions(Path(name), allowed.shape[1]) for name in teachers])
+    known = table.groupby("path").mean().reindex(list(paths))
+    found = known["odds"].notna().to_numpy()
+    if not found.any():
+        raise DataError(
+            "says nothing about the images to train on", path=teachers[0], remedy="predict these images, same paths"
+        )
+    pneumonia = expit(known["odds"].to_numpy())
+    parts = [1 - pneumonia, pneumonia]
+    if allowed.shape[1] == 3:
+        viral = expit(known["viral_odds"].to_numpy())
+        parts = [1 - pneumonia, pneumonia * (1 - viral), pneumonia * viral]
+    opinion = np.stack(parts, axis=1)
+    within = np.where(allowed, opinion, 0.0)  # the label, its open subtype as the teachers see it
+    label = within / within.sum(axis=1, keepdims=True)
+    result = np.where(found[:, None], (1 - share) * label + share * opinion, allowed)
+    return np.asarray(result, dtype=np.float32)
+
+
+def _opinions(path: Path, classes: int) -> pd.DataFrame:
+    with storage_errors(path):
+        try:
+            table = pd.read_csv(path)
+        except (ValueError, pd.errors.ParserError) as error:
+            raise DataError(f"is not a CSV table ({error})", path=path, remedy="give a predictions.csv") from error
+    wanted = ["path", "probability"] + (["viral"] if classes == 3 else [])
+    missing = [name for name in wanted if name not in table]
+    if missing or (classes == 3 and table["viral"].isna().all()):
+        raise DataError(
+            f"has no {' and no '.join(missing) or 'viral'} column to teach {classes} classes",
+            path=path,
+            remedy="give the predictions.csv of a network with as many classes",
+        )
+    table = table.dropna(subset=wanted)
+    opinions = {"path": table["path"], "odds": _odds(table["probability"])}
+    if classes == 3:
+        opinions["viral_odds"] = _odds(table["viral"])
+    return pd.DataFrame(opinions)
+
+
+def _odds(probability: pd.Series[float]) -> NDArray[np.float64]:
+    return np.asarray(logit(np.clip(probability.to_numpy(float), _SURE, 1 - _SURE)))
