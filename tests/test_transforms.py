@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pneumoscope.config import AugmentConfig
-from pneumoscope.preparation import Preparation, to_canvas
+from pneumoscope.preparation import Preparation, to_canvas, to_input
 from pneumoscope.training.dataset import Augmenter, ImageDataset
 from pneumoscope.transforms import Augmentation, draw, normalise, prepare
 
@@ -89,9 +89,22 @@ def test_the_batch_does_not_change_an_image() -> None:
     assert torch.equal(prepare(batch, preparation), alone)
 
 
+def test_an_equalised_image_does_not_show_its_exposure() -> None:
+    grey = np.random.default_rng(1).random((1, 64, 64)) ** 2
+    tones = [(255 * grey**gamma).astype(np.uint8) for gamma in (1.0, 1.6)]
+    assert np.abs(tones[0].astype(int) - tones[1]).mean() > 15
+    plain, equal = (Preparation(64, 64, "squash", MEAN, STD, tone=tone) for tone in ("as-is", "equalise"))
+    assert (to_input(tones[0], plain) == tones[0]).all()
+    one, other = (to_input(tone, equal) for tone in tones)
+    # Greys that rounding has merged stay merged: a few levels are left of thirty.
+    assert np.abs(one.astype(int) - other).mean() < 5
+    assert np.abs(np.quantile(one, [0.25, 0.5, 0.75]) - [64, 128, 191]).max() < 6
+
+
+@pytest.mark.parametrize("tone", ["as-is", "equalise"])
 @pytest.mark.parametrize("size", [32, 48])
-def test_use_is_training_without_augmentation(size: int) -> None:
-    preparation = Preparation(size, 48, "squash", MEAN, STD)
+def test_use_is_training_without_augmentation(size: int, tone: str) -> None:
+    preparation = Preparation(size, 48, "squash", MEAN, STD, tone=tone)
     canvases = torch.cat([noise(48, seed) for seed in range(4)])
     used = prepare(canvases, preparation)
     dataset = ImageDataset(canvases.numpy(), range(4), np.ones((4, 2), bool), np.ones(4), preparation)
@@ -99,8 +112,9 @@ def test_use_is_training_without_augmentation(size: int) -> None:
     for index in range(4):
         assert torch.equal(dataset[7, index][0], used[index])
         assert torch.equal(untouched(canvases[index].numpy(), 7, index), used[index])
-        changed = Augmentation().apply(canvases[index : index + 1], size)
-        assert torch.equal(normalise(changed[None], preparation)[0], used[index])
+        if tone == "as-is":
+            changed = Augmentation().apply(canvases[index : index + 1], size)
+            assert torch.equal(normalise(changed[None], preparation)[0], used[index])
 
 
 # --- draw and replay --------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from numpy.typing import NDArray
 
 from pneumoscope.calibration import probabilities
+from pneumoscope.cohort import proportion
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
@@ -88,6 +89,14 @@ def row(images: Images, probability: NDArray[np.float64], threshold: float) -> d
     }
 
 
+def intervals(images: Images, probability: NDArray[np.float64], threshold: float) -> dict[str, list[float]]:
+    """Return 95 % intervals by patient of one condition's accuracy and AUROC."""
+    patients = np.unique(images.patients, return_inverse=True)[1]
+    accuracy = proportion((probability >= threshold) == images.y, patients)
+    area = obuchowski(images.y, probability, images.patients)
+    return {"accuracy": [accuracy.low, accuracy.high], "auroc": [area.low, area.high]}
+
+
 def at_prevalence(sensitivity: float, specificity: float, prevalence: float) -> dict[str, float]:
     """Return what a frozen threshold gives where another share of the patients is ill (Bayes)."""
     positive = sensitivity * prevalence + (1 - specificity) * (1 - prevalence)
@@ -145,7 +154,12 @@ def main() -> None:
             "n_patients": len(set(images.patients)),
             "clean": {key: estimate.as_json() for key, estimate in clean.items()},
             "conditions": [
-                {"corruption": key, "severity": severity, **row(images, p, classifier.threshold)}
+                {
+                    "corruption": key,
+                    "severity": severity,
+                    **row(images, p, classifier.threshold),
+                    "ci95": intervals(images, p, classifier.threshold),
+                }
                 for (key, severity), p in found.items()
             ],
             "corrupted": {
@@ -173,6 +187,28 @@ def row_of_means(found: Any, images: Images, threshold: float) -> dict[str, floa
     rows = [row(images, p, threshold) for (_, severity), p in found.items() if severity]
     means = {key: float(np.mean([item[key] for item in rows])) for key in rows[0]}
     return means | {f"worst_{key}": float(min(item[key] for item in rows)) for key in rows[0]}
+
+
+def condition_table(entry: Any) -> list[str]:
+    """Return Markdown lines: every corruption in every severity of one network."""
+    severities = sorted({item["severity"] for item in entry["conditions"] if item["severity"]})
+    lines = [
+        "| accuracy, AUROC (95 %) | " + " | ".join(f"severity {severity}" for severity in severities) + " |",
+        "|---" * (len(severities) + 1) + "|",
+    ]
+    for name in CORRUPTIONS:
+        rows = {item["severity"]: item for item in entry["conditions"] if item["corruption"] == name}
+        lines.append(f"| {name} | " + " | ".join(condition_cell(rows[severity]) for severity in severities) + " |")
+    return lines
+
+
+def condition_cell(item: Any) -> str:
+    """Return accuracy and AUROC of a condition, with intervals."""
+    parts = []
+    for key in ("accuracy", "auroc"):
+        low, high = item["ci95"][key]
+        parts.append(f"{item[key]:.3f} ({low:.3f}–{high:.3f})")
+    return ", ".join(parts)
 
 
 def print_tables(report: Any) -> None:

@@ -27,7 +27,7 @@ from scipy.special import expit, logit
 from shift import BATCH, Images, images_of
 
 from pneumoscope.calibration import probabilities
-from pneumoscope.config import DataConfig, Experiment, load_experiment
+from pneumoscope.config import DataConfig, Experiment, load_experiment, resolve_files
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
 from pneumoscope.data.split import divide
@@ -49,7 +49,8 @@ def recipes(path: Path) -> dict[str, Experiment]:
     """Return the experiments of a study file: base, then the screen's changes, then each recipe's."""
     study = tomllib.loads(path.read_text())
     base = load_experiment(path.parent / study["base"])
-    return {name: changed(changed(base, study["screen"]), changes) for name, changes in study["recipes"].items()}
+    screened = changed(base, study["screen"])
+    return {name: resolve_files(changed(screened, changes), path.parent) for name, changes in study["recipes"].items()}
 
 
 def changed(experiment: Experiment, changes: dict[str, Any]) -> Experiment:

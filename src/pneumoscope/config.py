@@ -49,7 +49,7 @@ class PrepareConfig(_Section):
 
     `canvas` pixels are cached; `size` pixels go into the network. `mean` and `std` default to those of
     the network's weights. `mirror`, in use only: the answer is the mean of those about the image and its mirror
-    image, which takes twice the time.
+    image, which takes twice the time. `tone = "equalise"`: every image gets an even histogram, after augmentation.
     """
 
     size: Annotated[int, Field(ge=16, le=1024)] = 224
@@ -58,6 +58,7 @@ class PrepareConfig(_Section):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     mirror: bool = False
+    tone: Literal["as-is", "equalise"] = "as-is"
 
     @model_validator(mode="after")
     def _fits(self) -> PrepareConfig:
@@ -198,7 +199,7 @@ def load_experiment(path: Path) -> Experiment:
         experiment = Experiment.model_validate(_tuples(raw))
     except ValidationError as error:
         raise ConfigError(_explain(error), path=path, remedy="see docs/reference/experiment.md") from error
-    return _resolve_files(experiment, path.parent)
+    return resolve_files(experiment, path.parent)
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
@@ -226,8 +227,8 @@ def _explain(error: ValidationError) -> str:
     return ", ".join(parts)
 
 
-def _resolve_files(experiment: Experiment, folder: Path) -> Experiment:
-    """Files are named relative to the experiment file, and found from anywhere."""
+def resolve_files(experiment: Experiment, folder: Path) -> Experiment:
+    """Return the experiment with its files, named relative to `folder`, found from anywhere."""
     model, train = experiment.model, experiment.train
     if model.weights not in ("none", "offline", "hub"):
         model = model.model_copy(update={"weights": str((folder / model.weights).resolve())})

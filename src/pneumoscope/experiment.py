@@ -183,6 +183,7 @@ def make_network(experiment: Experiment) -> tuple[Network, LoadReport | None, Pr
         prepare.mean or usual["mean"],
         prepare.std or usual["std"],
         prepare.mirror,
+        prepare.tone,
     )
     return network, report, preparation
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pneumoscope.records import FloatArray
 
@@ -20,6 +20,7 @@ class Preparation:
 
     `canvas`: side in pixels of the square that is cached; `size`: side of the network's input;
     `aspect`: `squash`, or `pad` with black to a square; `mean`, `std`: per RGB channel, for input in 0..1;
+    `tone`: `as-is`, or `equalise` the histogram of what the network sees, so that no exposure is left to see;
     `mirror`: the network answers about the image and its mirror image, and the mean of its logits counts.
     """
 
@@ -29,6 +30,7 @@ class Preparation:
     mean: Triple
     std: Triple
     mirror: bool = False
+    tone: str = "as-is"
 
 
 def to_canvas(pixels: FloatArray, canvas: int, aspect: str) -> Pixels:
@@ -47,7 +49,14 @@ def to_canvas(pixels: FloatArray, canvas: int, aspect: str) -> Pixels:
 def to_input(canvases: Pixels, preparation: Preparation) -> Pixels:
     """Return uint8 [B, size, size] from uint8 [B, canvas, canvas]: what normalisation and the network follow on."""
     size = preparation.size
-    if canvases.shape[-1] == size:
-        return canvases
-    resized = [Image.fromarray(canvas).resize((size, size), Image.Resampling.BILINEAR) for canvas in canvases]
-    return np.stack([np.asarray(image) for image in resized])
+    if canvases.shape[-1] != size:
+        resized = [Image.fromarray(canvas).resize((size, size), Image.Resampling.BILINEAR) for canvas in canvases]
+        canvases = np.stack([np.asarray(image) for image in resized])
+    return toned(canvases, preparation.tone)
+
+
+def toned(images: Pixels, tone: str) -> Pixels:
+    """Return uint8 [B, S, S] from the same: untouched, or each with its histogram equalised."""
+    if tone == "as-is":
+        return images
+    return np.stack([np.asarray(ImageOps.equalize(Image.fromarray(image))) for image in images])

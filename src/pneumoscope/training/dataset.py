@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pneumoscope.config import AugmentConfig
-from pneumoscope.preparation import Pixels, Preparation
+from pneumoscope.preparation import Pixels, Preparation, toned
 from pneumoscope.records import BACTERIAL, NORMAL, VIRAL, Sample
 from pneumoscope.transforms import draw, normalise, prepare
 
@@ -62,6 +62,8 @@ class Augmenter:
         image = torch.from_numpy(np.array(canvas))[None]
         size = self.sizes[epoch] if epoch < len(self.sizes) else self.preparation.size
         changed = draw(self.config, rng).apply(image, size)
+        if self.preparation.tone != "as-is":
+            changed = torch.from_numpy(toned(changed.numpy(), self.preparation.tone))
         return normalise(changed[None], self.preparation)[0]
 
 
