@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--bundle", help="the shipped one by default")
     arguments = parser.parse_args()
     sources = expand([str(arguments.images.resolve())])
     print("| engine | images | seconds | images/s | peak memory, MiB | lines |\n|---|---|---|---|---|---|")
@@ -41,7 +42,7 @@ def main() -> None:
                 (folder / f"{number:07d}{source.suffix}").symlink_to(source)
             for engine in arguments.engines:
                 out = Path(scratch) / f"{engine}.jsonl"
-                seconds, peak = watched(folder, engine, out)
+                seconds, peak = watched(folder, engine, out, arguments.bundle)
                 paths = [json.loads(line)["path"] for line in out.open()]
                 right = paths == sorted(str(path) for path in folder.iterdir())
                 print(
@@ -51,9 +52,11 @@ def main() -> None:
                 )
 
 
-def watched(folder: Path, engine: str, out: Path) -> tuple[float, float]:
+def watched(folder: Path, engine: str, out: Path, bundle: str | None) -> tuple[float, float]:
     """Run the command; return its seconds and the peak of its memory in MiB."""
     command = [str(Path(sys.executable).parent / "pneumoscope"), "predict", str(folder)]
+    if bundle:
+        command += ["--bundle", bundle]
     started = time.perf_counter()
     process = subprocess.Popen([*command, "--engine", engine, "--jsonl", str(out)])
     peak = 0.0

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import operating_points
 import seeds
+import shift
 import study
 
-from pneumoscope.files import write_text
+from pneumoscope.files import read_json, write_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
@@ -31,6 +32,7 @@ def page() -> str:
         "",
         *seeds.tables(),
         "",
+        *shipped(),
         "## Which parts of the recipe hold under shift",
         "",
         "`benchmarks/quality/study.py`. Each recipe changes the base in the named keys alone, at 128 px and five",
@@ -51,6 +53,38 @@ def page() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def shipped() -> list[str]:
+    """Return what shift.py measured of the shipped network."""
+    (entry,) = read_json(shift.RESULT)["runs"].values()
+    clean = entry["clean"]
+    figures = {
+        key: (f"{clean[key]['value']:.3f}", *clean[key]["ci95"]) for key in ("accuracy", "balanced_accuracy", "auroc")
+    }
+    told = ", ".join(f"{key.replace('_', ' ')} {v} ({low:.3f}–{high:.3f})" for key, (v, low, high) in figures.items())
+    rows = [
+        f"| {p['prevalence']:g} | {p['accuracy']:.3f} | {p['ppv']:.3f} | {p['npv']:.3f} |" for p in entry["prevalence"]
+    ]
+    adults = entry["other"]["auroc"]
+    low, high = adults["ci95"]
+    return [
+        "## The shipped network under shift",
+        "",
+        f"`benchmarks/quality/shift.py` on the {entry['n']} held-out images of {entry['n_patients']} patients,",
+        f"threshold frozen on validation images. Clean: {told}.",
+        "",
+        *shift.condition_table(entry),
+        "",
+        "Where another share of the patients is ill, the clean sensitivity and specificity give:",
+        "",
+        "| prevalence | accuracy | PPV | NPV |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"On adults (NIH, another hospital): AUROC {adults['value']:.3f} ({low:.3f}–{high:.3f}).",
+        "",
+    ]
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from pneumoscope.files import out_folder, write_json
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA
 
+RESULT = Path(__file__).parent / "results" / "shift.json"  # of the shipped network
 PREVALENCES = (0.1, 0.25, 0.5, 0.625, 0.75)
 BATCH = 32
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from pneumoscope.models.network import Network
 
 SCHEMA = 1
-DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
+SHIPPED = Path(__file__).parent / "bundles"
+DEFAULT_BUNDLE = SHIPPED / "default"
 WEIGHTS, _CARD = "weights.safetensors", "card.json"
 _ONNX, _GRAPH, _GRAPH_WEIGHTS = "model.onnx", "model.xml", "model.bin"
 _FILES = {_ONNX, _GRAPH, _GRAPH_WEIGHTS}
@@ -182,12 +183,14 @@ def _hash(value: Any) -> str:
 
 
 def load_bundle(path: Path | None = None) -> Bundle:
-    """Read a bundle; the one shipped in the package by default.
+    """Read a bundle: a folder, or the name of one that the package ships (`default`, `fast`); by default `default`.
 
     Raises:
         BundleError: a file is missing or changed, or the format is newer than this version.
     """
     folder = DEFAULT_BUNDLE if path is None else path
+    if len(folder.parts) == 1 and not folder.exists() and (SHIPPED / folder / _CARD).is_file():
+        folder = SHIPPED / folder
     card = _read_card(folder)
     for name, fact in {WEIGHTS: card["weights"], **card["runtime"]["files"]}.items():
         _read(folder / name, fact["sha256"])
