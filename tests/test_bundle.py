@@ -82,6 +82,18 @@ def test_the_card_says_what_it_is(bundle: Path) -> None:
     assert loaded.label == f"untrained@{card['sha256'][:12]}"
 
 
+def test_shipped_bundles_are_called_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_bundle(Path("default")).sha256 == load_bundle().sha256
+    assert load_bundle(Path("fast")).sha256 != load_bundle().sha256
+    assert load_bundle(Path("fast")).card["quantised_from"]["sha256"] == load_bundle().sha256
+    monkeypatch.chdir(tmp_path)
+    Path("default").mkdir()
+    with pytest.raises(BundleError, match=r"holds no card\.json"):  # a folder here comes first
+        load_bundle(Path("default"))
+    with pytest.raises(BundleError, match="no such bundle"):
+        load_bundle(Path("some/fast"))
+
+
 def test_the_shipped_bundle_is_whole_and_says_what_it_has_shown() -> None:
     bundle = load_bundle()
     assert bundle.card["evidence"]["validation"]["metrics"]["auroc"]["value"] > 0.5

@@ -37,7 +37,7 @@ from pneumoscope.preparation import Preparation
 from pneumoscope.training.allocator import keep_freed_memory
 from pneumoscope.transforms import draw, normalise
 
-VIEWS, SIZE, BATCH = 4, 128, 64
+VIEWS, SIZE, BATCH = 2, 128, 64
 AUGMENT = AugmentConfig(
     rotation=12.0, crop_scale=(0.2, 1.0), crop_ratio=(0.75, 1.333), flip=0.5, brightness=0.15, contrast=0.3, gamma=0.3,
     blur=0.01, noise=0.02,
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--vgg16", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--passes", type=int, default=3, help="over all views")
+    parser.add_argument("--passes", type=int, default=4, help="over all views")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     arguments = parser.parse_args()

@@ -11,7 +11,7 @@ import typer
 
 Bundle = Annotated[
     Path | None,
-    typer.Option("--bundle", help="Folder of a bundle; the shipped one by default.", show_default=False),
+    typer.Option("--bundle", help="A folder, or a shipped one's name (default, fast); default by default.", show_default=False),
 ]
 Data = Annotated[
     Path,
