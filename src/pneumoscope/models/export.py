@@ -46,17 +46,22 @@ def to_onnx(network: Network, preparation: Preparation) -> bytes:
     Raises:
         RuntimeError: the network has an operation that ONNX has no word for.
     """
-    deployed = Deployed(network, preparation).eval()
-    example = torch.zeros(2, preparation.size, preparation.size, dtype=torch.uint8)
+    return from_pixels(Deployed(network, preparation), preparation.size, "logits")
+
+
+def from_pixels(module: nn.Module, size: int, output: str) -> bytes:
+    """Return the ONNX model of any module from uint8 [n, size, size] to a tensor with n rows, in the same way."""
+    module.eval()
+    example = torch.zeros(2, size, size, dtype=torch.uint8)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         file = Path(folder) / "model.onnx"
         # The successor of this exporter takes another package and ten times as long, and gives the same graph.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
-            deployed, (example,), file, dynamo=False, opset_version=_OPSET, do_constant_folding=False,
-            input_names=["pixels"], output_names=["logits"],
-            dynamic_axes={"pixels": {0: "n"}, "logits": {0: "n"}},
+            module, (example,), file, dynamo=False, opset_version=_OPSET, do_constant_folding=False,
+            input_names=["pixels"], output_names=[output],
+            dynamic_axes={"pixels": {0: "n"}, output: {0: "n"}},
             # Otherwise batch norm is folded into the matrices, which then are no halves any more.
             training=torch.onnx.TrainingMode.PRESERVE,
         )  # fmt: skip

@@ -1,0 +1,254 @@
+"""Where the lungs are: a small network, shipped in `bundles/lungs`, and the geometry of its masks; needs no PyTorch.
+
+A lung is outlined as the annotators of the training images did: with the part behind the heart, down to the
+diaphragm. The patient's right lung is on the image's left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import label
+
+from pneumoscope.errors import BundleError, ConfigError, DataError, storage_errors
+from pneumoscope.files import atomic_folder, sha256_bytes, write_json
+from pneumoscope.preparation import Pixels
+from pneumoscope.records import RESEARCH_ONLY, FloatArray
+from pneumoscope.runtime import import_openvino
+
+LUNGS_BUNDLE = Path(__file__).parent / "bundles" / "lungs"
+ZONES = (
+    "outside", "right upper", "right middle", "right lower", "left upper", "left middle", "left lower",
+)  # fmt: skip
+SCHEMA = 1
+
+_MODEL, _CARD = "model.onnx", "card.json"
+_LUNG = 0.5  # probability from which on a pixel is lung
+_REGION = 0.02  # share of the image under which a region is no lung; the training masks' smallest has .096
+_AREA = (0.08, 0.75)  # share of the image that both lungs fill; .21 to .61 in the training masks
+_APART = 0.15  # of the width, between the centres of two lungs
+_BATCH = 16
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LungSegmenter:
+    """A verified segmenter. `card`: what it is, learned from and was measured at; `size`: side of its input.
+
+    >>> from pneumoscope.lungs import LungSegmenter, why_not_found
+    >>> segmenter = LungSegmenter.load()  # doctest: +SKIP
+    >>> why_not_found(segmenter.masks(canvases)[0]) is None  # doctest: +SKIP
+    """
+
+    card: Mapping[str, Any]
+    size: int
+    _infer: Callable[[Pixels], FloatArray]
+
+    @classmethod
+    def load(cls, path: Path | None = None, *, threads: int | None = None) -> LungSegmenter:
+        """Verify a segmenter (the shipped one by default) and make it ready, with as many threads as there are cores.
+
+        Raises:
+            BundleError: a file is missing, changed, damaged or of a newer version.
+            ConfigError: OpenVINO is not installed.
+        """
+        folder = LUNGS_BUNDLE if path is None else path
+        card = _read_card(folder / _CARD)
+        file = folder / _MODEL
+        model = _read(file)
+        if sha256_bytes(model) != card["model"]["sha256"]:
+            raise BundleError("the file was changed or damaged", path=file, remedy="copy the segmenter again")
+        infer, size = _compile(model, file, threads)
+        return cls(card, size, infer)
+
+    @property
+    def label(self) -> str:
+        """Name and the first twelve digits of the model's SHA-256."""
+        return f"{self.card['name']}@{self.card['model']['sha256'][:12]}"
+
+    def masks(self, canvases: Pixels) -> FloatArray:
+        """Return the probability of lung, float32 [B, S, S] in 0..1, from uint8 [B, S, S]: any S, air dark.
+
+        Raises:
+            DataError: the images are not of that form.
+        """
+        if canvases.dtype != np.uint8 or canvases.ndim != 3 or canvases.shape[1] != canvases.shape[2]:
+            raise DataError(
+                f"square images uint8 [B, S, S] are needed, not {canvases.dtype} {list(canvases.shape)}",
+                remedy="make them with preparation.to_canvas",
+            )
+        found = np.zeros(canvases.shape, np.float32)
+        for start in range(0, len(canvases), _BATCH):
+            part = canvases[start : start + _BATCH]
+            inputs = np.stack([np.asarray(_resized(Image.fromarray(canvas), self.size)) for canvas in part])
+            for index, mask in enumerate(self._infer(inputs), start):
+                found[index] = np.asarray(_resized(Image.fromarray(mask), canvases.shape[1]))
+        return np.clip(found, 0, 1)
+
+
+def _resized(image: Image.Image, side: int) -> Image.Image:
+    return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
+
+
+# --- geometry of one mask ---------------------------------------------------------------------------------
+
+
+def lung_fraction(mask: FloatArray) -> float:
+    """Return the share of the image that is lung, 0..1, from a mask float32 [S, S] of probabilities."""
+    return float((mask >= _LUNG).mean())
+
+
+def why_not_found(mask: FloatArray) -> str | None:
+    """Return why a mask float32 [S, S] of probabilities cannot be two lungs, in words, or None where it can.
+
+    It is where two sizeable regions lie beside each other and fill a likely share of the image. Nothing is said of how
+    good the outline is.
+    """
+    share = lung_fraction(mask)
+    if not _AREA[0] <= share <= _AREA[1]:
+        return f"lungs not found: {share:.0%} of the image looks like lung, {_AREA[0]:.0%} to {_AREA[1]:.0%} is usual"
+    regions = _regions(mask)
+    if len(regions) < 2:
+        return "lungs not found: one region looks like lung, two are usual"
+    middles = [_middle(region) for region in regions]
+    if max(middles) - min(middles) < _APART * mask.shape[1]:
+        return "lungs not found: the regions that look like lung do not lie beside each other"
+    return None
+
+
+def zones(mask: FloatArray) -> NDArray[np.int64]:
+    """Return int64 [S, S] from a mask float32 [S, S] of probabilities: an index into `ZONES` for each pixel.
+
+    0 is outside; 1 to 3 are the upper, middle and lower third of the height of the right lung, 4 to 6 of the left.
+    Small regions are left out. Where `why_not_found` gives a reason, the sides are those of the image's middle.
+    """
+    regions = _regions(mask)
+    middle = (mask.shape[1] - 1) / 2
+    if why_not_found(mask) is None:
+        middles = [_middle(region) for region in regions]
+        middle = (min(middles) + max(middles)) / 2
+        right = [region for region, its in zip(regions, middles, strict=True) if its < middle]
+        left = [region for region, its in zip(regions, middles, strict=True) if its >= middle]
+        lungs = [_union(right, mask), _union(left, mask)]
+    else:
+        whole, columns = _union(regions, mask), np.arange(mask.shape[1])
+        lungs = [whole & (columns <= middle), whole & (columns > middle)]
+    found = np.zeros(mask.shape, np.int64)
+    for first, lung in zip((1, 4), lungs, strict=True):
+        rows = np.flatnonzero(lung.any(axis=1))
+        if rows.size:
+            third = (np.arange(mask.shape[0]) - rows[0]) * 3 // (rows[-1] - rows[0] + 1)
+            found[lung] = np.broadcast_to(first + third[:, None], mask.shape)[lung]
+    return found
+
+
+def lung_box(mask: FloatArray, margin: float = 0.05) -> tuple[int, int, int, int]:
+    """Return top, bottom, left, right (half-open) of what holds the lungs, for `image[top:bottom, left:right]`.
+
+    `mask`: float32 [S, S] of probabilities. `margin`: added on each side, in fractions of the box's height and width,
+    as far as the image goes. Without lungs it is the whole image.
+
+    Raises:
+        ConfigError: the margin is negative.
+    """
+    if margin < 0:
+        raise ConfigError(f"a margin of {margin} would cut the lungs", remedy="give 0 or more")
+    lungs = _union(_regions(mask), mask)
+    if not lungs.any():
+        return 0, mask.shape[0], 0, mask.shape[1]
+    box: list[int] = []
+    for axis in (1, 0):
+        places = np.flatnonzero(lungs.any(axis=axis))
+        low, high = int(places[0]), int(places[-1]) + 1
+        extra = round(margin * (high - low))
+        box += [max(0, low - extra), min(lungs.shape[1 - axis], high + extra)]
+    return box[0], box[1], box[2], box[3]
+
+
+def _regions(mask: FloatArray) -> list[Mask]:
+    """Return the sizeable connected regions of lung, the largest first."""
+    labels, count = label(mask >= _LUNG)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    order = np.argsort(-sizes, kind="stable")
+    return [labels == index + 1 for index in order if sizes[index] >= _REGION * mask.size]
+
+
+def _union(regions: list[Mask], like: FloatArray) -> Mask:
+    whole = np.zeros(like.shape, np.bool_)
+    for region in regions:
+        whole |= region
+    return whole
+
+
+def _middle(region: Mask) -> float:
+    return float(np.flatnonzero(region.any(axis=0)).mean())
+
+
+# --- the files --------------------------------------------------------------------------------------------
+
+
+def write_segmenter(path: Path, model: bytes, sections: Mapping[str, Any]) -> None:
+    """Write a segmenter's folder atomically.
+
+    `model`: ONNX, `pixels` uint8 [n, S, S] to `lungs` float32 [n, S, S]. `sections`: of the card, all but schema,
+    notice and hash; `name` among them.
+    """
+    facts = {"file": _MODEL, "bytes": len(model), "sha256": sha256_bytes(model)}
+    with atomic_folder(path) as temporary:
+        (temporary / _MODEL).write_bytes(model)
+        write_json(temporary / _CARD, {"schema": SCHEMA, "notice": RESEARCH_ONLY, **sections, "model": facts})
+
+
+def _read(file: Path) -> bytes:
+    if not file.is_file():
+        raise BundleError("is missing, so there is no lung segmenter", path=file, remedy="copy the segmenter again")
+    with storage_errors(file):
+        return file.read_bytes()
+
+
+def _read_card(file: Path) -> Mapping[str, Any]:
+    try:
+        card: Mapping[str, Any] = json.loads(_read(file))
+        schema, names = int(card["schema"]), (card["name"], card["model"]["sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError("is damaged or is no card", path=file, remedy="copy the segmenter again") from error
+    if schema > SCHEMA:
+        raise BundleError(
+            f"was written in format {schema}, this version reads up to {SCHEMA}",
+            path=file,
+            remedy="update Pneumoscope",
+        )
+    if not all(isinstance(name, str) for name in names):
+        raise BundleError("is damaged or is no card", path=file, remedy="copy the segmenter again")
+    return card
+
+
+def _compile(model: bytes, file: Path, threads: int | None) -> tuple[Callable[[Pixels], FloatArray], int]:
+    try:
+        openvino = import_openvino()
+    except ImportError as error:
+        raise ConfigError("the lung segmenter needs OpenVINO", remedy="pip install openvino") from error
+    # As in `runtime`: no bf16, so that every CPU gives one answer.
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    core = openvino.Core()
+    try:
+        compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        size = int(compiled.input(0).partial_shape[2].get_length())
+    except (RuntimeError, IndexError) as error:
+        raise BundleError("OpenVINO cannot read the model", path=file, remedy="copy the segmenter again") from error
+
+    def infer(pixels: Pixels) -> FloatArray:
+        # A request of its own, because one request serves one thread.
+        return np.array(compiled.create_infer_request().infer([pixels], share_inputs=True)[0], dtype=np.float32)
+
+    return infer, size
