@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from pneumoscope.models.network import Network
 
 SCHEMA = 1
-SHIPPED = Path(__file__).parent / "bundles"
-DEFAULT_BUNDLE = SHIPPED / "default"
+SHIPPED = {name: Path(__file__).parent / "bundles" / name for name in ("default", "fast")}
 WEIGHTS, _CARD = "weights.safetensors", "card.json"
 _ONNX, _GRAPH, _GRAPH_WEIGHTS = "model.onnx", "model.xml", "model.bin"
 _FILES = {_ONNX, _GRAPH, _GRAPH_WEIGHTS}
@@ -188,9 +187,9 @@ def load_bundle(path: Path | None = None) -> Bundle:
     Raises:
         BundleError: a file is missing or changed, or the format is newer than this version.
     """
-    folder = DEFAULT_BUNDLE if path is None else path
-    if len(folder.parts) == 1 and not folder.exists() and (SHIPPED / folder / _CARD).is_file():
-        folder = SHIPPED / folder
+    folder = path or SHIPPED["default"]
+    if str(folder) in SHIPPED and not folder.exists():
+        folder = SHIPPED[str(folder)]
     card = _read_card(folder)
     for name, fact in {WEIGHTS: card["weights"], **card["runtime"]["files"]}.items():
         _read(folder / name, fact["sha256"])

@@ -11,7 +11,9 @@ import typer
 
 Bundle = Annotated[
     Path | None,
-    typer.Option("--bundle", help="A folder, or a shipped one's name (default, fast); default by default.", show_default=False),
+    typer.Option(
+        "--bundle", help="A folder, or default or fast, which are shipped; default by default.", show_default=False
+    ),
 ]
 Data = Annotated[
     Path,
