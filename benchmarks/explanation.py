@@ -109,7 +109,11 @@ def measured(
     maps = [method(classifier, canvas, options) for canvas in canvases]
     values = [heatmap.values for heatmap in maps]
     random = randomisation(method, classifier, canvases[:8], options=options, depths=(0, 10**6))
-    tested = faithfulness(probability(classifier), images, values, fill=options.fill)
+    drawn = [index for index, heatmap in enumerate(maps) if heatmap.verdict != "blank"]  # a blank map orders nothing
+    tested = None
+    if len(drawn) > 1:
+        chosen = [values[index] for index in drawn]
+        tested = asdict(faithfulness(probability(classifier), images[drawn], chosen, fill=options.fill))
     pairs = zip(canvases[:8], maps, strict=False)
     agree = [repeated(classifier, name, canvas, heatmap, options, seeds) for canvas, heatmap in pairs]
     r2 = [heatmap.r2 for heatmap in maps if heatmap.r2 is not None]
@@ -121,7 +125,7 @@ def measured(
         "stability": float(np.mean(agree)),
         "random head": random[0].rho,
         "random weights": random[1].rho,
-        "faithfulness": asdict(tested),
+        "faithfulness": tested,
         **located(values, masks),
     }
 
@@ -149,7 +153,7 @@ def places(row: Mapping[str, Any]) -> str:
 
 def line(name: str, row: Mapping[str, Any]) -> str:
     """Return one row of Markdown."""
-    above = row["faithfulness"]["above"]
+    above = None if row["faithfulness"] is None else row["faithfulness"]["above"]
     gain = "undecided" if above is None else f"{above['value']:+.3f} ({above['low']:+.3f} to {above['high']:+.3f})"
     blank = f", {row['blank']} blank" if row["blank"] else ""
     return (

@@ -167,6 +167,7 @@ def test_a_fill_that_keeps_the_score_decides_nothing(planted: Classifier, place:
     assert "100%" in (found.reason or "")
     shares = faithful.validated(score, images)
     assert set(shares) == set(FILLS)
+    assert faithful.kept(lambda images: np.zeros(len(images)), images, images) == np.inf, "nothing can be lost"
     assert shares["mean"] == pytest.approx(1)
     assert shares["black"] == pytest.approx(0, abs=1e-6)
 

@@ -94,8 +94,12 @@ def curves(score: Score, image: Pixels, fill: Pixels, heat: FloatArray, *, steps
 
 
 def kept(score: Score, images: Pixels, fills: Pixels) -> float:
-    """Return the share of the mean score of `images` that their fills keep, both uint8 [n, S, S]."""
-    return float(score(fills).mean() / score(images).mean())
+    """Return the share of the mean score of `images` that their fills keep, both uint8 [n, S, S].
+
+    It is infinite where the images themselves score nothing.
+    """
+    whole = float(score(images).mean())
+    return float(score(fills).mean()) / whole if whole > 0 else float("inf")
 
 
 def validated(score: Score, images: Pixels) -> Mapping[str, float]:
