@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,21 @@ on_every_network = pytest.mark.parametrize(("classifier", "method"), PAIRS, indi
 
 
 @pytest.fixture(scope="module")
-def classifier(
-    request: pytest.FixtureRequest, make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Classifier:
-    folder = tmp_path_factory.mktemp("bundle") / "b"
-    size = {**COMMON, **OTHERS}[request.param]
-    # One thread: images this small gain nothing from more.
-    return Classifier.load(make_bundle(folder, network=request.param, size=size), threads=1)
+def load(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Classifier]:
+    """Make an untrained network's classifier, each once."""
+
+    @cache
+    def make(name: str) -> Classifier:
+        folder = tmp_path_factory.mktemp("bundle") / "b"
+        # One thread: images this small gain nothing from more.
+        return Classifier.load(make_bundle(folder, network=name, size={**COMMON, **OTHERS}[name]), threads=1)
+
+    return make
+
+
+@pytest.fixture
+def classifier(request: pytest.FixtureRequest, load: Callable[[str], Classifier]) -> Classifier:
+    return load(request.param)
 
 
 @pytest.fixture
