@@ -20,6 +20,8 @@ SUBTYPES = (BACTERIAL, VIRAL)
 
 SPLITS = ("train", "val", "test")
 
+VERDICTS = ("stable", "unstable", "not faithful", "blank", "not tested")
+
 RESEARCH_ONLY = "For research use only. Not for diagnosis."
 
 FloatArray = NDArray[np.float32]
@@ -103,9 +105,17 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
-    """An attribution map over the image as the network saw it.
+    """An attribution map over the image as the network saw it, and what is known about it.
 
-    `values`: float32 [H, W] in 0..1, H = W = the network's input size; row 0 is the top of the image.
+    `values`: float32 [S, S] in 0..1, S the network's input size, row 0 the top of the image: what speaks for
+    pneumonia, by its maximum; all zero where the verdict is `blank`. `signed`: float32 [S, S], also what speaks
+    against, in log-odds where the method gives such (perturbations, integrated gradients), else in units of its own.
+    `segments`: int32 [S, S], 0..K-1, and `contributions`: float64 [K] in log-odds, of methods that remove segments.
+
+    `verdict`: one of `VERDICTS`; `reason` says why. `seed` is None where nothing is drawn at random. `samples`: what
+    was asked for, None where the method takes none. `evaluations`: answers of the network, those of a check included.
+    `r2`: share of the answers' variance that the surrogate predicts for images it was not fitted to (at most 1),
+    None without surrogate. `stability`: rank correlation over seeds, or under noise, None where it was not tested.
     """
 
     values: FloatArray
@@ -114,3 +124,28 @@ class Heatmap:
     target: str
     verdict: str
     seconds: float
+    reason: str | None = None
+    seed: int | None = None
+    samples: int | None = None
+    evaluations: int = 1
+    r2: float | None = None
+    stability: float | None = None
+    signed: FloatArray | None = None
+    segments: NDArray[np.int32] | None = None
+    contributions: NDArray[np.float64] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known about the map, without its arrays, as `explain` writes it."""
+        return {
+            "method": self.method,
+            "layer": self.layer,
+            "target": self.target,
+            "seed": self.seed,
+            "samples": self.samples,
+            "evaluations": self.evaluations,
+            "seconds": round(self.seconds, 4),
+            "surrogate_r2": self.r2,
+            "stability": self.stability,
+            "verdict": self.verdict,
+            "verdict_reason": self.reason,
+        }

@@ -369,6 +369,19 @@ def test_explain_writes_pictures_maps_and_facts(run: Path, chests: Path, tmp_pat
     assert "'magic'" in one_line(unknown, 2)
 
 
+def test_explain_by_several_methods_writes_what_is_known_of_each_map(run: Path, chests: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ("explain", *images(chests, 1), "--bundle", run / "bundle", "--out", out, "--method", "gradcam,lime,shap")
+    done = call(*common, "--samples", 60, "--seed", 1, "--segments", "grid", "--fill", "mean", "--layer", "stages.1")
+    assert (done.code, done.out) == (0, f"{out / 'index.json'}\n")
+    cam, lime, shap = json.loads((out / "index.json").read_text())
+    assert [entry["method"] for entry in (cam, lime, shap)] == ["gradcam", "lime", "shap"]
+    assert (cam["layer"], lime["layer"]) == ("encoder.model.stages.1", "input")
+    assert [(entry["seed"], entry["samples"]) for entry in (cam, lime, shap)] == [(None, None), (1, 60), (1, 60)]
+    assert "'lobes'" in one_line(call(*common, "--segments", "lobes"), 2)
+    assert "no layer 'stages.77'" in one_line(call(*common, "--layer", "stages.77"), 2)
+
+
 # --- data -------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,9 @@ from pneumoscope.bundle import load_bundle, save_bundle
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError
 from pneumoscope.evaluation.evaluate import evaluate
+from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.explain import explain_evaluation, explain_images, typical_and_wrong
+from pneumoscope.images import read_image
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Preparation
 from pneumoscope.records import NORMAL, PNEUMONIA, RESEARCH_ONLY
@@ -54,6 +56,44 @@ def test_each_image_gets_its_picture_overlay_map_and_facts(classifier: Classifie
     overlay = Image.open(out / entry["overlay"])
     assert (overlay.size, overlay.mode) == ((50, 80), "RGB")
     assert np.array_equal(np.asarray(Image.open(out / entry["image"])), np.asarray(Image.open(paths[1])))
+
+
+def test_every_fact_of_a_map_is_written_and_its_arrays_too(classifier: Classifier, tmp_path: Path) -> None:
+    options = Options(seed=3, samples=50, segments="grid", fill="mean")
+    path = paint(tmp_path / "a.png")
+    methods = ["gradcam++", "lime", "shap-partition"]
+    entries = explain_images(classifier, [path], methods, tmp_path / "out", options=options)
+    cam, lime, partition = (json.loads((tmp_path / "out" / f"001-a-{name}.json").read_text()) for name in methods)
+    assert [e["method"] for e in entries] == methods
+    facts = {
+        "method", "layer", "target", "seed", "samples", "evaluations", "seconds", "surrogate_r2", "stability",
+        "verdict", "verdict_reason",
+    }  # fmt: skip
+    assert all(facts <= set(entry) for entry in (cam, lime, partition))
+    assert (cam["seed"], cam["samples"], cam["surrogate_r2"], cam["evaluations"]) == (None, None, None, 1)
+    assert (lime["seed"], lime["samples"], lime["evaluations"]) == (3, 50, 50)
+    assert lime["surrogate_r2"] <= 1
+    assert (partition["seed"], partition["samples"]) == (None, 50)
+    direct = METHODS["lime"](classifier, classifier.canvas(read_image(path)), options)
+    with np.load(tmp_path / "out" / lime["map"], allow_pickle=False) as stored:
+        assert sorted(stored) == ["contributions", "map", "segments", "signed"]
+        assert np.array_equal(stored["contributions"], direct.contributions)
+        assert np.array_equal(stored["segments"], direct.segments)
+        assert np.array_equal(stored["map"], direct.values)
+    with np.load(tmp_path / "out" / cam["map"], allow_pickle=False) as stored:
+        assert sorted(stored) == ["map", "signed"]
+
+
+def test_only_a_check_gives_a_verdict(classifier: Classifier, tmp_path: Path) -> None:
+    path = paint(tmp_path / "a.png")
+    options = Options(samples=50, segments="grid")
+    (plain,) = explain_images(classifier, [path], ["occlusion"], tmp_path / "plain", options=options)
+    (checked,) = explain_images(classifier, [path], ["occlusion"], tmp_path / "checked", options=options, check=True)
+    assert (plain["verdict"], plain["stability"]) == ("not tested", None)
+    assert checked["verdict"] in {"stable", "unstable", "not faithful"}
+    assert -1 <= checked["stability"] <= 1
+    assert checked["verdict_reason"]
+    assert checked["evaluations"] > 2 * plain["evaluations"]
 
 
 def test_the_overlay_is_the_picture_where_the_map_is_empty(make_bundle: Callable[..., Path], tmp_path: Path) -> None:

@@ -126,15 +126,39 @@ def write_lines(classifier: Classifier, files: list[str], jsonl: Path | None, ba
 def explain(
     paths: Paths,
     out: Out,
-    method: Annotated[str, typer.Option("--method", help="Methods, separated by commas.")] = "gradcam",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="Methods, separated by commas: gradcam, gradcam++, hirescam, layercam, integrated-gradients, "
+            "occlusion, lime, shap, shap-partition.",
+        ),
+    ] = "gradcam",
     bundle: Bundle = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="For the CAM methods: a module; the last map with places by default.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=1, help="Changed images, or steps; as many as the method needs by default."),
+    ] = None,
+    seed: Seed = 0,
+    segments: Annotated[str, typer.Option("--segments", help="For lime and shap: slic or grid.")] = "slic",
+    fill: Annotated[
+        str, typer.Option("--fill", help="What stands where parts are removed: shuffle, mean, blur or black.")
+    ] = "shuffle",
+    check: Annotated[
+        bool, typer.Option("--check", help="Test each map for stability and faithfulness; takes many times as long.")
+    ] = False,
 ) -> None:
     """Write, for each image and method, an overlay (PNG), the map (.npz) and what is known about it (JSON)."""
+    from pneumoscope.explanation import Options
     from pneumoscope.explanation.explain import explain_images
     from pneumoscope.predict import Classifier, expand
 
-    files = expand(paths)
-    entries = explain_images(Classifier.load(bundle), files, [name.strip() for name in method.split(",")], out)
+    options = Options(seed=seed, samples=samples, layer=layer, segments=segments, fill=fill)
+    files, methods = expand(paths), [name.strip() for name in method.split(",")]
+    entries = explain_images(Classifier.load(bundle), files, methods, out, options=options, check=check)
     failed = [entry for entry in entries if entry.get("error")]
     for entry in failed:
         say(str(entry["error"]))

@@ -1,17 +1,32 @@
-"""Why the network answered so: one signature, `(classifier, canvas) -> Heatmap`, many methods.
+"""Why the network answered so: one signature, `(classifier, canvas, options) -> Heatmap`, many methods.
 
-A new method is one module and one line in `METHODS`.
+A new method is one function and one line in `METHODS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
-from pneumoscope.explanation.gradcam import gradcam
-from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
-from pneumoscope.records import Heatmap
+from pneumoscope.explanation.cam import gradcam, gradcam_plus, hirescam, layercam
+from pneumoscope.explanation.gradients import integrated_gradients
+from pneumoscope.explanation.method import Method, Options
+from pneumoscope.explanation.occlusion import occlusion
+from pneumoscope.explanation.partition import shap_partition
+from pneumoscope.explanation.surrogate import lime, shap
 
-Method = Callable[[Classifier, Pixels], Heatmap]
-METHODS: Mapping[str, Method] = MappingProxyType({"gradcam": gradcam})
+__all__ = ["METHODS", "Method", "Options"]
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "gradcam": gradcam,
+        "gradcam++": gradcam_plus,
+        "hirescam": hirescam,
+        "layercam": layercam,
+        "integrated-gradients": integrated_gradients,
+        "occlusion": occlusion,
+        "lime": lime,
+        "shap": shap,
+        "shap-partition": shap_partition,
+    }
+)

@@ -11,23 +11,34 @@ import pandas as pd
 from PIL import Image
 
 from pneumoscope.errors import ConfigError, ImageError
-from pneumoscope.explanation import METHODS
+from pneumoscope.explanation import METHODS, Options
+from pneumoscope.explanation.faithfulness import with_faithfulness
+from pneumoscope.explanation.method import DEFAULTS
 from pneumoscope.explanation.overlay import overlay
+from pneumoscope.explanation.stability import with_stability
 from pneumoscope.files import atomic_path, out_folder, write_json
 from pneumoscope.images import read_image
 from pneumoscope.predict import Classifier
-from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY
+from pneumoscope.preparation import Pixels
+from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY, Heatmap
 
 _SHOWN = 1024  # longest side of the written pictures, pixels
 
 
 def explain_images(
-    classifier: Classifier, paths: Sequence[str], methods: Sequence[str], out: Path
+    classifier: Classifier,
+    paths: Sequence[str],
+    methods: Sequence[str],
+    out: Path,
+    *,
+    options: Options = DEFAULTS,
+    check: bool = False,
 ) -> list[dict[str, Any]]:
     """Explain images by every method; returns one entry per image and method, with `error` where one failed.
 
     Writes to `out`, for image number N: `N-STEM.png`, `N-STEM-METHOD.png` (overlay), `.npz` (the map, float32
-    [S, S]) and `.json`, and `index.json` with all entries.
+    [S, S], and what else the method found) and `.json`, and `index.json` with all entries. With `check` each map is
+    tested, which takes several times as long; else its verdict is `not tested`.
 
     Raises:
         ConfigError: a method is unknown.
@@ -38,7 +49,8 @@ def explain_images(
     out_folder(out)
     entries: list[dict[str, Any]] = []
     for number, path in enumerate(paths, start=1):
-        entries += _explain_one(classifier, path, methods, out, f"{number:03d}-{_safe(path)}")
+        stem = f"{number:03d}-{_safe(path)}"
+        entries += _explain_one(classifier, path, methods, out, stem, options=options, check=check)
     write_json(out / "index.json", entries)
     return entries
 
@@ -48,7 +60,14 @@ def _safe(path: str) -> str:
 
 
 def _explain_one(
-    classifier: Classifier, path: str, methods: Sequence[str], out: Path, stem: str
+    classifier: Classifier,
+    path: str,
+    methods: Sequence[str],
+    out: Path,
+    stem: str,
+    *,
+    options: Options,
+    check: bool,
 ) -> list[dict[str, Any]]:
     try:
         radiograph = read_image(path)
@@ -65,22 +84,35 @@ def _explain_one(
         if prediction.abstained:
             entries.append({**entry, "overlay": None, "verdict": f"not explained: {prediction.reason}"})
             continue
-        heatmap = METHODS[method](classifier, canvas)
+        heatmap = explain_canvas(classifier, canvas, method, options, check=check)
         name = f"{stem}-{method}"
         _save_png(out / f"{name}.png", overlay(pixels, _uncover(heatmap.values, pixels.shape, classifier)))
-        with atomic_path(out / f"{name}.npz") as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, map=heatmap.values)
-        entry |= {
-            "overlay": f"{name}.png",
-            "map": f"{name}.npz",
-            "layer": heatmap.layer,
-            "target": heatmap.target,
-            "verdict": heatmap.verdict,
-            "seconds": round(heatmap.seconds, 4),
-        }
+        _save_arrays(out / f"{name}.npz", heatmap)
+        entry |= {"overlay": f"{name}.png", "map": f"{name}.npz", **heatmap.facts()}
         write_json(out / f"{name}.json", entry)
         entries.append(entry)
     return entries
+
+
+def explain_canvas(
+    classifier: Classifier, canvas: Pixels, method: str, options: Options = DEFAULTS, *, check: bool = False
+) -> Heatmap:
+    """Return the map of one image, uint8 [canvas, canvas]; with `check` its stability and faithfulness are tested."""
+    if not check:
+        return METHODS[method](classifier, canvas, options)
+    heatmap = with_stability(METHODS[method], classifier, canvas, options)
+    return with_faithfulness(heatmap, classifier, canvas, fill=options.fill, seed=options.seed)
+
+
+def _save_arrays(path: Path, heatmap: Heatmap) -> None:
+    found: dict[str, Any] = {
+        "map": heatmap.values,
+        "signed": heatmap.signed,
+        "segments": heatmap.segments,
+        "contributions": heatmap.contributions,
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **{key: array for key, array in found.items() if array is not None})
 
 
 def _uncover(heat: np.ndarray[Any, Any], shape: tuple[int, ...], classifier: Classifier) -> np.ndarray[Any, Any]:

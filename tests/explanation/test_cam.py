@@ -1,4 +1,4 @@
-"""Grad-CAM against arithmetic done by hand, and on a network whose reason is known."""
+"""The CAM family against arithmetic done by hand, and on a network whose reason is known."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pneumoscope.bundle import Bundle
 from pneumoscope.errors import ConfigError
-from pneumoscope.explanation.gradcam import gradcam
+from pneumoscope.explanation.cam import gradcam, gradcam_plus, hirescam, layercam
+from pneumoscope.explanation.method import Method, Options
 from pneumoscope.models.network import Network
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.training.module import pneumonia_score
 from pneumoscope.transforms import prepare
 
-CARD = {
-    "name": "constructed", "sha256": "0" * 64, "calibration": {"temperature": 1.0, "bias": 0.0},
-    "operating_points": {"balanced": {"threshold": 0.5}}, "operating_point": "balanced",
-    "runtime": {"files": {}},
-}  # fmt: skip
+HandMade = Callable[[Network, Preparation], Classifier]
 
 
 def noise(side: int, seed: int = 0) -> Pixels:
@@ -67,6 +63,71 @@ def test_the_map_is_that_of_the_equations(classifier: Classifier, seed: int) -> 
     assert heatmap.verdict == "not tested"
 
 
+def by_loops(method: str, activation: Tensor, gradient: Tensor) -> Tensor:
+    """Each method's equation, place by place: [h, w] from [C, h, w]."""
+    total = torch.zeros(activation.shape[1:], dtype=torch.float64)
+    for a, g in zip(activation.double(), gradient.double(), strict=True):
+        if method == "hirescam":
+            total += g * a
+        elif method == "layercam":
+            total += g.relu() * a
+        else:
+            weight = 0.0
+            for gradient_here in g.flatten().tolist():
+                below = 2 * gradient_here**2 + float(a.sum()) * gradient_here**3
+                weight += (gradient_here**2 / below if below else 0.0) * max(gradient_here, 0.0)
+            total += weight * a
+    return total.relu()
+
+
+@pytest.mark.parametrize("method", [gradcam_plus, hirescam, layercam], ids=["gradcam++", "hirescam", "layercam"])
+@pytest.mark.parametrize("layer", [None, "stages.1"])
+def test_the_others_are_those_of_their_equations(classifier: Classifier, method: Method, layer: str | None) -> None:
+    canvas = noise(104, 2)
+    network = classifier.bundle.network
+    x = prepare(torch.from_numpy(canvas)[None], classifier.bundle.preparation)
+    blocks = list(network.encoder.model.stages)
+    split = len(blocks) if layer is None else 2
+    for block in blocks[:split]:
+        x = block(x)
+    activation = x.detach().requires_grad_(True)
+    rest = activation.clone()
+    for block in blocks[split:]:
+        rest = block(rest)
+    score = pneumonia_score(network.head(rest.mean(dim=(2, 3))))
+    (gradient,) = torch.autograd.grad(score.sum(), activation)
+    heatmap = method(classifier, canvas, Options(layer=layer))
+    expected = by_loops(heatmap.method, activation[0].detach(), gradient[0])
+    assert expected.max() > 0
+    grown = F.interpolate(expected[None, None].float(), (96, 96), mode="bilinear", align_corners=False)[0, 0]
+    np.testing.assert_allclose(heatmap.values, (grown / grown.max()).numpy(), atol=1e-4)
+    assert heatmap.layer == ("encoder" if layer is None else f"encoder.model.{layer}")
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [("layer9", "no layer 'layer9'.*or one of"), ("head.1", "head.1 keeps no map of places"), ("", "no layer ''")],
+)
+def test_a_layer_that_cannot_be_drawn_is_an_error(classifier: Classifier, layer: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        gradcam(classifier, noise(104), Options(layer=layer))
+
+
+def test_a_layer_followed_by_one_that_works_in_place_is_explained_as_it_was(
+    make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    classifier = Classifier.load(make_bundle(tmp_path / "b", network="vgg11", size=64))
+    features = classifier.bundle.network.encoder.model.features
+    (index,) = (i for i, layer in enumerate(features) if i == 18)
+    assert isinstance(features[index], nn.Conv2d)
+    features[index + 1].inplace = True
+    one = gradcam(classifier, noise(72), Options(layer=f"features.{index}"))
+    features[index + 1].inplace = False
+    other = gradcam(classifier, noise(72), Options(layer=f"features.{index}"))
+    assert one.values.any()
+    np.testing.assert_array_equal(one.values, other.values)
+
+
 def test_for_two_classes_it_is_the_class_activation_map(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
     """With mean pooling and a linear head the weights are the head's own (Zhou et al. 2016): no gradient needed."""
     classifier = Classifier.load(make_bundle(tmp_path / "b", classes=2, size=96))
@@ -96,19 +157,13 @@ class Bright(nn.Module):
         return features.mean(dim=(2, 3))
 
 
-def classifier_of(network: Network, preparation: Preparation) -> Classifier:
-    bundle = Bundle(Path(), CARD, preparation)
-    vars(bundle)["network"] = network  # where the bundle keeps what it has read
-    return Classifier(bundle)
-
-
 @pytest.fixture
-def bright() -> Classifier:
+def bright(hand_made: HandMade) -> Classifier:
     network = Network(Bright(), 2, 2, 0.0).eval()
     with torch.no_grad():
         network.head[1].weight.copy_(torch.tensor([[0.0, 0.0], [50.0, -50.0]]))
         network.head[1].bias.zero_()
-    return classifier_of(network, Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3))  # type: ignore[arg-type]
+    return hand_made(network, Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("top", "left"), [(8, 8), (40, 16), (16, 48)])
@@ -130,7 +185,10 @@ def test_where_nothing_speaks_for_pneumonia_the_map_is_blank(bright: Classifier)
     canvas[8:16, 8:16] = 0  # what speaks against it is not shown as if it spoke for it
     heatmap = gradcam(bright, canvas)
     assert heatmap.verdict == "blank"
+    assert heatmap.reason
     assert not heatmap.values.any()
+    assert heatmap.signed is not None
+    assert heatmap.signed.min() == heatmap.signed[12, 12] < 0, "but kept as what it is"
 
 
 def test_brightness_counts_by_its_amount(bright: Classifier) -> None:
@@ -153,13 +211,13 @@ class ChannelsLast(Bright):
         return features.mean(dim=(1, 2))
 
 
-def test_channels_at_the_end_give_the_same_map(bright: Classifier) -> None:
+def test_channels_at_the_end_give_the_same_map(bright: Classifier, hand_made: HandMade) -> None:
     network = Network(ChannelsLast(), 2, 2, 0.0).eval()
     network.head.load_state_dict(bright.bundle.network.head.state_dict())
     canvas = noise(64, 4)
     expected = gradcam(bright, canvas).values
     assert 0 < expected.mean() < 1
-    found = gradcam(classifier_of(network, bright.bundle.preparation), canvas).values
+    found = gradcam(hand_made(network, bright.bundle.preparation), canvas).values
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -199,11 +257,11 @@ class Placeless(Bright):
         return features.mean(dim=1)
 
 
-def test_a_network_without_places_is_an_error() -> None:
+def test_a_network_without_places_is_an_error(hand_made: HandMade) -> None:
     network = Network(Placeless(), 2, 2, 0.0).eval()
     preparation = Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no map of places"):
-        gradcam(classifier_of(network, preparation), noise(64))
+        gradcam(hand_made(network, preparation), noise(64))
 
 
 def test_a_mirrored_answer_has_a_mirrored_map(make_bundle: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Images with parts removed, and what the network answers about them, in batches through the fast runtime.
+
+All that perturb the image go this way: the removed parts are decided first, as rows of a table, and the network
+answers in batches, by whatever computes predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from pneumoscope.calibration import pneumonia_logit
+from pneumoscope.explanation.segments import Labels
+from pneumoscope.predict import Classifier
+from pneumoscope.preparation import Pixels, to_input
+
+Floats = NDArray[np.float64]
+Masks = NDArray[np.bool_]
+BATCH = 32
+
+
+def shuffled(image: Pixels) -> Pixels:
+    """Return the image's own pixels in a random order that is always the same: its greys without its shapes."""
+    order = np.random.default_rng(0).permutation(image.size)
+    return image.ravel()[order].reshape(image.shape)
+
+
+def mean_grey(image: Pixels) -> Pixels:
+    """Return the image's mean grey everywhere."""
+    return np.full_like(image, round(float(image.mean())))
+
+
+def blurred(image: Pixels) -> Pixels:
+    """Return the image blurred until ribs and vessels are gone: a Gaussian of a sixteenth of its side."""
+    return np.asarray(gaussian_filter(image.astype(np.float32), image.shape[0] / 16, mode="nearest"), np.uint8)
+
+
+def black(image: Pixels) -> Pixels:
+    """Return black."""
+    return np.zeros_like(image)
+
+
+# Each uint8 [S, S] from the same. What is removed should say nothing about pneumonia; an even or blurred patch looks
+# like an opacity to many networks, and the shipped one among them, so measure it: `faithfulness.kept`.
+FILLS: Mapping[str, Callable[[Pixels], Pixels]] = MappingProxyType(
+    {"shuffle": shuffled, "mean": mean_grey, "blur": blurred, "black": black}
+)
+
+
+def seen(classifier: Classifier, canvas: Pixels) -> Pixels:
+    """Return what the network sees of an image, uint8 [S, S], from uint8 [canvas, canvas]."""
+    inputs = to_input(np.asarray(canvas)[None], classifier.bundle.preparation)
+    return np.asarray(inputs[0], np.uint8)
+
+
+def log_odds(classifier: Classifier, images: Pixels) -> Floats:
+    """Return the log-odds of pneumonia, float64 [n], from what the network sees, uint8 [n, S, S]."""
+    parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+    logits = [classifier.runtime.logits(np.ascontiguousarray(part)) for part in parts]
+    return pneumonia_logit(np.concatenate(logits))
+
+
+def remove(image: Pixels, fill: Pixels, segments: Labels, masks: Masks) -> Pixels:
+    """Return uint8 [n, S, S]: the image [S, S] where a segment is present in bool [n, K], else the fill [S, S]."""
+    return np.asarray(np.where(masks[:, segments], image, fill), np.uint8)
+
+
+def answers(classifier: Classifier, image: Pixels, fill: Pixels, segments: Labels, masks: Masks) -> Floats:
+    """Return the log-odds of pneumonia, float64 [n], with the segments absent that `masks`, bool [n, K], says."""
+    parts = [masks[start : start + BATCH] for start in range(0, len(masks), BATCH)]
+    return np.concatenate([log_odds(classifier, remove(image, fill, segments, part)) for part in parts])

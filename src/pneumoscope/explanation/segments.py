@@ -1,0 +1,55 @@
+"""How an image is cut into parts: plain functions from an image to labels.
+
+A new way is one function `(uint8 [S, S]) -> int32 [S, S]` and one line in `SEGMENTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.errors import ConfigError
+from pneumoscope.preparation import Pixels
+
+Labels = NDArray[np.int32]
+MOST = 50  # more parts need more answers than a reader waits for
+_SUPERPIXELS, _CELLS = 40, 6
+
+
+def grid(image: Pixels) -> Labels:
+    """Return 36 squares, int32 [S, S], from uint8 [S, S]."""
+    side = image.shape[0]
+    place = np.arange(side) * _CELLS // side
+    return np.asarray(place[:, None] * _CELLS + place, np.int32)
+
+
+def slic(image: Pixels) -> Labels:
+    """Return up to 50 patches of like grey, int32 [S, S], from uint8 [S, S] (SLIC, Achanta et al. 2012)."""
+    from skimage.segmentation import slic as superpixels  # slow to load
+
+    smooth = max(1.0, image.shape[0] / 224)
+    labels = superpixels(
+        image / 255.0, n_segments=_SUPERPIXELS, compactness=0.1, sigma=smooth, channel_axis=None, start_label=0
+    )
+    return np.asarray(labels, np.int32)
+
+
+SEGMENTS: Mapping[str, Callable[[Pixels], Labels]] = MappingProxyType({"slic": slic, "grid": grid})
+
+
+def cut(image: Pixels, name: str) -> Labels:
+    """Return the parts of an image by a way of `SEGMENTS`, numbered 0..K-1 without gaps, int32 [S, S].
+
+    Raises:
+        ConfigError: there are fewer than 2 parts, or more than 50.
+    """
+    found = SEGMENTS[name](image)
+    kinds, labels = np.unique(found, return_inverse=True)
+    if not 2 <= kinds.size <= MOST:
+        raise ConfigError(
+            f"{name} cuts this image into {kinds.size} segments, not 2 to {MOST}", remedy="use the segments grid"
+        )
+    return labels.reshape(found.shape).astype(np.int32)
