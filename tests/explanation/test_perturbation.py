@@ -55,6 +55,16 @@ def test_labels_with_gaps_are_numbered_anew_and_too_many_are_an_error(monkeypatc
         cutting.cut(radiograph(), "pixels")
 
 
+def test_zones_follow_the_lungs_and_need_some() -> None:
+    drawn = render(RNG(1), kind="normal", size=128)
+    labels = cutting.cut(drawn.pixels, "zones")
+    assert labels.max() == 6, "six zones and what surrounds them"
+    assert (labels[drawn.lungs > 0] > 0).mean() > 0.85
+    assert (labels[:, :20] == 0).mean() > 0.9
+    with pytest.raises(ConfigError, match=r"lungs not found.*slic or grid"):
+        cutting.cut(np.full((64, 64), 90, np.uint8), "zones")
+
+
 def test_each_fill_depends_on_the_image_alone() -> None:
     image = radiograph()
     filled = {name: fill(image) for name, fill in FILLS.items()}

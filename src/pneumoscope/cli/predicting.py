@@ -143,7 +143,9 @@ def explain(
         typer.Option("--samples", min=1, help="Changed images, or steps; as many as the method needs by default."),
     ] = None,
     seed: Seed = 0,
-    segments: Annotated[str, typer.Option("--segments", help="For lime and shap: slic or grid.")] = "slic",
+    segments: Annotated[
+        str, typer.Option("--segments", help="For lime and shap: slic, grid, or zones of the lungs.")
+    ] = "slic",
     fill: Annotated[
         str, typer.Option("--fill", help="What stands where parts are removed: shuffle, mean, blur or black.")
     ] = "shuffle",

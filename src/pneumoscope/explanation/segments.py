@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ConfigError
+from pneumoscope.lungs import LungSegmenter, why_not_found, zones
 from pneumoscope.preparation import Pixels
 
 Labels = NDArray[np.int32]
@@ -37,7 +38,19 @@ def slic(image: Pixels) -> Labels:
     return np.asarray(labels, np.int32)
 
 
-SEGMENTS: Mapping[str, Callable[[Pixels], Labels]] = MappingProxyType({"slic": slic, "grid": grid})
+def lung_zones(image: Pixels) -> Labels:
+    """Return the upper, middle and lower thirds of both lungs and what surrounds them, int32 [S, S], from uint8 [S, S].
+
+    Raises:
+        ConfigError: no plausible lungs are found.
+    """
+    mask = LungSegmenter.load().masks(image[None])[0]
+    if reason := why_not_found(mask):
+        raise ConfigError(reason, remedy="use the segments slic or grid")
+    return zones(mask).astype(np.int32)
+
+
+SEGMENTS: Mapping[str, Callable[[Pixels], Labels]] = MappingProxyType({"slic": slic, "grid": grid, "zones": lung_zones})
 
 
 def cut(image: Pixels, name: str) -> Labels:
