@@ -3,8 +3,8 @@
     python benchmarks/quality/seeds.py --data kermany224 --out runs/seeds --names custom-cnn --seeds 0 1 2
 
 All divide the patients alike; a seed decides head, order, augmentation and dropout. A run whose result lies in results/
-is not trained again. `--precision bf16-mixed` makes dense convolutions 1.7 to 2 times as fast on CPUs with AVX-512
-BF16, and depthwise ones slower; what was used is kept with the result.
+is not trained again. `--precision bf16-mixed` makes dense convolutions faster on CPUs with AVX-512 BF16, and
+depthwise ones slower; what was used is kept with the result.
 """
 
 from __future__ import annotations
