@@ -104,7 +104,7 @@ class Student(L.LightningModule):
     def __init__(self, features: int, steps: int) -> None:
         super().__init__()
         self.network, _ = build_network("resnet18", classes=2)
-        self.network.to(memory_format=torch.channels_last)
+        self.network.to(memory_format=torch.channels_last).train()  # Lightning leaves the mode as it finds it
         self.projection = nn.Linear(self.network.features, features)
         self.steps = steps
 

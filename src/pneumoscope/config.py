@@ -76,6 +76,8 @@ class AugmentConfig(_Section):
     """Random changes in training only; 0 switches one off. Angles in degrees, shifts in fractions of the side.
 
     `frame`: how often up to an eighth of each side is painted over, where markers, borders and labels are.
+    `surroundings`: how often all but the lungs is that of another training image, of whatever class, so that
+    nothing outside the lungs goes with the label.
     """
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -91,6 +93,7 @@ class AugmentConfig(_Section):
     noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     erase: Annotated[float, Field(ge=0, le=1)] = 0.0
     frame: Annotated[float, Field(ge=0, le=1)] = 0.0
+    surroundings: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @property
     def off(self) -> bool:
@@ -133,6 +136,10 @@ class TrainConfig(_Section):
     the experiment file. When the whole network learns, their mean has `teacher_share` of the target, the label the rest
     (distillation, Hinton et al. 2015, arXiv:1503.02531). Let them be of networks that did not train on the images
     they judge, or they teach labels learned by heart.
+
+    `attention`: weight in the loss of the share of the network's evidence, for or against pneumonia, that lies outside
+    the lungs (after Ross et al. 2017, arXiv:1703.03717). It needs a network whose answer is linear in the mean of
+    its last map.
     """
 
     classes: Literal[2, 3] = 2
@@ -153,6 +160,7 @@ class TrainConfig(_Section):
     sizes: tuple[Annotated[int, Field(ge=16, le=1024)], ...] = ()
     teachers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    attention: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: Annotated[int, Field(ge=0, le=128)] = 0
 
@@ -169,6 +177,11 @@ class Experiment(_Section):
     train: TrainConfig = TrainConfig()
 
     @property
+    def lungs(self) -> bool:
+        """True where training needs to know where the lungs are."""
+        return self.augment.surroundings > 0 or self.train.attention > 0
+
+    @property
     def division_seed(self) -> int:
         """Seed of the division of patients."""
         return self.seed if self.data.seed is None else self.data.seed
@@ -182,6 +195,10 @@ class Experiment(_Section):
             raise ValueError(f"train.sizes must ascend to prepare.size ({self.prepare.size})")
         if self.train.teachers and self.model.strategy == "frozen":
             raise ValueError("train.teachers are for networks that learn from images, not for frozen ones")
+        if self.train.attention and self.model.strategy == "frozen":
+            raise ValueError("train.attention is for networks that learn from images, not for frozen ones")
+        if self.train.attention and self.train.mixup:
+            raise ValueError("train.attention and train.mixup exclude each other: mixed images have two pairs of lungs")
         if len(sizes) > self.train.epochs:
             raise ValueError(f"train.sizes has {len(sizes)} steps for {self.train.epochs} epochs")
         return self

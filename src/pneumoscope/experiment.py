@@ -29,16 +29,19 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
-from pneumoscope.files import out_folder, read_json, write_json, write_text
+from pneumoscope.files import atomic_path, out_folder, read_json, write_json, write_text
+from pneumoscope.lungs import LungSegmenter, why_not_found
 from pneumoscope.models.network import Network, build_network, require_size, round_weights
 from pneumoscope.models.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Preparation
+from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.provenance import environment, is_synthetic, limits, population, split_counts
 from pneumoscope.training.dataset import CLASSES
 from pneumoscope.training.features import best_device, predict_logits
 from pneumoscope.training.fit import Hardware, Report, Row
 from pneumoscope.training.strategy import TrainingRun, make_part, train_network
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,37 @@ def prepare_training(
         experiment, network, preparation, cache,
         make_part(divided.samples, cache, "train", experiment), make_part(divided.samples, cache, "val", experiment),
         run, hardware, resume, console.report, console.progress, console.loggers, console.bar,
+        lung_masks(cache, console) if experiment.lungs else None,
     )  # fmt: skip
     return training, weights
+
+
+def lung_masks(cache: PixelCache, console: Console) -> Pixels:
+    """Return where the lungs are in all images of a cache, uint8 like its pixels, 0..255: found once, kept beside them.
+
+    Where no lungs are found the mask is empty.
+
+    Raises:
+        ConfigError, BundleError, StorageError: as their messages say.
+    """
+    segmenter = LungSegmenter.load()
+    path = cache.folder / f"lungs-{segmenter.card['model']['sha256'][:16]}.npy"
+    with storage_errors(path), FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            console(f"finding the lungs in {len(cache.pixels)} images")
+            with atomic_path(path) as temporary, temporary.open("wb") as stream:
+                np.save(stream, _found_lungs(segmenter, cache.pixels))
+        masks: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    return masks
+
+
+def _found_lungs(segmenter: LungSegmenter, pixels: Pixels) -> Pixels:
+    masks = np.zeros(pixels.shape, np.uint8)
+    for start in range(0, len(pixels), _BATCH):
+        found = segmenter.masks(np.array(pixels[start : start + _BATCH]))
+        usable = np.array([why_not_found(mask) is None for mask in found])
+        masks[start : start + _BATCH] = np.round(found * 255) * usable[:, None, None]
+    return masks
 
 
 def make_network(experiment: Experiment) -> tuple[Network, LoadReport | None, Preparation]:
@@ -293,7 +325,6 @@ def draw_augmentation(run: TrainingRun, path: Path) -> None:
     """Write a 5x5 mosaic of augmented training images as a PNG."""
     from PIL import Image
 
-    from pneumoscope.files import atomic_path
     from pneumoscope.transforms import draw
 
     rng = np.random.default_rng(run.experiment.seed)

@@ -62,6 +62,17 @@ class Augmentation:
 
     def apply(self, canvas: Tensor, size: int) -> Tensor:
         """Return uint8 [1, size, size] from uint8 [1, canvas, canvas]."""
+        image = self.warp(canvas, size)
+        sigma = self.blur * size
+        if sigma > 0.1:  # a tenth of a pixel changes nothing
+            image = tv.gaussian_blur(image, [2 * math.ceil(2.5 * sigma) + 1] * 2, [sigma, sigma])
+        return self._intensities(image)
+
+    def warp(self, canvas: Tensor, size: int) -> Tensor:
+        """Return uint8 [1, size, size] from uint8 [1, canvas, canvas]: where things lie changes, greys do not.
+
+        So the mask of an image goes where the image goes.
+        """
         image = canvas
         side = image.shape[-1]
         if self.angle or self.shift != (0.0, 0.0) or self.zoom != 1.0:
@@ -75,10 +86,7 @@ class Augmentation:
             image = tv.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
         if self.flip:
             image = tv.horizontal_flip(image)
-        sigma = self.blur * size
-        if sigma > 0.1:  # a tenth of a pixel changes nothing
-            image = tv.gaussian_blur(image, [2 * math.ceil(2.5 * sigma) + 1] * 2, [sigma, sigma])
-        return self._intensities(image)
+        return image
 
     def _intensities(self, image: Tensor) -> Tensor:
         changes = (self.brightness, self.contrast, self.gamma, self.noise, self.box, self.frame)

@@ -19,6 +19,7 @@ from pneumoscope.training.dataset import (
     FeatureDataset,
     ImageDataset,
     class_weights,
+    in_other_surroundings,
     targets,
 )
 from pneumoscope.transforms import prepare
@@ -191,3 +192,63 @@ def test_features_keep_their_rows() -> None:
     vector, true, weight = dataset[(9, 2)]
     assert (vector.tolist(), true.tolist(), weight.item()) == ([4.0, 5.0], [False, True], 3.0)
     assert len(dataset) == 4
+
+
+# --- lungs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lungs() -> np.ndarray:
+    """Two lungs in each of six images, the last image without any."""
+    masks = np.zeros((6, 32, 32), np.uint8)
+    for index, mask in enumerate(masks[:5]):
+        mask[8 : 20 + index, 5:12] = mask[8 : 20 + index, 19:26] = 255
+    return masks
+
+
+def test_lungs_stay_and_their_surroundings_are_the_others(pixels: np.ndarray, lungs: np.ndarray) -> None:
+    mixed = in_other_surroundings(pixels[0], lungs[0], pixels[4], lungs[4])
+    assert mixed.dtype == np.uint8
+    np.testing.assert_array_equal(mixed[lungs[0] > 0], pixels[0][lungs[0] > 0])
+    edge = np.ones((32, 32), bool)
+    edge[5:28, 2:29] = False  # both masks, the margin of a pixel and the soft seam
+    np.testing.assert_array_equal(mixed[edge], pixels[4][edge])
+    only_theirs = (lungs[4] > 0) & (lungs[0] == 0)
+    assert only_theirs.any()
+    np.testing.assert_array_equal(mixed[only_theirs], pixels[0][only_theirs])
+
+
+@pytest.mark.parametrize(("own", "theirs"), [(0, 5), (5, 0)])
+def test_without_lungs_nothing_is_exchanged(pixels: np.ndarray, lungs: np.ndarray, own: int, theirs: int) -> None:
+    kept = in_other_surroundings(pixels[own], lungs[own], pixels[theirs], lungs[theirs])
+    np.testing.assert_array_equal(kept, pixels[own])
+
+
+def test_the_mask_goes_where_the_image_goes(lungs: np.ndarray) -> None:
+    """The masks themselves are the images, so the two must stay one through every turn, crop and mirroring."""
+    moving = AugmentConfig(rotation=20, crop_scale=(0.3, 1.0), flip=0.5, shift=0.1, zoom=0.1)
+    allowed = targets(SAMPLES, 2)
+    augmenter = Augmenter(moving, PREPARATION, 4)
+    dataset = ImageDataset(lungs, range(4), allowed, class_weights(allowed), PREPARATION, augmenter, lungs=lungs)
+    moved = 0
+    for epoch in range(5):
+        for index in range(4):
+            image, _, _, where = dataset[(epoch, index)]
+            assert where.dtype == torch.uint8
+            np.testing.assert_allclose(image[:1] * 0.25 + 0.5, where.float() / 255, atol=1e-6)
+            moved += not np.array_equal(where[0].numpy(), lungs[index][:24, :24])
+    assert moved == 20
+
+
+def test_surroundings_are_exchanged_as_often_as_asked(pixels: np.ndarray, lungs: np.ndarray) -> None:
+    allowed = targets(SAMPLES, 2)
+
+    def items(share: float) -> list[torch.Tensor]:
+        augmenter = Augmenter(AugmentConfig(surroundings=share), PREPARATION, 4)
+        dataset = ImageDataset(pixels, range(4), allowed, class_weights(allowed), PREPARATION, augmenter, lungs=lungs)
+        return [dataset[(epoch, index)][0] for epoch in range(50) for index in range(4)]
+
+    plain, half, again = items(0.0), items(0.5), items(0.5)
+    assert all(torch.equal(one, other) for one, other in zip(half, again, strict=True))
+    changed = np.mean([not torch.equal(one, other) for one, other in zip(plain, half, strict=True)])
+    assert abs(changed - 0.5 * 3 / 4) < 4 * np.sqrt(0.25 / 200)  # a quarter of the donors is the image itself

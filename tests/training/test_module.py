@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.errors import TrainingError
-from pneumoscope.training.module import Classifier, pneumonia_score, set_loss
+from pneumoscope.errors import ConfigError, TrainingError
+from pneumoscope.models.network import build_network
+from pneumoscope.training.module import Classifier, outside, places, pneumonia_score, set_loss
 
 
 def logits_of(seed: int, classes: int, batch: int = 8) -> Tensor:
@@ -180,3 +181,62 @@ def test_the_rate_warms_up_then_falls_as_a_cosine_to_a_hundredth() -> None:
 
 def test_no_warm_up_starts_at_the_full_rate() -> None:
     assert schedule(epochs=2, per_epoch=5, warmup=0.0)(0) == 1
+
+
+# --- where the evidence lies ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["custom-cnn", "resnet18", "vgg11", "tf_efficientnet_lite0"])
+def test_the_evidence_of_a_place_is_gradient_times_activation(name: str) -> None:
+    torch.manual_seed(1)
+    network = build_network(name, classes=3)[0].eval()
+    images = torch.randn(2, 3, 64, 64)
+    logits, evidence = places(network, images)
+    torch.testing.assert_close(logits, network(images))
+    last = network.encoder(images).detach().requires_grad_(True)
+    score = pneumonia_score(network.head(last.mean(dim=(2, 3)))).sum()
+    (gradient,) = torch.autograd.grad(score, last)
+    expected = (gradient * last).sum(dim=1) * last.shape[2] * last.shape[3]
+    torch.testing.assert_close(evidence, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_evidence_has_no_place_where_the_answer_is_not_linear_in_the_map() -> None:
+    bent = build_network("custom-cnn", classes=2)[0]
+    bent.head = nn.Sequential(nn.Linear(bent.features, 4), nn.ReLU(), nn.Linear(4, 2))
+    for network in (nn.Linear(3, 2), bent):
+        with pytest.raises(ConfigError, match=r"train\.attention"):
+            places(network, torch.randn(1, 3, 64, 64))
+
+
+def test_the_share_outside_counts_evidence_of_either_sign() -> None:
+    lungs = torch.zeros(4, 1, 32, 32, dtype=torch.uint8)
+    lungs[:3, :, :, :16] = 255
+    evidence = torch.zeros(4, 8, 8)
+    evidence[0, :, :2] = 1.0
+    evidence[1, :, 6:] = -2.0
+    evidence[2, :, :2], evidence[2, :, 6:] = -1.0, 1.0
+    evidence[3] = 1.0  # no lung in sight
+    found = outside(evidence, lungs)
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 0.5, 0.0]))
+    assert torch.isfinite(outside(torch.zeros(1, 8, 8), lungs[:1])).all()
+
+
+def test_training_moves_the_evidence_into_the_lungs() -> None:
+    images = torch.randn(8, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    lungs = torch.zeros(8, 1, 96, 96, dtype=torch.uint8)
+    lungs[..., :48] = 255
+    batch = (images, F.one_hot(torch.arange(8) % 2, 2).bool(), torch.ones(8), lungs)
+
+    def share_after(attention: float) -> float:
+        torch.manual_seed(0)
+        network = build_network("custom-cnn", classes=2)[0].train()
+        module = Classifier(network, [], TrainConfig(attention=attention), epochs=1, seed=0)
+        module.log = lambda *_, **__: None  # type: ignore[method-assign]
+        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        for _ in range(15):
+            optimizer.zero_grad()
+            module.training_step(batch, 0).backward()
+            optimizer.step()
+        return float(outside(places(network, images)[1], lungs).mean().detach())
+
+    assert share_after(2.0) < share_after(0.0) - 0.1

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, maximum_filter
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pneumoscope.config import AugmentConfig
 from pneumoscope.preparation import Pixels, Preparation, toned
 from pneumoscope.records import BACTERIAL, NORMAL, VIRAL, Sample
-from pneumoscope.transforms import draw, normalise, prepare
+from pneumoscope.transforms import Augmentation, draw, normalise, prepare
 
+_MARGIN = 0.03  # of the side, kept around the lungs
+_SEAM = 0.01  # of the side, standard deviation
 CLASSES = {2: ("normal", "pneumonia"), 3: ("normal", BACTERIAL, VIRAL)}
 
 
@@ -58,20 +61,29 @@ class Augmenter:
 
     def __call__(self, canvas: Pixels, epoch: int, index: int) -> Tensor:
         """Return float32 [3, S, S] from uint8 [canvas, canvas]; S is that of the epoch."""
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image = torch.from_numpy(np.array(canvas))[None]
-        size = self.sizes[epoch] if epoch < len(self.sizes) else self.preparation.size
-        changed = draw(self.config, rng).apply(image, size)
+        size, drawn = self.drawn(epoch, index)
+        changed = drawn.apply(torch.from_numpy(np.array(canvas))[None], size)
         if self.preparation.tone != "as-is":
             changed = torch.from_numpy(toned(changed.numpy(), self.preparation.tone))
         return normalise(changed[None], self.preparation)[0]
 
+    def drawn(self, epoch: int, index: int) -> tuple[int, Augmentation]:
+        """Return the input's side and the changes of an image in an epoch."""
+        size = self.sizes[epoch] if epoch < len(self.sizes) else self.preparation.size
+        return size, draw(self.config, np.random.default_rng([self.seed, epoch, index]))
 
-class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    def donor(self, epoch: int, index: int, count: int) -> int | None:
+        """Return whose surroundings, of `count` images, an image gets in an epoch, or None where it keeps its own."""
+        rng = np.random.default_rng([self.seed, epoch, index, 1])  # apart, so that the other draws stay what they were
+        return int(rng.integers(count)) if rng.random() < self.config.surroundings else None
+
+
+class ImageDataset(Dataset[tuple[Tensor, ...]]):
     """Cached images with targets and weights.
 
     Items are keyed by (epoch, index): float32 [3, S, S], bool [classes] (float32 where `soft` targets, [n, classes],
-    take the place of `allowed`), float32 []. Without an augmenter the epoch does not matter.
+    take the place of `allowed`), float32 []. Without an augmenter the epoch does not matter. With `lungs`, masks like
+    `pixels`, an augmented item has a fourth part: where the image's lungs lie, uint8 [1, S, S] in 0..255.
     """
 
     def __init__(
@@ -83,8 +95,9 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         preparation: Preparation,
         augmenter: Augmenter | None = None,
         soft: NDArray[np.float32] | None = None,
+        lungs: Pixels | None = None,
     ) -> None:
-        self.pixels, self.rows = pixels, np.asarray(rows)
+        self.pixels, self.rows, self.lungs = pixels, np.asarray(rows), lungs
         self.targets = torch.from_numpy(allowed if soft is None else soft)
         self.weights = torch.from_numpy(weights.astype(np.float32))
         self.preparation, self.augmenter = preparation, augmenter
@@ -92,14 +105,37 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
         epoch, index = key
-        canvas = self.pixels[self.rows[index]]
-        if self.augmenter is not None:
-            image = self.augmenter(canvas, epoch, index)
-        else:
-            image = prepare(torch.from_numpy(np.array(canvas))[None], self.preparation)[0]
-        return image, self.targets[index], self.weights[index]
+        row = self.rows[index]
+        canvas = self.pixels[row]
+        known = self.targets[index], self.weights[index]
+        if self.augmenter is None:
+            return prepare(torch.from_numpy(np.array(canvas))[None], self.preparation)[0], *known
+        if self.lungs is None:
+            return self.augmenter(canvas, epoch, index), *known
+        donor = self.augmenter.donor(epoch, index, len(self.rows))
+        if donor is not None:
+            other = self.rows[donor]
+            canvas = in_other_surroundings(canvas, self.lungs[row], self.pixels[other], self.lungs[other])
+        size, drawn = self.augmenter.drawn(epoch, index)
+        where = drawn.warp(torch.from_numpy(np.array(self.lungs[row]))[None], size)
+        return self.augmenter(canvas, epoch, index), *known, where
+
+
+def in_other_surroundings(image: Pixels, lungs: Pixels, other: Pixels, its_lungs: Pixels) -> Pixels:
+    """Return an image's lungs among the surroundings of another image, uint8 [S, S].
+
+    `lungs` and `its_lungs`: masks uint8 [S, S], 0..255. A margin stays with the lungs, and so does what would else show
+    the other's lungs; the seam is soft. Where either mask is empty the image stays what it was.
+    """
+    side = image.shape[0]
+    margin, seam = 2 * round(_MARGIN * side) + 1, _SEAM * side
+    if not (lungs > 127).any() or not (its_lungs > 127).any():
+        return image
+    own = maximum_filter(np.maximum(lungs, its_lungs), margin) > 127
+    keep = gaussian_filter(own.astype(np.float32), seam)
+    return np.asarray(np.round(other + keep * (image.astype(np.float32) - other)), np.uint8)
 
 
 class FeatureDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):

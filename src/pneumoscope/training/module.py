@@ -9,13 +9,17 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from pneumoscope.config import TrainConfig
-from pneumoscope.errors import TrainingError
+from pneumoscope.errors import ConfigError, TrainingError
+from pneumoscope.models.network import Network
+
+_LEAST_LUNG = 0.03  # share of what the network sees
 
 
 def set_loss(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
@@ -39,6 +43,51 @@ def set_loss(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
 def pneumonia_score(logits: Tensor) -> Tensor:
     """Return the log-odds of pneumonia, float32 [B], from logits [B, C] with class 0 normal."""
     return logits[:, 1:].logsumexp(dim=1) - logits[:, 0]
+
+
+def places(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits [B, C] and the evidence for pneumonia of each place, [B, h, w], from images [B, 3, S, S].
+
+    The evidence is the map of Grad-CAM before its negative part is cut off: the gradient of the log-odds of pneumonia
+    with respect to the last map, times that map. Here it is exact, the answer being linear in the map's mean.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(network, Network):
+        raise _not_linear()
+    last = network.encoder(x)
+    pooled = network.encoder.model.forward_head(last, pre_logits=True)
+    *before, linear = network.head
+    if not isinstance(linear, nn.Linear) or not all(isinstance(layer, nn.Dropout) for layer in before):
+        raise _not_linear()
+    if last.ndim != 4 or last.shape[:2] != pooled.shape:
+        raise _not_linear()
+    if not torch.allclose(last.detach().float().mean(dim=(2, 3)), pooled.detach().float(), rtol=0.02, atol=0.02):
+        raise _not_linear()
+    logits: Tensor = network.head(pooled)
+    slope = torch.cat([-torch.ones_like(logits[:, :1]), logits[:, 1:].softmax(dim=1)], dim=1)
+    return logits, torch.einsum("bf,bfhw->bhw", slope @ linear.weight, last)
+
+
+def _not_linear() -> ConfigError:
+    return ConfigError(
+        "train.attention needs a network whose answer is linear in the mean of its last map",
+        remedy="choose custom-cnn, a ResNet, VGG or EfficientNet, and leave train.mixup out, or leave attention out",
+    )
+
+
+def outside(evidence: Tensor, lungs: Tensor) -> Tensor:
+    """Return the share of the evidence [B, h, w], whatever its sign, outside the lungs, float32 [B] in 0..1.
+
+    `lungs`: uint8 [B, 1, S, S], 0..255. The map is enlarged as explanations enlarge it. An image that shows next to no
+    lung asks for nothing: its share is 0.
+    """
+    side = max(lungs.shape[-1] // 4, evidence.shape[-1])  # fine enough for an outline, and quick
+    lung = F.adaptive_avg_pool2d(lungs.float() / 255, side)[:, 0]
+    strength = F.interpolate(evidence.float().abs()[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]
+    share = (strength * (1 - lung)).sum(dim=(1, 2)) / strength.sum(dim=(1, 2)).clamp_min(1e-6)
+    return torch.where(lung.mean(dim=(1, 2)) > _LEAST_LUNG, share, 0.0)
 
 
 class Classifier(L.LightningModule):
@@ -85,11 +134,15 @@ class Classifier(L.LightningModule):
         key = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Return the weighted loss; raises `TrainingError` where it is not finite."""
-        x, allowed, weights = batch
+        x, allowed, weights, *lungs = batch
         if self.config.mixup:
             loss = self._mixup(x, allowed, weights)
+        elif self.config.attention and lungs:
+            logits, evidence = places(self.network, x)
+            loss = (set_loss(logits, allowed, self.config.label_smoothing) * weights).mean()
+            loss = loss + self.config.attention * outside(evidence, lungs[0]).mean()
         else:
             loss = (set_loss(self(x), allowed, self.config.label_smoothing) * weights).mean()
         if not torch.isfinite(loss):

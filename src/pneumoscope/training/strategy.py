@@ -15,7 +15,7 @@ from pneumoscope.config import Experiment
 from pneumoscope.data.cache import PixelCache, Progress
 from pneumoscope.errors import DataError
 from pneumoscope.models.network import Network, freeze, frozen_modules, stages
-from pneumoscope.preparation import Preparation
+from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.records import Sample
 from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets
 from pneumoscope.training.features import best_device, encode
@@ -39,7 +39,10 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """All that a strategy needs: the experiment, the images, where to write, how to tell of progress."""
+    """All that a strategy needs: the experiment, the images, where to write, how to tell of progress.
+
+    `lungs`: masks like the cache's pixels, uint8 0..255, where the experiment asks for them.
+    """
 
     experiment: Experiment
     network: Network
@@ -54,6 +57,7 @@ class TrainingRun:
     progress: Progress | None = None
     loggers: Any = False
     bar: bool = False
+    lungs: Pixels | None = None
 
 
 def make_part(samples: Sequence[Sample], cache: PixelCache, split: str, experiment: Experiment) -> Part:
@@ -138,6 +142,7 @@ def _on_images(run: TrainingRun, name: str, unfreeze: int | None) -> list[Row]:
             run.preparation,
             augmenter,
             run.train.soft,
+            run.lungs,
         ),
         ImageDataset(run.cache.pixels, run.val.rows, run.val.allowed, run.val.weights, run.preparation),
         run.train.balance,
