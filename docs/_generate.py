@@ -109,6 +109,7 @@ MEANING = {
     "augment.noise": "Largest standard deviation of Gaussian noise, in 0..1.",
     "augment.erase": "Probability of filling a rectangle with one grey.",
     "augment.frame": "Probability of painting over up to an eighth of each side.",
+    "augment.surroundings": "Probability that all but the lungs is that of another training image.",
     "model.network": "`custom-cnn`, or the name of any timm network.",
     "model.weights": "`none`; `offline`, an installed package, for `tf_efficientnet_lite0` (`lite1` and "
     "`lite2` with the extra `weights`); `hub`, timm's hub; "
@@ -139,6 +140,7 @@ MEANING = {
     "train.teachers": "`predictions.csv` files of other networks about the training images, relative to this file: "
     "targets of distillation.",
     "train.teacher_share": "Weight of the teachers' mean opinion in the target; the label has the rest.",
+    "train.attention": "Weight in the loss of the share of evidence that lies outside the lungs; 0 is off.",
     "train.precision": "Arithmetic of training, as Lightning names it.",
     "train.workers": "Processes that prepare batches; 0 prepares them in the training process.",
 }

@@ -19,6 +19,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from safetensors.torch import load_file
 
 from pneumoscope.bundle import load_bundle
 from pneumoscope.calibration import fit_calibration
@@ -266,3 +267,22 @@ def test_augmentation_is_drawn_from_the_seed(trained: Path) -> None:
     for row in tiles:  # flipping alone was asked for: each tile is the first or its mirror image
         first = row[0]
         assert all(np.array_equal(tile, first) or np.array_equal(tile, first[:, ::-1]) for tile in row)
+
+
+def test_training_knows_where_the_lungs_are_and_finds_them_once(
+    chest_manifest: Manifest, small_experiment: Make, tmp_path: Path, private_cache: Path
+) -> None:
+    told: list[str] = []
+    experiment = small_experiment(augment={"surroundings": 1.0}, train={"attention": 1.0, "epochs": 1})
+    for name in ("one", "two"):
+        run_experiment(experiment, chest_manifest, tmp_path / name, name="lungs", console=Console(say=told.append))
+    assert sum("finding the lungs" in line for line in told) == 1
+    (file,) = private_cache.glob("*/lungs-*.npy")
+    masks = np.load(file)
+    with_lungs = (masks > 127).any(axis=(1, 2)).mean()
+    assert with_lungs > 0.5
+    plain = run_experiment(small_experiment(train={"epochs": 1}), chest_manifest, tmp_path / "plain", name="plain")
+    assert plain["best_epoch"] == 1
+    weights = [load_file(tmp_path / name / "bundle" / "weights.safetensors") for name in ("one", "two", "plain")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert any(not torch.equal(weights[0][key], weights[2][key]) for key in weights[0])

@@ -36,7 +36,7 @@ from pneumoscope.models.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.provenance import environment, is_synthetic, limits, population, split_counts
-from pneumoscope.training.dataset import CLASSES
+from pneumoscope.training.dataset import CLASSES, in_other_surroundings
 from pneumoscope.training.features import best_device, predict_logits
 from pneumoscope.training.fit import Hardware, Report, Row
 from pneumoscope.training.strategy import TrainingRun, make_part, train_network
@@ -332,9 +332,12 @@ def draw_augmentation(run: TrainingRun, path: Path) -> None:
     size = run.preparation.size
     sheet = np.zeros((5 * size, 5 * size), np.uint8)
     for i, row in enumerate(rows):
-        canvas = torch.from_numpy(np.array(run.cache.pixels[row]))[None]
         for j in range(5):
-            image = draw(run.experiment.augment, rng).apply(canvas, size)
+            canvas = np.array(run.cache.pixels[row])
+            if run.lungs is not None and rng.random() < run.experiment.augment.surroundings:
+                other = int(rng.choice(run.train.rows))
+                canvas = in_other_surroundings(canvas, run.lungs[row], run.cache.pixels[other], run.lungs[other])
+            image = draw(run.experiment.augment, rng).apply(torch.from_numpy(canvas)[None], size)
             sheet[i * size : (i + 1) * size, j * size : (j + 1) * size] = image[0].numpy()
     with atomic_path(path) as temporary:
         Image.fromarray(sheet).save(temporary, format="PNG")
