@@ -93,6 +93,7 @@ MEANING = {
     "prepare.aspect": "`squash` to a square, or `pad` with black first.",
     "prepare.mean": "Subtracted per RGB channel from values in 0..1; those of the network's weights where missing.",
     "prepare.std": "Divided by, per RGB channel; those of the network's weights where missing.",
+    "prepare.crop": "`lungs`: what lies more than a margin away from the lungs is cut away first.",
     "prepare.tone": "`as-is`, or `equalise` the histogram of each image: no exposure is left to see.",
     "prepare.mirror": "Answer with the mean over the image and its mirror image, in twice the time.",
     "augment.rotation": "Degrees, uniform in ± this.",

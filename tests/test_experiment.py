@@ -30,6 +30,7 @@ from pneumoscope.data.sources import open_source
 from pneumoscope.errors import ConfigError, DataError, TrainingError, WeightsError
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.experiment import Console, best_row, run_experiment
+from pneumoscope.images import read_image
 from pneumoscope.predict import Classifier
 from pneumoscope.records import NORMAL, PNEUMONIA, Sample
 from pneumoscope.training.features import predict_logits
@@ -286,3 +287,17 @@ def test_training_knows_where_the_lungs_are_and_finds_them_once(
     weights = [load_file(tmp_path / name / "bundle" / "weights.safetensors") for name in ("one", "two", "plain")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert any(not torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
+
+
+def test_prediction_cuts_down_to_the_lungs_as_training_did(
+    chest_manifest: Manifest, small_experiment: Make, tmp_path: Path
+) -> None:
+    experiment = small_experiment(prepare={"crop": "lungs"}, train={"epochs": 1})
+    run_experiment(experiment, chest_manifest, tmp_path / "run", name="cropped")
+    classifier = Classifier.load(tmp_path / "run" / "bundle")
+    assert classifier.bundle.card["preparation"]["crop"] == "lungs"
+    samples = chest_manifest.samples[:12]
+    cut, whole = (open_cache(samples, canvas=40, aspect="squash", crop=crop) for crop in (classifier.crop, None))
+    used = np.stack([classifier.canvas(read_image(sample.path, at_least=80)) for sample in samples])
+    np.testing.assert_array_equal(used, cut.pixels[list(cut.rows)])
+    assert (used != whole.pixels[list(whole.rows)]).any(axis=(1, 2)).mean() > 0.5

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from pneumoscope.errors import BundleError, ConfigError, DataError
 from pneumoscope.lungs import (
     LUNGS_BUNDLE,
     ZONES,
+    LungCrop,
     LungSegmenter,
+    crop_of,
     lung_box,
     lung_fraction,
     why_not_found,
     write_segmenter,
     zones,
 )
-from pneumoscope.preparation import Pixels, to_canvas
+from pneumoscope.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
 
 
@@ -374,3 +377,37 @@ def test_dice_is_counted_by_patient(benchmark: dict[str, Any]) -> None:
     assert told["dice"]["ci95"] == pytest.approx([2 / 3, 1])
     assert told["dice_over_images"]["mean"] == pytest.approx((1 + 1 + 2 / 3) / 3)
     assert (told["images"], told["patients"]) == (3, 2)
+
+
+# --- cutting down to the lungs ----------------------------------------------------------------------------
+
+
+def test_a_crop_holds_the_lungs_and_leaves_out_the_rest(
+    segmenter: LungSegmenter, synthetic: list[SyntheticRadiograph]
+) -> None:
+    crop = LungCrop(segmenter)
+    smaller = []
+    for radiograph in synthetic:
+        drawn = radiograph.pixels / np.float32(255)
+        pixels = np.pad(drawn, ((40, 40), (20, 60)))  # a wide dark border, so that there is something to cut away
+        top, bottom, left, right = crop.box(pixels)
+        np.testing.assert_array_equal(crop(pixels), pixels[top:bottom, left:right])
+        if (top, bottom, left, right) == (0, 240, 0, 240):
+            continue
+        smaller.append(crop(pixels).size / pixels.size)
+        truth = np.pad(radiograph.lungs, ((40, 40), (20, 60)))
+        assert truth[top:bottom, left:right].sum() / truth.sum() > 0.9
+    assert len(smaller) >= 8
+    assert max(smaller) < 0.9
+
+
+def test_without_lungs_nothing_is_cut_away(segmenter: LungSegmenter) -> None:
+    assert LungCrop(segmenter).box(np.zeros((60, 90), np.float32)) == (0, 60, 0, 90)
+
+
+def test_a_preparation_says_whether_to_cut() -> None:
+    plain = Preparation(32, 40, "squash", (0.5,) * 3, (0.5,) * 3)
+    assert crop_of(plain) is None
+    crop = crop_of(replace(plain, crop="lungs"))
+    assert crop is not None
+    assert crop.name.startswith(LungSegmenter.load().label)

@@ -29,6 +29,7 @@ from pneumoscope.data.split import divide, folds
 from pneumoscope.evaluation.auc import auroc
 from pneumoscope.experiment import make_network
 from pneumoscope.files import out_folder, write_text
+from pneumoscope.lungs import crop_of
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Sample
 from pneumoscope.training.allocator import keep_freed_memory
 from pneumoscope.training.features import best_device, encode
@@ -77,7 +78,8 @@ def main() -> None:
         experiment = load_experiment(experiment_file(name))
         network, _, preparation = make_network(experiment)
         # The features of all images are computed, once: every division shares them.
-        cache = open_cache(divided.samples, canvas=preparation.canvas, aspect=preparation.aspect)
+        crop = crop_of(preparation)
+        cache = open_cache(divided.samples, canvas=preparation.canvas, aspect=preparation.aspect, crop=crop)
         features = encode(network, cache, preparation, device=best_device()).numpy()
         taught = [
             (s, row) for s, row in zip(divided.samples, cache.rows, strict=True) if s.split == "train" and row >= 0

@@ -50,7 +50,7 @@ def images_of(manifest: Manifest, classifier: Classifier) -> Images:
     """Read the labelled images of a manifest as a bundle wants them."""
     preparation = classifier.bundle.preparation
     samples = manifest.labelled().samples
-    cache = open_cache(samples, canvas=preparation.canvas, aspect=preparation.aspect)
+    cache = open_cache(samples, canvas=preparation.canvas, aspect=preparation.aspect, crop=classifier.crop)
     kept = [(sample, row) for sample, row in zip(samples, cache.rows, strict=True) if row >= 0]
     return Images(
         np.array(cache.pixels[[row for _, row in kept]]),

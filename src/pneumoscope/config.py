@@ -50,6 +50,7 @@ class PrepareConfig(_Section):
     `canvas` pixels are cached; `size` pixels go into the network. `mean` and `std` default to those of
     the network's weights. `mirror`, in use only: the answer is the mean of those about the image and its mirror
     image, which takes twice the time. `tone = "equalise"`: every image gets an even histogram, after augmentation.
+    `crop = "lungs"`: what lies far from the lungs is cut away first; where none are found nothing is.
     """
 
     size: Annotated[int, Field(ge=16, le=1024)] = 224
@@ -59,6 +60,7 @@ class PrepareConfig(_Section):
     std: tuple[float, float, float] | None = None
     mirror: bool = False
     tone: Literal["as-is", "equalise"] = "as-is"
+    crop: Literal["none", "lungs"] = "none"
 
     @model_validator(mode="after")
     def _fits(self) -> PrepareConfig:

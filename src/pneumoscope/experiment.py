@@ -30,7 +30,7 @@ from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json, write_text
-from pneumoscope.lungs import LungSegmenter, why_not_found
+from pneumoscope.lungs import LungSegmenter, crop_of, why_not_found
 from pneumoscope.models.network import Network, build_network, require_size, round_weights
 from pneumoscope.models.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
@@ -153,11 +153,14 @@ def prepare_training(
     """Decode the images and build the network: all that training needs, the same in every process."""
     prepare = experiment.prepare
     console(f"{len(divided)} images, decoding those not yet in the cache")
-    cache = open_cache(divided.samples, canvas=prepare.canvas_size, aspect=prepare.aspect, progress=console.progress)
-    for path, reason in cache.failed.items():
-        console(f"left out: {path}: {reason}")
     torch.manual_seed(experiment.seed)
     network, weights, preparation = make_network(experiment)
+    cache = open_cache(
+        divided.samples, canvas=prepare.canvas_size, aspect=prepare.aspect, crop=crop_of(preparation),
+        progress=console.progress,
+    )  # fmt: skip
+    for path, reason in cache.failed.items():
+        console(f"left out: {path}: {reason}")
     training = TrainingRun(
         experiment, network, preparation, cache,
         make_part(divided.samples, cache, "train", experiment), make_part(divided.samples, cache, "val", experiment),
@@ -216,6 +219,7 @@ def make_network(experiment: Experiment) -> tuple[Network, LoadReport | None, Pr
         prepare.std or usual["std"],
         prepare.mirror,
         prepare.tone,
+        prepare.crop,
     )
     return network, report, preparation
 

@@ -19,7 +19,7 @@ from scipy.ndimage import label
 
 from pneumoscope.errors import BundleError, ConfigError, DataError, storage_errors
 from pneumoscope.files import atomic_folder, sha256_bytes, write_json
-from pneumoscope.preparation import Pixels
+from pneumoscope.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
 from pneumoscope.runtime import import_openvino
 
@@ -34,6 +34,7 @@ _LUNG = 0.5  # probability from which on a pixel is lung
 _REGION = 0.02  # share of the image under which a region is no lung; the training masks' smallest has .096
 _AREA = (0.08, 0.75)  # share of the image that both lungs fill; .21 to .61 in the training masks
 _APART = 0.15  # of the width, between the centres of two lungs
+_MARGIN = 0.08  # of the lungs' height and width, around them in a crop: ribs and diaphragm stay in sight
 _BATCH = 16
 
 Mask = NDArray[np.bool_]
@@ -171,6 +172,41 @@ def lung_box(mask: FloatArray, margin: float = 0.05) -> tuple[int, int, int, int
         extra = round(margin * (high - low))
         box += [max(0, low - extra), min(lungs.shape[1 - axis], high + extra)]
     return box[0], box[1], box[2], box[3]
+
+
+# --- cutting down to the lungs ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LungCrop:
+    """Cuts a radiograph down to its lungs and a margin; where none are found it leaves the whole."""
+
+    segmenter: LungSegmenter
+
+    @property
+    def name(self) -> str:
+        """The segmenter and the margin."""
+        return f"{self.segmenter.label}+{_MARGIN}"
+
+    def box(self, pixels: FloatArray) -> tuple[int, int, int, int]:
+        """Return top, bottom, left, right (half-open) in pixels of an image float32 [H, W] in 0..1."""
+        (height, width), side = pixels.shape, self.segmenter.size
+        mask = self.segmenter.masks(to_canvas(pixels, side, "squash")[None])[0]
+        if why_not_found(mask) is not None:
+            return 0, height, 0, width
+        top, bottom, left, right = lung_box(mask, _MARGIN)
+        down, across = height / side, width / side
+        return round(top * down), round(bottom * down), round(left * across), round(right * across)
+
+    def __call__(self, pixels: FloatArray) -> FloatArray:
+        """Return float32 [h, w], a view of an image float32 [H, W] in 0..1."""
+        top, bottom, left, right = self.box(pixels)
+        return pixels[top:bottom, left:right]
+
+
+def crop_of(preparation: Preparation) -> LungCrop | None:
+    """Return what a preparation cuts away first, or None; raises as `LungSegmenter.load` does."""
+    return LungCrop(LungSegmenter.load(threads=1)) if preparation.crop == "lungs" else None
 
 
 def _regions(mask: FloatArray) -> list[Mask]:

@@ -21,6 +21,7 @@ from pneumoscope.calibration import pneumonia_logit, probabilities
 from pneumoscope.errors import BundleError, DataError, ImageError
 from pneumoscope.files import plain
 from pneumoscope.images import PLAIN, RASTER_SUFFIXES, Radiograph, is_dicom, read_image
+from pneumoscope.lungs import crop_of
 from pneumoscope.preparation import Pixels, to_canvas, to_input
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
 from pneumoscope.runtime import Engine, open_runtime
@@ -66,6 +67,7 @@ class Classifier:
         self.calibration = bundle.calibration
         self.device = device
         self.runtime = open_runtime(bundle, engine=engine, device=device, threads=threads)
+        self.crop = crop_of(bundle.preparation)
 
     @classmethod
     def load(cls, path: Path | None = None, **options: Any) -> Classifier:
@@ -78,7 +80,8 @@ class Classifier:
 
     def canvas(self, radiograph: Radiograph) -> Pixels:
         """Return uint8 [canvas, canvas], what is left of an image after preparation."""
-        return to_canvas(radiograph.pixels, self.bundle.preparation.canvas, self.bundle.preparation.aspect)
+        pixels = self.crop(radiograph.pixels) if self.crop else radiograph.pixels
+        return to_canvas(pixels, self.bundle.preparation.canvas, self.bundle.preparation.aspect)
 
     def predict(
         self, paths: Iterable[str | Path], *, batch_size: int = 16, workers: int | None = None

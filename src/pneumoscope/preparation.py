@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ class Preparation:
     `canvas`: side in pixels of the square that is cached; `size`: side of the network's input;
     `aspect`: `squash`, or `pad` with black to a square; `mean`, `std`: per RGB channel, for input in 0..1;
     `tone`: `as-is`, or `equalise` the histogram of what the network sees, so that no exposure is left to see;
-    `mirror`: the network answers about the image and its mirror image, and the mean of its logits counts.
+    `mirror`: the network answers about the image and its mirror image, and the mean of its logits counts;
+    `crop`: `none`, or `lungs`: what lies far from them is cut away first.
     """
 
     size: int
@@ -31,6 +33,18 @@ class Preparation:
     std: Triple
     mirror: bool = False
     tone: str = "as-is"
+    crop: str = "none"
+
+
+class Crop(Protocol):
+    """Cuts a part out of a decoded radiograph: float32 [H, W] to float32 [h, w]."""
+
+    @property
+    def name(self) -> str:
+        """What it cuts, and how."""
+
+    def __call__(self, pixels: FloatArray) -> FloatArray:
+        """Return the part."""
 
 
 def to_canvas(pixels: FloatArray, canvas: int, aspect: str) -> Pixels:

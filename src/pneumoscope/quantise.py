@@ -23,6 +23,7 @@ from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError, DataError
 from pneumoscope.evaluation.comparison import compare
+from pneumoscope.lungs import crop_of
 from pneumoscope.preparation import Pixels, to_input
 from pneumoscope.records import PNEUMONIA
 from pneumoscope.runtime import import_openvino, open_runtime
@@ -53,14 +54,14 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
     if "model.onnx" not in files:
         raise DataError("the bundle holds no ONNX model", path=bundle.folder, remedy="quantise one that training wrote")
     train, val = manifest.select("train"), manifest.select("val").labelled()
-    canvas, aspect = bundle.preparation.canvas, bundle.preparation.aspect
-    shown = open_cache(train.samples, canvas=canvas, aspect=aspect)
+    canvas, aspect, crop = bundle.preparation.canvas, bundle.preparation.aspect, crop_of(bundle.preparation)
+    shown = open_cache(train.samples, canvas=canvas, aspect=aspect, crop=crop)
     rows = sorted({row for row in shown.rows if row >= 0})
     rng = np.random.default_rng(seed)
     chosen = rng.choice(rows, min(_SAMPLE, len(rows)), replace=False)
     graph = _eight_bit(files["model.onnx"], [_inputs(shown, [row], bundle) for row in chosen])
 
-    cache = open_cache(val.samples, canvas=canvas, aspect=aspect)
+    cache = open_cache(val.samples, canvas=canvas, aspect=aspect, crop=crop)
     kept = [(sample, row) for sample, row in zip(val.samples, cache.rows, strict=True) if row >= 0]
     pixels = _inputs(cache, [row for _, row in kept], bundle)
     truth = np.array([sample.label == PNEUMONIA for sample, _ in kept], int)

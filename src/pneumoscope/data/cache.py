@@ -23,7 +23,7 @@ from filelock import FileLock
 from pneumoscope.errors import DataError, ImageError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, read_json, sha256_file, write_json
 from pneumoscope.images import in_archive, read_image
-from pneumoscope.preparation import Pixels, to_canvas
+from pneumoscope.preparation import Crop, Pixels, to_canvas
 from pneumoscope.records import Sample
 
 _VERSION = 2  # part of the key: raise it when reading or resizing changes
@@ -56,6 +56,7 @@ def open_cache(
     *,
     canvas: int,
     aspect: str,
+    crop: Crop | None = None,
     root: Path | None = None,
     progress: Progress | None = None,
 ) -> PixelCache:
@@ -69,7 +70,8 @@ def open_cache(
     digests, missing = _digests(samples)
     paths = {digest: sample.path for digest, sample in zip(digests, samples, strict=True) if digest}
     unique = sorted(paths)
-    key = hashlib.sha256(json.dumps([_VERSION, canvas, aspect, unique]).encode()).hexdigest()[:32]
+    kind = [_VERSION, canvas, aspect, *([] if crop is None else [crop.name])]
+    key = hashlib.sha256(json.dumps([*kind, unique]).encode()).hexdigest()[:32]
     folder = root / key
     if not (folder / "index.json").is_file():
         with storage_errors(root):
@@ -77,7 +79,7 @@ def open_cache(
             with FileLock(root / f"{key}.lock"):
                 if not (folder / "index.json").is_file():
                     _remove_unfinished(root, key)
-                    _write(folder, [(digest, paths[digest]) for digest in unique], canvas, aspect, progress)
+                    _write(folder, [(digest, paths[digest]) for digest in unique], canvas, aspect, crop, progress)
     index, pixels = _read(folder)
     rows = tuple(index["rows"].get(digest, -1) for digest in digests)
     failed = {
@@ -132,11 +134,19 @@ def _remove_unfinished(root: Path, key: str) -> None:
         shutil.rmtree(stale, ignore_errors=True)
 
 
-def _write(folder: Path, items: Sequence[tuple[str, str]], canvas: int, aspect: str, progress: Progress | None) -> None:
+def _write(
+    folder: Path,
+    items: Sequence[tuple[str, str]],
+    canvas: int,
+    aspect: str,
+    crop: Crop | None,
+    progress: Progress | None,
+) -> None:
     def decode(item: tuple[str, str]) -> Pixels | str:
         try:
             # Twice the canvas: a reduced decoding then still is resized with antialiasing.
-            return to_canvas(read_image(item[1], at_least=2 * canvas).pixels, canvas, aspect)
+            pixels = read_image(item[1], at_least=2 * canvas).pixels
+            return to_canvas(crop(pixels) if crop else pixels, canvas, aspect)
         except ImageError as error:
             return error.what
 
