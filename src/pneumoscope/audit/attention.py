@@ -47,7 +47,9 @@ class Attention:
     def as_json(self) -> dict[str, Any]:
         """Return plain values, without the mean map."""
         names = ("inside", "even", "elsewhere", "follows")
-        facts = {name: getattr(self, name) for name in ("method", "n", "blank", "constant", "constant_lungs", "hotspot")}
+        facts = {
+            name: getattr(self, name) for name in ("method", "n", "blank", "constant", "constant_lungs", "hotspot")
+        }
         return facts | {name: getattr(self, name).as_json() for name in names}
 
 
@@ -106,7 +108,9 @@ def explained_by_mean(maps: FloatArray) -> float:
     1 where all maps are equal, and about 0 where no two are alike. Coarse places suffice: maps are averaged over 4 x 4.
     """
     n, side = len(maps), maps.shape[1] // 4 * 4
-    flat = maps[:, :side, :side].reshape(n, side // 4, 4, side // 4, 4).mean(axis=(2, 4), dtype=np.float64).reshape(n, -1)
+    flat = (
+        maps[:, :side, :side].reshape(n, side // 4, 4, side // 4, 4).mean(axis=(2, 4), dtype=np.float64).reshape(n, -1)
+    )
     flat = flat / np.maximum(flat.mean(axis=1, keepdims=True), 1e-12)
     others = (flat.sum(axis=0) - flat) / (n - 1)
     total = ((flat - 1) ** 2).sum()
