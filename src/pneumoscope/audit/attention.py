@@ -65,7 +65,7 @@ def maps_of(classifier: Classifier, canvases: Pixels, method: str, options: Opti
 def attention(
     maps: FloatArray, lungs: Mask, patients: Sequence[str], method: str, *, seed: int = 0
 ) -> Attention | None:
-    """Measure maps, float32 [n, S, S] at least 0, against lungs, bool [n, S, S]; None where under two maps have content.
+    """Measure maps, float32 [n, S, S] at least 0, against lungs, bool [n, S, S]; None where under two have content.
 
     Intervals draw patients. Each map counts alike, whatever its sum.
     """

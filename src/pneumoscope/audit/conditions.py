@@ -18,8 +18,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import distance_transform_edt, find_objects, label, median_filter
-from skimage.morphology import convex_hull_image
+from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects, label, median_filter
+from scipy.spatial import ConvexHull, QhullError
 
 from pneumoscope.calibration import pneumonia_logit
 from pneumoscope.lungs import lung_box, zones
@@ -70,9 +70,21 @@ def chest_of(image: Pixels, mask: FloatArray) -> Chest:
     for first in (1, 4):
         lung = (places >= first) & (places < first + 3)
         if lung.any():
-            hole |= convex_hull_image(lung)
+            hole |= _hull(lung)
     hole = _widened(hole, HOLE)
     return Chest(image, places > 0, hole, hole, lung_box(mask, margin=HOLE))
+
+
+def _hull(mask: Mask) -> Mask:
+    """Return the convex hull of what is true in bool [S, S]; the mask itself where that is a line."""
+    points = np.argwhere(mask & ~binary_erosion(mask))
+    try:
+        corners = points[ConvexHull(points).vertices]
+    except QhullError:
+        return mask
+    image = Image.new("L", mask.shape[::-1])
+    ImageDraw.Draw(image).polygon([(int(x), int(y)) for y, x in corners], fill=1, outline=1)
+    return (np.asarray(image) > 0) | mask
 
 
 def _widened(mask: Mask, share: float) -> Mask:
@@ -178,7 +190,7 @@ def _frame(side: int, share: float) -> Mask:
 
 
 def text_in(image: Pixels) -> Mask:
-    """Return where something looks like burnt-in text, bool [S, S] from uint8 [S, S]: small, and far brighter than near.
+    """Return where something looks like burnt-in text, bool [S, S] from uint8 [S, S]: small, far brighter than near.
 
     It may take a bone's edge or an electrode for text; too much masked does less harm here than too little.
     """

@@ -61,7 +61,7 @@ def not_tested(key: str, reason: str) -> Item:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What the network says of all images under one condition: log-odds float64 [n], and calls of pneumonia bool [n]."""
+    """What the network says of all images under one condition: log-odds float64 [n], calls of pneumonia bool [n]."""
 
     score: Floats
     called: Bools
@@ -128,8 +128,8 @@ def removal_items(material: Material, found: Mapping[str, Answered], seed: int) 
             light = verdict.at_most(kept, verdict.MOST_KEPT)
             limit = f"at most {verdict.MOST_KEPT:.0%} of (AUROC − .5) left"
         if key == "lungs_removed":
-            facts |= {"outline": told_by_outline, "silhouette": _area(y, found["silhouette"].score, codes)}
-            if light != verdict.GREEN and told_by_outline["ci95"][0] > verdict.MOST_ALONG:
+            facts |= {"outline": told_by_outline.as_json(), "silhouette": _area(y, found["silhouette"].score, codes)}
+            if light != verdict.GREEN and told_by_outline.low > verdict.MOST_ALONG:
                 facts["void"] = (
                     "the outline of the hole alone tells pneumonia, so that this cannot be laid on the network"
                 )

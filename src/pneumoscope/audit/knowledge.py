@@ -85,11 +85,9 @@ def along_items(material: Material, seed: int) -> list[Item]:
         values = [getattr(sample, name) for sample in material.samples]
         if (columns := encode(["" if value is None else str(value) for value in values])) is not None:
             features[name] = columns
-    facts: dict[str, Any] = {
-        key: told(columns, material.labels, material.codes, seed) for key, columns in features.items()
-    }
-    together = told(np.hstack(list(features.values())), material.labels, material.codes, seed)
-    figure = Estimate(together["value"], *together["ci95"], together["method"])
+    y, codes = material.labels, material.codes
+    facts = {key: told(columns, y, codes, seed).as_json() for key, columns in features.items()}
+    figure = told(np.hstack(list(features.values())), y, codes, seed)
     light = verdict.never_red(verdict.at_most(figure, verdict.MOST_ALONG))
     return [Item("metadata", light, "AUROC", figure, f"at most {verdict.MOST_ALONG:.2f}", facts=facts)]
 
@@ -107,19 +105,18 @@ def probe_items(classifier: Classifier, material: Material, seed: int) -> list[I
     grey = exposure(material.canvases)
     facts: dict[str, Any] = {"attributes": {}}
     if not material.why_no_auroc() and material.labels is not None:
-        facts["label"] = told(features, material.labels, material.codes, seed)
+        facts["label"] = told(features, material.labels, material.codes, seed).as_json()
+    pairs: dict[str, tuple[Estimate, Estimate]] = {}
     for name, known, true in asked:
         groups = np.unique(material.codes[known], return_inverse=True)[1].astype(np.int64)
-        facts["attributes"][name] = {
-            "embedding": told(features[known], true[known], groups, seed),
-            "exposure": told(grey[known], true[known], groups, seed),
-        }
+        by_network = told(features[known], true[known], groups, seed)
+        by_grey = told(grey[known], true[known], groups, seed)
+        pairs[name] = by_network, by_grey
+        facts["attributes"][name] = {"embedding": by_network.as_json(), "exposure": by_grey.as_json()}
     if not asked:
         reason = "the table tells no age, sex, view or site that differs in enough patients"
         return [Item("probes", verdict.NOT_TESTED, reason=reason, facts=facts)]
-    name, worst = max(facts["attributes"].items(), key=lambda pair: float(pair[1]["embedding"]["value"]))
-    figure = Estimate(worst["embedding"]["value"], *worst["embedding"]["ci95"], worst["embedding"]["method"])
-    beyond = figure.low > worst["exposure"]["value"]
-    light = verdict.AMBER if figure.low > verdict.MOST_KNOWN and beyond else verdict.GREEN
+    name, (figure, grey_alone) = max(pairs.items(), key=lambda pair: pair[1][0].value)
+    light = verdict.AMBER if figure.low > max(verdict.MOST_KNOWN, grey_alone.value) else verdict.GREEN
     limit = f"at most {verdict.MOST_KNOWN:.2f}, or no better than the grey levels"
     return [Item("probes", light, f"AUROC for {name}", figure, limit, facts=facts)]

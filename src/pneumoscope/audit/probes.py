@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from pneumoscope.audit.verdict import MIN_PATIENTS
 from pneumoscope.data.shortcuts import auroc_interval, out_of_fold
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
-from pneumoscope.records import Sample
+from pneumoscope.records import Estimate, Sample
 from pneumoscope.transforms import prepare
 
 Floats = NDArray[np.float64]
@@ -38,7 +37,10 @@ def embeddings(classifier: Classifier, canvases: Pixels) -> Floats:
 
 
 def reduced(features: Floats) -> Floats:
-    """Return the first principal components, float64 [n, k], k at most 32 and a tenth of n, as a probe must not learn by heart."""
+    """Return the first principal components, float64 [n, k], of features [n, F].
+
+    k is at most 32 and a tenth of n, so that no probe learns its images by heart.
+    """
     centred = features - features.mean(axis=0)
     centred = centred / np.maximum(centred.std(axis=0), 1e-9)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -62,10 +64,9 @@ def shape(sizes: NDArray[np.int64]) -> Floats | None:
     return None if np.ptp(sizes, axis=0).max() == 0 else np.column_stack([logs, logs[:, 0] - logs[:, 1]])
 
 
-def told(features: Floats, y: Mask, groups: Codes, seed: int) -> dict[str, Any]:
+def told(features: Floats, y: Mask, groups: Codes, seed: int) -> Estimate:
     """Return the AUROC for `y`, bool [n], of a logistic regression on features [n, k] that never saw the patient."""
-    estimate = auroc_interval(y, out_of_fold(features, y, groups, seed=seed), groups, seed=seed)
-    return estimate.as_json()
+    return auroc_interval(y, out_of_fold(features, y, groups, seed=seed), groups, seed=seed)
 
 
 def enough(y: Mask, groups: Codes) -> bool:
