@@ -178,35 +178,28 @@ def main() -> None:
     masks = LungSegmenter.load(threads=arguments.threads).masks
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     runs = {seed: one_seed(seed, arguments.train, arguments.held, masks) for seed in seeds}
-    summary = {}
-    print(
-        "\n| plant | flagged, 95 % interval | AUROC clean / without the region | Grad-CAM in lungs |\n|---|---|---|---|"
-    )
-    for name in PLANTS:
-        hits = np.array([bool(flagged(run[name], name)) for run in runs.values()])
-        share = proportion(hits, np.arange(len(hits)))
-        area, rim = (
-            np.mean([run[name]["auroc"][key] for run in runs.values()]) for key in ("untouched", "lung_region_removed")
-        )
-        inside = np.mean([run[name]["inside"].get("attention_gradcam", np.nan) for run in runs.values()])
-        summary[name] = {
-            "flagged": share.as_json(),
-            "auroc": area,
-            "auroc_without_region": rim,
-            "gradcam_inside": inside,
-        }
-        print(
-            f"| {name} | {share.value:.0%} ({share.low:.0%}–{share.high:.0%}) | {area:.3f} / {rim:.3f} | {inside:.2f} |"
-        )
+    summary = {name: summarise(name, runs) for name in PLANTS}
+    print("\n| plant | flagged (95 %) | AUROC clean / without the region | Grad-CAM in lungs |\n|---|---|---|---|")
+    for name, found in summary.items():
+        low, high = found["flagged"]["ci95"]
+        share = f"{found['flagged']['value']:.0%} ({low:.0%}–{high:.0%})"
+        areas = f"{found['auroc']:.3f} / {found['auroc_without_region']:.3f}"
+        print(f"| {name} | {share} | {areas} | {found['gradcam_inside']:.2f} |")
     out_folder(arguments.result.parent)
-    settings = {
-        "train": arguments.train,
-        "held": arguments.held,
-        "network": NETWORK,
-        "side": SIDE,
-        "seeds": list(seeds),
+    settings = {"train": arguments.train, "held": arguments.held, "network": NETWORK, "side": SIDE}
+    write_json(arguments.result, {**settings, "seeds": list(seeds), "summary": summary, "runs": runs})
+
+
+def summarise(name: str, runs: Mapping[int, Any]) -> dict[str, Any]:
+    """Return how often a plant was flagged over the seeds, and mean figures."""
+    found = [run[name] for run in runs.values()]
+    hits = np.array([bool(flagged(one, name)) for one in found])
+    return {
+        "flagged": proportion(hits, np.arange(len(hits))).as_json(),
+        "auroc": float(np.mean([one["auroc"]["untouched"] for one in found])),
+        "auroc_without_region": float(np.mean([one["auroc"]["lung_region_removed"] for one in found])),
+        "gradcam_inside": float(np.mean([one["inside"].get("attention_gradcam", np.nan) for one in found])),
     }
-    write_json(arguments.result, {**settings, "summary": summary, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ ITEMS: Mapping[str, tuple[str, str, str]] = {
     "metadata": (
         "What is known",
         "Told without any network",
-        "From grey levels, size and the table: on offer, if used.",
+        "From grey levels, size and the table.",
     ),
 }
 CONDITIONS: Mapping[str, str] = {
@@ -86,10 +86,10 @@ def write(folder: Path) -> Path:
 def view(card: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return what the template shows of a card; pictures become `data:` addresses."""
     rows = [row(item) for item in sorted(card["items"], key=_place)]
-    bundle, data = card["bundle"], card["data"]
+    bundle = card["bundle"]
     return {
         "title": f"Shortcut card of {bundle['name']}",
-        "subtitle": f"Does it look at the lungs? {card['n']:,} images of {card['n_patients']:,} patients, {data['source']}",
+        "subtitle": f"Does it look at the lungs? {card['n']:,} images of {card['n_patients']:,} patients.",
         "contents": [("verdict", "Verdict"), ("pictures", "What was tested"), ("maps", "Where maps lie"),
                      ("details", "Figures in detail"), ("reading", "How to read this")],
         "card": card,
