@@ -101,7 +101,7 @@ def corner_reader() -> Classifier:
 def make_toys(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Toys]:
     """Make `make_toys(count, marked, labelled)`: every second one ill; `marked` puts the square beside the disease."""
 
-    def make(count: int = 80, *, marked: bool = False, labelled: bool = True) -> Toys:
+    def make(count: int = 160, *, marked: bool = False, labelled: bool = True) -> Toys:
         rng = np.random.default_rng(3)
         folder = tmp_path_factory.mktemp("toys")
         known: dict[bytes, FloatArray] = {}

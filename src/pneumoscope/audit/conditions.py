@@ -195,7 +195,9 @@ def text_in(image: Pixels) -> Mask:
     It may take a bone's edge or an electrode for text; too much masked does less harm here than too little.
     """
     step = max(1, round(image.shape[0] / _SMALL))
-    small = image[::step, ::step]
+    short = -image.shape[0] % step
+    whole = np.pad(image, (0, short), mode="edge")
+    small = whole.reshape(len(whole) // step, step, -1, step).max(axis=(1, 3))
     around = median_filter(small, size=2 * round(0.06 * small.shape[0]) + 1, mode="nearest")
     bright = (small >= _BRIGHT) & (small.astype(np.int16) - around >= _ABOVE)
     parts, _ = label(bright, np.ones((3, 3)))
