@@ -141,15 +141,16 @@ def beside(item: Mapping[str, Any]) -> list[str]:
         said.append(f"the outline of the hole alone tells pneumonia with AUROC {html.number(outline['value'], 2)}")
     if void := facts.get("void"):
         said.append(f"not red, because {void}")
-    if even := facts.get("even"):
-        said.append(f"an even map would have {html.percent(even['value'], 0)}")
-    if "hotspot" in facts and item["key"] == "hotspot":
+    if item["key"] == "hotspot" and "hotspot" in facts:
         said.append(f"{html.percent(facts['hotspot'], 0)} of the strongest places lie in the lungs")
         said.append(f"{html.percent(facts['constant'], 0)} of the maps' variance is the same in all")
+    elif even := facts.get("even"):
+        said.append(f"an even map would have {html.percent(even['value'], 0)}")
     if lost := [facts[key]["value"] for key in ("lost", "lost_on_normal", "lost_on_pneumonia") if key in facts]:
-        one_class = " at worst, on both classes or on one" if len(lost) > 1 else ""
-        said.append(f"AUROC falls by {html.number(max(lost), 3)}{one_class}")
-    if shift := facts.get("shift"):
+        where = " at worst, on both classes or on one" if len(lost) > 1 else ""
+        fall = f"AUROC falls by {html.number(max(lost), 3)}{where}"
+        said.append(fall if max(lost) >= 0.0005 else "AUROC does not fall")
+    if (shift := facts.get("shift")) and abs(shift["value"]) >= 0.005:
         said.append(f"log-odds move by {html.number(shift['value'], 2)}")
     return said
 
