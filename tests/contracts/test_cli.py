@@ -409,3 +409,30 @@ def test_synthesize_and_describe(tmp_path: Path) -> None:
     assert described.code == 0
     assert Path(described.out.strip()).is_file()
     assert json.loads((tmp_path / "o" / "describe.json").read_text())["patients"]["n"] == 12
+
+
+# --- audit ------------------------------------------------------------------------------------------------
+
+
+def test_audit_writes_a_card_and_its_exit_code_is_the_verdict(chests: Path, bundle: Path, tmp_path: Path) -> None:
+    done = call("audit", "--bundle", bundle, "--data", chests, "--out", tmp_path, "--images", 40, "--threads", 1)
+    card = json.loads((tmp_path / "audit.json").read_text())
+    assert done.code == (1 if card["verdict"] == "red" else 0), done.err
+    assert Path(done.out.strip()) == tmp_path / "audit.html"
+    assert f"the card is {card['verdict']}" in done.err
+    assert card["n"] + card["left_out"]["without_lungs"] == 40
+    assert RESEARCH_ONLY in (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("red", 1), ("amber", 0), ("green", 0), ("not tested", 0)])
+def test_audit_fails_where_the_card_is_red(
+    chests: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, code: int
+) -> None:
+    monkeypatch.setattr("pneumoscope.audit.card.audit", lambda *_, **__: {"verdict": verdict, "items": []})
+    monkeypatch.setattr("pneumoscope.report.audit_page.write", lambda out: out / "audit.html")
+    assert call("audit", "--bundle", bundle, "--data", chests, "--out", tmp_path).code == code
+
+
+def test_audit_of_a_split_that_is_not_there(chests: Path, bundle: Path, tmp_path: Path) -> None:
+    done = call("audit", "--bundle", bundle, "--data", chests / "train", "--split", "test", "--out", tmp_path)
+    assert "no images in split 'test'" in one_line(done, 2)

@@ -1,0 +1,117 @@
+"""Where class activation maps lie: in the lungs, or always at the same place?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.explanation import METHODS
+from pneumoscope.explanation.faithfulness import mean_of
+from pneumoscope.explanation.localisation import energy
+from pneumoscope.explanation.method import DEFAULTS, Options
+from pneumoscope.predict import Classifier
+from pneumoscope.preparation import Pixels
+from pneumoscope.records import Estimate, FloatArray
+
+Mask = NDArray[np.bool_]
+CAMS = ("gradcam", "hirescam", "layercam")
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """How much of a method's maps lies in the lungs, over images; estimates by patient.
+
+    `inside`: share of the energy in the lungs. `even`: the share that an even map would have there, which is that of
+    the lungs in the image. `elsewhere`: the share in the lungs of other patients. `follows`: `inside` less `elsewhere`,
+    above 0 where the map goes with the lungs. `constant`: share of the maps' variance that the mean of the others
+    explains, 0..1; `constant_lungs`: the same of the lung masks, for they lie alike too. `hotspot`: share of the mean
+    map's strongest twentieth that lies where most images have lung. `blank`: maps left out because nothing is in them.
+    """
+
+    method: str
+    n: int
+    blank: int
+    inside: Estimate
+    even: Estimate
+    elsewhere: Estimate
+    follows: Estimate
+    constant: float
+    constant_lungs: float
+    hotspot: float
+    mean_map: FloatArray
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, without the mean map."""
+        names = ("inside", "even", "elsewhere", "follows")
+        facts = {
+            name: getattr(self, name) for name in ("method", "n", "blank", "constant", "constant_lungs", "hotspot")
+        }
+        return facts | {name: getattr(self, name).as_json() for name in names}
+
+
+def maps_of(classifier: Classifier, canvases: Pixels, method: str, options: Options = DEFAULTS) -> FloatArray:
+    """Return maps float32 [n, S, S] in 0..1, S the network's input size, from uint8 [n, canvas, canvas].
+
+    Raises:
+        ConfigError: the network keeps no map of places.
+    """
+    return np.stack([METHODS[method](classifier, canvas, options).values for canvas in canvases])
+
+
+def attention(
+    maps: FloatArray, lungs: Mask, patients: Sequence[str], method: str, *, seed: int = 0
+) -> Attention | None:
+    """Measure maps, float32 [n, S, S] at least 0, against lungs, bool [n, S, S]; None where under two have content.
+
+    Intervals draw patients. Each map counts alike, whatever its sum.
+    """
+    full = maps.sum(axis=(1, 2)) > 0
+    kept, inside = maps[full].astype(np.float32), lungs[full]
+    n = len(kept)
+    if n < 2:
+        return None
+    groups = [patient for patient, use in zip(patients, full, strict=True) if use]
+    kept = kept / kept.sum(axis=(1, 2), keepdims=True)
+    own = np.array([energy(heat, mask) for heat, mask in zip(kept, inside, strict=True)])
+    usual = inside.mean(axis=0, dtype=np.float32)
+    others = np.einsum("nij,ij->n", kept, usual, dtype=np.float64)
+    others = (n * others - own) / (n - 1)  # without the own lungs
+    even = inside.mean(axis=(1, 2), dtype=np.float64)
+    mean_map = kept.mean(axis=0)
+    strongest = mean_map >= np.quantile(mean_map, 0.95)
+
+    def by_patient(values: NDArray[np.float64]) -> Estimate:
+        return mean_of(values, seed=seed, groups=groups)
+
+    return Attention(
+        method=method,
+        n=n,
+        blank=int((~full).sum()),
+        inside=by_patient(own),
+        even=by_patient(even),
+        elsewhere=by_patient(others),
+        follows=by_patient(own - others),
+        constant=explained_by_mean(kept),
+        constant_lungs=explained_by_mean(inside.astype(np.float32)),
+        hotspot=float((usual[strongest] >= 0.5).mean()),
+        mean_map=mean_map,
+    )
+
+
+def explained_by_mean(maps: FloatArray) -> float:
+    """Return the share of the variance over places that the mean of the other maps explains, 0..1, from [n, S, S].
+
+    1 where all maps are equal, and about 0 where no two are alike. Coarse places suffice: maps are averaged over 4 x 4.
+    """
+    n, side = len(maps), maps.shape[1] // 4 * 4
+    flat = (
+        maps[:, :side, :side].reshape(n, side // 4, 4, side // 4, 4).mean(axis=(2, 4), dtype=np.float64).reshape(n, -1)
+    )
+    flat = flat / np.maximum(flat.mean(axis=1, keepdims=True), 1e-12)
+    others = (flat.sum(axis=0) - flat) / (n - 1)
+    total = ((flat - 1) ** 2).sum()
+    return float(np.clip(1 - ((flat - others) ** 2).sum() / total, 0, 1)) if total > 0 else 1.0

@@ -1,0 +1,305 @@
+"""Images changed on purpose, so that the network's answers tell which part of them it reads.
+
+What stands where a part is removed must not speak itself. It is one picture, the same for every image and so
+independent of its label: where all is removed, all answers are equal and the AUROC is .5 by construction. An image's
+own pixels, shuffled, would carry its exposure; black or grey are called pneumonia by some networks.
+
+The outline of the hole speaks too, for the lungs of the ill are not outlined like those of the well: among children's
+radiographs the outline alone told pneumonia with an AUROC of .94. So the lungs are removed twice: within their own
+outline, and in one region that is the same for all images (`lung_region_removed`), which leaves none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects, label, median_filter
+from scipy.spatial import ConvexHull, QhullError
+
+from pneumoscope.calibration import pneumonia_logit
+from pneumoscope.lungs import lung_box, zones
+from pneumoscope.predict import Classifier
+from pneumoscope.preparation import Pixels
+from pneumoscope.records import FloatArray
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+HOLE = 0.04  # of the side, by which the hulls of the lungs are widened: what lies along the pleura goes too
+COMMON = 0.05  # of the images: what so many holes reach is removed from all
+BORDER = 0.10  # of the side, masked at each edge
+CORNER = 0.20  # of the side, masked in each corner
+LETTER = 0.10  # of the side, height of the letter that is pasted in
+FRAME = 0.06  # of the side, the black border that is added
+GAMMA = 1.3  # of the changes of exposure
+_BRIGHT, _ABOVE, _LARGEST, _MARGIN = 200, 50, 0.16, 0.02  # of burnt-in text: grey levels, grey levels, of the side
+_SMALL = 112  # side at which text is looked for
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Chest:
+    """One image and its lungs: `image` uint8 [S, S]; `lungs` bool [S, S]; `hole` bool [S, S], all that may show them.
+
+    `region`: bool [S, S], where the lungs of this and other images lie. `box`: top, bottom, left, right (half-open)
+    of what holds the lungs.
+    """
+
+    image: Pixels
+    lungs: Mask
+    hole: Mask
+    region: Mask
+    box: tuple[int, int, int, int]
+
+
+Condition = Callable[[Chest, Pixels], Pixels]  # a chest and the fill uint8 [S, S] to uint8 [S, S]
+
+
+def chest_of(image: Pixels, mask: FloatArray) -> Chest:
+    """Return an image, uint8 [S, S], with its lungs, from their probabilities float32 [S, S].
+
+    The hole is the convex hull of each lung, widened: opacities that the outline leaves out lie in it.
+    """
+    places = zones(mask)
+    hole = np.zeros(mask.shape, np.bool_)
+    for first in (1, 4):
+        lung = (places >= first) & (places < first + 3)
+        if lung.any():
+            hole |= _hull(lung)
+    hole = _widened(hole, HOLE)
+    return Chest(image, places > 0, hole, hole, lung_box(mask, margin=HOLE))
+
+
+def _hull(mask: Mask) -> Mask:
+    """Return the convex hull of what is true in bool [S, S]; the mask itself where that is a line."""
+    points = np.argwhere(mask & ~binary_erosion(mask))
+    try:
+        corners = points[ConvexHull(points).vertices]
+    except QhullError:
+        return mask
+    image = Image.new("L", mask.shape[::-1])
+    ImageDraw.Draw(image).polygon([(int(x), int(y)) for y, x in corners], fill=1, outline=1)
+    return (np.asarray(image) > 0) | mask
+
+
+def _widened(mask: Mask, share: float) -> Mask:
+    """Return the mask and what lies within a share of the side of it."""
+    if not mask.any():
+        return mask
+    near: Mask = distance_transform_edt(~mask) <= share * mask.shape[0]
+    return near
+
+
+def with_region(chests: Sequence[Chest], share: float = COMMON) -> list[Chest]:
+    """Return the chests with one region for all: the places where at least a share of them have a hole.
+
+    Removed from every image alike, it leaves no outline that could tell how large or where the lungs are.
+    """
+    total = np.zeros(chests[0].hole.shape, np.int64)
+    for chest in chests:
+        total += chest.hole
+    region = np.asarray(total >= share * len(chests), np.bool_)
+    return [replace(chest, region=region) for chest in chests]
+
+
+# --- what stands where a part is removed ------------------------------------------------------------------
+
+
+def mean_fill(canvases: Pixels, positive: Mask | None = None) -> Pixels:
+    """Return the mean of images, uint8 [S, S] from uint8 [n, S, S]; with labels bool [n] both classes weigh alike.
+
+    It looks like a chest whose disease cannot be told, so that the answers stay in the range that the network knows.
+    """
+    groups = [canvases] if positive is None else [canvases[positive], canvases[~positive]]
+    means = [group.mean(axis=0, dtype=np.float64) for group in groups if len(group)]
+    return np.asarray(np.rint(np.mean(means, axis=0)), np.uint8)
+
+
+def noise_fill(canvases: Pixels, positive: Mask | None = None, *, seed: int = 0) -> Pixels:
+    """Return noise uint8 [S, S] with the grey levels of all images uint8 [n, S, S], both classes weighing alike."""
+    groups = [canvases] if positive is None else [canvases[positive], canvases[~positive]]
+    shares = [np.bincount(group.ravel(), minlength=256) / group.size for group in groups if len(group)]
+    drawn = np.random.default_rng(seed).choice(256, canvases.shape[1:], p=np.mean(shares, axis=0))
+    return drawn.astype(np.uint8)
+
+
+# --- parts removed ----------------------------------------------------------------------------------------
+
+
+def untouched(chest: Chest, fill: Pixels) -> Pixels:
+    """Return the image as it is."""
+    return chest.image
+
+
+def lungs_removed(chest: Chest, fill: Pixels) -> Pixels:
+    """Fill the hulls of both lungs: what the network knows now, it does not know from the lungs."""
+    return np.where(chest.hole, fill, chest.image)
+
+
+def lung_region_removed(chest: Chest, fill: Pixels) -> Pixels:
+    """Fill the region where the lungs of all images lie, the same for all: no outline is left to tell anything."""
+    return np.where(chest.region, fill, chest.image)
+
+
+def lungs_box_removed(chest: Chest, fill: Pixels) -> Pixels:
+    """Fill the upright box that holds both lungs, the heart with them."""
+    top, bottom, left, right = chest.box
+    result = chest.image.copy()
+    result[top:bottom, left:right] = fill[top:bottom, left:right]
+    return result
+
+
+def lungs_only(chest: Chest, fill: Pixels) -> Pixels:
+    """Fill all but the lungs as they are outlined."""
+    return np.where(chest.lungs, chest.image, fill)
+
+
+def border_masked(chest: Chest, fill: Pixels) -> Pixels:
+    """Fill a tenth of the side at each edge, lungs excepted."""
+    return np.where(_frame(chest.image.shape[0], BORDER) & ~chest.lungs, fill, chest.image)
+
+
+def corners_masked(chest: Chest, fill: Pixels) -> Pixels:
+    """Fill the four corners, and what looks like burnt-in text, lungs excepted."""
+    side = chest.image.shape[0]
+    place = np.arange(side)
+    edge = (place < CORNER * side) | (place >= side - CORNER * side)
+    hidden = (edge[:, None] & edge) | text_in(chest.image)
+    return np.where(hidden & ~chest.lungs, fill, chest.image)
+
+
+def silhouette(chest: Chest, fill: Pixels) -> Pixels:
+    """Fill everything, and show the outline of the hole alone: brighter outside by a sixth of the range."""
+    return np.where(chest.hole, fill, np.clip(fill.astype(np.int16) + 43, 0, 255)).astype(np.uint8)
+
+
+def everything_removed(chest: Chest, fill: Pixels) -> Pixels:
+    """Return the fill: the control."""
+    return fill
+
+
+def _frame(side: int, share: float) -> Mask:
+    place = np.arange(side)
+    edge = (place < share * side) | (place >= side - share * side)
+    return edge[:, None] | edge
+
+
+def text_in(image: Pixels) -> Mask:
+    """Return where something looks like burnt-in text, bool [S, S] from uint8 [S, S]: small, far brighter than near.
+
+    It may take a bone's edge or an electrode for text; too much masked does less harm here than too little.
+    """
+    step = max(1, round(image.shape[0] / _SMALL))
+    short = -image.shape[0] % step
+    whole = np.pad(image, (0, short), mode="edge")
+    small = whole.reshape(len(whole) // step, step, -1, step).max(axis=(1, 3))
+    around = median_filter(small, size=2 * round(0.06 * small.shape[0]) + 1, mode="nearest")
+    bright = (small >= _BRIGHT) & (small.astype(np.int16) - around >= _ABOVE)
+    parts, _ = label(bright, np.ones((3, 3)))
+    most = _LARGEST * small.shape[0]
+    kept = np.zeros(small.shape, np.bool_)
+    for number, place in enumerate(find_objects(parts), start=1):
+        if max(place[0].stop - place[0].start, place[1].stop - place[1].start) <= most:
+            kept[place] |= parts[place] == number
+    kept = _widened(kept, _MARGIN)
+    return np.kron(kept, np.ones((step, step), np.bool_))[: image.shape[0], : image.shape[1]]
+
+
+# --- things added -----------------------------------------------------------------------------------------
+
+
+def letter_pasted(chest: Chest, fill: Pixels) -> Pixels:
+    """Paste a white R beside the patient's right shoulder, the image's upper left."""
+    side = chest.image.shape[0]
+    image = Image.fromarray(chest.image)
+    font = ImageFont.load_default(round(LETTER * side))
+    ImageDraw.Draw(image).text((0.05 * side, 0.05 * side), "R", fill=255, font=font)
+    return np.asarray(image)
+
+
+def border_added(chest: Chest, fill: Pixels) -> Pixels:
+    """Scale the whole image down into a black border."""
+    side = chest.image.shape[0]
+    inner = side - 2 * round(FRAME * side)
+    result = Image.new("L", (side, side))
+    small = Image.fromarray(chest.image).resize((inner, inner), Image.Resampling.BILINEAR)
+    result.paste(small, ((side - inner) // 2, (side - inner) // 2))
+    return np.asarray(result)
+
+
+def mirrored(chest: Chest, fill: Pixels) -> Pixels:
+    """Exchange left and right."""
+    return np.ascontiguousarray(chest.image[:, ::-1])
+
+
+def darker(chest: Chest, fill: Pixels) -> Pixels:
+    """Lower the mid greys, as another exposure or display would."""
+    return _gamma(chest.image, GAMMA)
+
+
+def brighter(chest: Chest, fill: Pixels) -> Pixels:
+    """Raise the mid greys."""
+    return _gamma(chest.image, 1 / GAMMA)
+
+
+def _gamma(image: Pixels, gamma: float) -> Pixels:
+    table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    return table[image]
+
+
+REMOVED: Mapping[str, Condition] = MappingProxyType(
+    {
+        "lung_region_removed": lung_region_removed,
+        "lungs_removed": lungs_removed,
+        "lungs_box_removed": lungs_box_removed,
+        "lungs_only": lungs_only,
+        "border_masked": border_masked,
+        "corners_masked": corners_masked,
+        "silhouette": silhouette,
+        "everything_removed": everything_removed,
+    }
+)
+ADDED: Mapping[str, Condition] = MappingProxyType(
+    {
+        "letter_pasted": letter_pasted,
+        "border_added": border_added,
+        "mirrored": mirrored,
+        "darker": darker,
+        "brighter": brighter,
+    }
+)
+
+
+# --- answers ----------------------------------------------------------------------------------------------
+
+
+def logits(classifier: Classifier, chests: Sequence[Chest], condition: Condition, fill: Pixels) -> FloatArray:
+    """Return logits float32 [n, classes] of all chests under one condition, in batches; memory holds one."""
+    found = []
+    for start in range(0, len(chests), _BATCH):
+        changed = [condition(chest, fill) for chest in chests[start : start + _BATCH]]
+        found.append(classifier.logits(np.stack(changed)))
+    return np.concatenate(found)
+
+
+def answers(classifier: Classifier, chests: Sequence[Chest], condition: Condition, fill: Pixels) -> Floats:
+    """Return the log-odds of pneumonia, float64 [n], not calibrated, of all chests under one condition."""
+    return pneumonia_logit(logits(classifier, chests, condition, fill))
+
+
+def outline(chests: Sequence[Chest]) -> Floats:
+    """Return what the outline of the hole tells, float64 [n, 8]: area, box, centre and width of both its halves."""
+    rows = []
+    for chest in chests:
+        side = chest.hole.shape[0]
+        down, across = (np.flatnonzero(chest.hole.any(axis=axis)) for axis in (1, 0))
+        y, x = (places.mean() for places in np.nonzero(chest.hole))
+        half = chest.hole[:, : side // 2].mean(), chest.hole[:, side // 2 :].mean()
+        box = down[0], down[-1], across[0], across[-1]
+        rows.append([*half, *(edge / side for edge in box), y / side, x / side])
+    return np.array(rows, np.float64)

@@ -1,0 +1,122 @@
+"""Items about maps and embeddings: where the network looks, and what it knows beside the disease."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pneumoscope.audit import verdict
+from pneumoscope.audit.attention import CAMS, Attention, attention, maps_of
+from pneumoscope.audit.items import CLEAN, Answered, Item, not_tested
+from pneumoscope.audit.material import Material
+from pneumoscope.audit.probes import attributes, embeddings, enough, exposure, reduced, shape, told
+from pneumoscope.data.shortcuts import encode
+from pneumoscope.errors import BundleError, ConfigError
+from pneumoscope.predict import Classifier
+from pneumoscope.records import Estimate
+
+Bools = NDArray[np.bool_]
+
+
+def attention_items(
+    classifier: Classifier, material: Material, found: Mapping[str, Answered], *, most: int, seed: int
+) -> tuple[list[Item], dict[str, Attention]]:
+    """Judge where maps lie, of at most `most` images that the network calls pneumonia.
+
+    A map shows what speaks for pneumonia; where the network finds nothing, it is about nothing. `all` has the figure
+    over as many images as they come.
+    """
+    keys = [*(f"attention_{method}" for method in CAMS), "hotspot"]
+    called = np.flatnonzero(found[CLEAN].called)
+    chosen = np.sort(np.random.default_rng(seed).permutation(called)[:most])
+    if len(chosen) < verdict.MIN_MAPS:
+        reason = f"the network calls {len(called)} images pneumonia, maps of {verdict.MIN_MAPS} are needed"
+        return [not_tested(key, reason) for key in keys], {}
+    side = classifier.bundle.preparation.size
+    lungs = np.stack([_resized(material.chests[index].lungs, side) for index in chosen])
+    patients = [material.patients[index] for index in chosen]
+    items, measured = [], {}
+    for method in CAMS:
+        try:
+            maps = maps_of(classifier, material.canvases[chosen], method)
+        except (BundleError, ConfigError) as error:
+            items.append(not_tested(f"attention_{method}", error.what))
+            continue
+        result = attention(maps, lungs, patients, method, seed=seed)
+        if result is None or result.n < verdict.MIN_MAPS:
+            items.append(not_tested(f"attention_{method}", "nearly all maps are blank"))
+            continue
+        measured[method] = result
+        light = verdict.at_least(result.inside, verdict.INSIDE_AIM, verdict.INSIDE_LEAST)
+        limit = f"at least {verdict.INSIDE_AIM:.0%}; under {verdict.INSIDE_LEAST:.0%} is red"
+        items.append(
+            Item(f"attention_{method}", light, "energy in the lungs", result.inside, limit, facts=result.as_json())
+        )
+    if not measured:
+        items.append(not_tested("hotspot", "there are no maps"))
+    else:
+        first = next(iter(measured.values()))
+        light = verdict.hotspot(first.follows, first.hotspot)
+        limit = "above 0, and the strongest places in the lungs"
+        items.append(Item("hotspot", light, "own lungs less others'", first.follows, limit, facts=first.as_json()))
+    return items, measured
+
+
+def _resized(mask: Bools, side: int) -> Bools:
+    if mask.shape == (side, side):
+        return mask
+    grown = Image.fromarray(mask.astype(np.uint8) * 255).resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(grown) >= 128
+
+
+def along_items(material: Material, seed: int) -> list[Item]:
+    """Judge what size, exposure and the table tell of the label, without any network: shortcuts on offer."""
+    if reason := material.why_no_auroc():
+        return [not_tested("metadata", reason)]
+    assert material.labels is not None
+    features = {"exposure": exposure(material.canvases)}
+    if (sizes := shape(material.sizes)) is not None:
+        features["size"] = sizes
+    for name in ("age_years", "sex", "view", "site"):
+        values = [getattr(sample, name) for sample in material.samples]
+        if (columns := encode(["" if value is None else str(value) for value in values])) is not None:
+            features[name] = columns
+    y, codes = material.labels, material.codes
+    facts = {key: told(columns, y, codes, seed).as_json() for key, columns in features.items()}
+    figure = told(np.hstack(list(features.values())), y, codes, seed)
+    light = verdict.never_red(verdict.at_most(figure, verdict.MOST_ALONG))
+    return [Item("metadata", light, "AUROC", figure, f"at most {verdict.MOST_ALONG:.2f}", facts=facts)]
+
+
+def probe_items(classifier: Classifier, material: Material, seed: int) -> list[Item]:
+    """Judge whether embeddings know how and of whom an image was taken, better than the grey levels tell it."""
+    asked = [(name, known, true) for name, known, true in attributes(material.samples)]
+    asked = [(n, known, true) for n, known, true in asked if enough(true[known], material.codes[known])]
+    if not asked and material.why_no_auroc():
+        return [not_tested("probes", "the table tells neither labels nor age, sex, view or site of enough patients")]
+    try:
+        features = reduced(embeddings(classifier, material.canvases))
+    except BundleError as error:
+        return [not_tested("probes", error.what)]
+    grey = exposure(material.canvases)
+    facts: dict[str, Any] = {"attributes": {}}
+    if not material.why_no_auroc() and material.labels is not None:
+        facts["label"] = told(features, material.labels, material.codes, seed).as_json()
+    pairs: dict[str, tuple[Estimate, Estimate]] = {}
+    for name, known, true in asked:
+        groups = np.unique(material.codes[known], return_inverse=True)[1].astype(np.int64)
+        by_network = told(features[known], true[known], groups, seed)
+        by_grey = told(grey[known], true[known], groups, seed)
+        pairs[name] = by_network, by_grey
+        facts["attributes"][name] = {"embedding": by_network.as_json(), "exposure": by_grey.as_json()}
+    if not asked:
+        reason = "the table tells no age, sex, view or site that differs in enough patients"
+        return [Item("probes", verdict.NOT_TESTED, reason=reason, facts=facts)]
+    name, (figure, grey_alone) = max(pairs.items(), key=lambda pair: pair[1][0].value)
+    light = verdict.AMBER if figure.low > max(verdict.MOST_KNOWN, grey_alone.value) else verdict.GREEN
+    limit = f"at most {verdict.MOST_KNOWN:.2f}, or no better than the grey levels"
+    return [Item("probes", light, f"AUROC for {name}", figure, limit, facts=facts)]

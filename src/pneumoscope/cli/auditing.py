@@ -1,0 +1,66 @@
+"""`pneumoscope audit`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this module."""
+    app.command()(audit)
+
+
+def audit(
+    data: Data,
+    out: Out,
+    bundle: Bundle = None,
+    split: Annotated[str | None, typer.Option("--split", help="train, val or test; all images by default.")] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="Images at most; more are drawn from by seed.")] = 1000,
+    cam_images: Annotated[
+        int, typer.Option("--cam-images", min=1, help="Images for heat maps at most, of those called pneumonia.")
+    ] = 200,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads that compute; as many as cores by default.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Find out whether a network answers from the lungs: the shortcut card; exit 1 where it is red."""
+    from pneumoscope.audit.card import audit as audit_bundle
+    from pneumoscope.audit.verdict import NOT_TESTED, RED
+    from pneumoscope.data.sources import open_source
+    from pneumoscope.lungs import LungSegmenter
+    from pneumoscope.predict import Classifier
+    from pneumoscope.report.audit_page import write
+
+    classifier = Classifier.load(bundle, threads=threads)
+    masks = LungSegmenter.load(threads=threads).masks
+    manifest = open_source(data)
+    if split is not None:
+        manifest = manifest.select(split)
+    with progress("auditing") as update:
+        card = audit_bundle(
+            classifier, manifest, out, masks=masks, images=images, cam_images=cam_images, seed=seed, progress=update
+        )
+    page = write(out)
+    for item in card["items"]:
+        figure = item["figure"]
+        said = item["reason"] if item["light"] == NOT_TESTED or figure is None else told(item["measure"], figure)
+        say(f"{item['light']:10} {item['key'].replace('_', ' '):22} {said}")
+    say(f"the card is {card['verdict']}")
+    typer.echo(page)
+    if card["verdict"] == RED:
+        raise typer.Exit(1)
+
+
+def told(measure: str, figure: dict[str, object]) -> str:
+    """Return a figure with its interval in one line."""
+    low, high = figure["ci95"]  # type: ignore[misc]
+    return f"{measure} {_number(figure['value'])}  95 % CI {_number(low)} to {_number(high)}"
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) and value == value else "undefined"  # noqa: PLR0124 - NaN
