@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
-from pneumoscope.calibration import probabilities
-from pneumoscope.explanation.faithfulness import MOST_KEPT, Score
-from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, remove
+from pneumoscope.calibration import pneumonia_logit, probabilities
+from pneumoscope.explanation.faithfulness import MOST_KEPT
+from pneumoscope.explanation.perturbation import FILLS, Floats, remove
 from pneumoscope.explanation.zoned import Lungs
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
@@ -26,13 +27,13 @@ class Counterfactual:
     """Calibrated scores in 0..1: `score` of the whole image; by fill, `empty` of the fill alone, and without each zone.
 
     `without`: fill -> zone -> score, of the fills that serve; the one asked for comes first where it serves.
-    `refused`: fill -> why it does not serve.
+    `refused`: fill -> the share of the score before calibration that nothing but the fill keeps, more than a half.
     """
 
     score: float
     empty: Mapping[str, float]
     without: Mapping[str, Mapping[str, float]]
-    refused: Mapping[str, str]
+    refused: Mapping[str, float]
     evaluations: int
     seconds: float
 
@@ -54,23 +55,12 @@ class Counterfactual:
         }
 
 
-def calibrated(classifier: Classifier) -> Score:
-    """Return a function from what the network sees, uint8 [n, S, S], to its calibrated probabilities, float64 [n]."""
-
-    def score(images: Pixels) -> Floats:
-        parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-        logits = [classifier.runtime.logits(np.ascontiguousarray(part)) for part in parts]
-        return probabilities(np.concatenate(logits), *classifier.calibration)[0]
-
-    return score
-
-
-def counterfactual(score: Score, image: Pixels, lungs: Lungs, fill: str) -> Counterfactual:
+def counterfactual(classifier: Classifier, image: Pixels, lungs: Lungs, fill: str) -> Counterfactual:
     """Remove each zone alone, with every fill that serves this image.
 
     Args:
-        score: answers in batches, in 0..1.
-        image: uint8 [S, S], what the network sees.
+        classifier: any network.
+        image: uint8 [S, S], what it sees.
         lungs: found on that image.
         fill: a key of `FILLS`, asked first.
     """
@@ -78,19 +68,28 @@ def counterfactual(score: Score, image: Pixels, lungs: Lungs, fill: str) -> Coun
     names, labels = lungs.parts()
     order = [fill, *(name for name in FILLS if name != fill)]
     fills = {name: FILLS[name](image) for name in order}
-    whole, *removed = score(np.stack([image, *fills.values()])).tolist()
-    empty = dict(zip(order, removed, strict=True))
-    # As in `faithfulness`: a fill in which the network still sees pneumonia removes nothing.
-    refused = {
-        name: f"the image that is nothing but fill still scores {value:.2f}, more than half of {whole:.2f}"
-        for name, value in empty.items()
-        if not value <= MOST_KEPT * whole
-    }
-    alone = ~np.eye(len(names), dtype=bool)
+    calibrated, raw = _scores(classifier, np.stack([image, *fills.values()]))
+    # As in `faithfulness`, by the score before calibration: where the network sees pneumonia in nothing but fill,
+    # filling removes nothing.
+    kept = dict(zip(order, (raw[1:] / raw[0]).tolist(), strict=True))
+    refused = {name: share for name, share in kept.items() if not share <= MOST_KEPT}
     serving = [name for name in order if name not in refused]
-    without = {
-        name: dict(zip(names, score(remove(image, fills[name], labels, alone)).tolist(), strict=True))
-        for name in serving
-    }
-    asked = 1 + len(order) + len(names) * len(serving)
-    return Counterfactual(whole, empty, without, refused, asked, time.perf_counter() - started)
+    alone = ~np.eye(len(names), dtype=bool)
+    without = {}
+    for name in serving:
+        scores, _ = _scores(classifier, remove(image, fills[name], labels, alone))
+        without[name] = dict(zip(names, scores.tolist(), strict=True))
+    return Counterfactual(
+        score=float(calibrated[0]),
+        empty=dict(zip(order, calibrated[1:].tolist(), strict=True)),
+        without=without,
+        refused=refused,
+        evaluations=1 + len(order) + len(names) * len(serving),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _scores(classifier: Classifier, images: Pixels) -> tuple[Floats, Floats]:
+    """Return probabilities [n] of pneumonia, calibrated and not, from what the network sees, uint8 [n, S, S]."""
+    logits = classifier.runtime.logits(np.ascontiguousarray(images))
+    return probabilities(logits, *classifier.calibration)[0], np.asarray(expit(pneumonia_logit(logits)), np.float64)

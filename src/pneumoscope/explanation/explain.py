@@ -13,7 +13,7 @@ from PIL import Image
 
 from pneumoscope.errors import ConfigError, ImageError
 from pneumoscope.explanation import METHODS, Options
-from pneumoscope.explanation.counterfactual import calibrated, counterfactual
+from pneumoscope.explanation.counterfactual import counterfactual
 from pneumoscope.explanation.faithfulness import with_faithfulness
 from pneumoscope.explanation.localisation import energy
 from pneumoscope.explanation.method import DEFAULTS
@@ -170,7 +170,7 @@ def _by_zone(classifier: Classifier, canvas: Pixels, lungs: Lungs, fill: str, fi
         return facts
     _save_arrays(file, {"zones": lungs.zones.astype(np.uint8)})
     image = seen(classifier, canvas)
-    removed = counterfactual(calibrated(classifier), image, lungs, fill)
+    removed = counterfactual(classifier, image, lungs, fill)
     facts["lungs"] |= {"zones": file.name, "names": list(ZONES), "share": float((lungs.zones > 0).mean())}
     return facts | {
         "counterfactual": removed.as_json(),

@@ -99,7 +99,7 @@ def _heading(entry: Mapping[str, Any]) -> str:
 def _caption(context: Mapping[str, Any], image: Mapping[str, Any]) -> str:
     bundle = context.get("bundle") or {}
     return (
-        f"{Path(str(image['path'])).name}. Score {html.number(image.get('probability'), 2)}, threshold "
+        f"{Path(str(image['path'])).name}. Score {words.score(image.get('probability'))}, threshold "
         f"{html.number(context.get('threshold'))} ({context.get('operating_point')}). Network {bundle.get('name')}, "
         f"SHA-256 {str(bundle.get('sha256'))[:12]}. The patient's right is on the left, if the view is frontal. "
         f"A map shows where the answer comes from, not where disease is. {RESEARCH_ONLY}"

@@ -88,7 +88,7 @@ def page_view(
         "path": str(image.get("path")),
         "score": score,
         "state": "not read" if image.get("error") else "not analysed" if score is None else "analysed",
-        "why": str(image.get("error") or image.get("reason") or "no reason given"),
+        "why": _capital(str(image.get("error") or image.get("reason") or "no reason given")),
         "called": image.get("label"),
         "call": "" if score is None or threshold is None else words.call(score, threshold),
         "meaning": words.meaning(context),
@@ -97,8 +97,9 @@ def page_view(
         "limits": [str(limit) for limit in context.get("limits") or []],
         "picture": _picture(folder, image),
         "maps": [_map(folder, entry) for entry in maps],
-        "warnings": [text for entry in maps if (text := words.outside(entry))],
-        "disagreements": words.disagreements(maps),
+        "shown_score": words.score(score),
+        "outside": words.outside(maps),
+        "disagreement": words.disagreement(maps),
         "outlines": outlines,
         "legend": [(float(value), str(colour)) for value, colour in context.get("scale") or []],
         "lungs": image.get("lungs"),
@@ -110,6 +111,10 @@ def page_view(
     if image.get("zones") and image.get("counterfactual"):
         view["zones"] = _zones(folder, image, outlines, threshold)
     return view
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _picture(folder: Path, image: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -202,8 +207,8 @@ def _zones(
                 "name": "outside the lungs" if name == "outside" else name,
                 "lime": None if told["lime"]["hidden"] else told["lime"]["contributions"][name],
                 "shap": None if told["shap"]["hidden"] else told["shap"]["contributions"][name],
-                "without": None if fill is None else removed["without"][fill][name],
-                "range": None if len(others) < 2 else (min(others), max(others)),
+                "without": None if fill is None else words.score(removed["without"][fill][name]),
+                "range": None if len(others) < 2 else f"{words.score(min(others))} to {words.score(max(others))}",
             }
         )
     pictures = []
@@ -219,8 +224,8 @@ def _zones(
         "pictures": pictures,
         "small": html.pixels_uri(_grey(beside(folder, image["image"])), _SMALL),
         "fill": told.get("fill"),
-        "score": removed.get("score"),
-        "empty": removed["empty"].get(str(told.get("fill"))),
+        "score": words.score(removed.get("score")),
+        "empty": words.score(removed["empty"].get(str(told.get("fill")))),
         "refused": removed.get("refused") or {},
         "evaluations": told.get("evaluations", 0) + removed.get("evaluations", 0),
         "seconds": told.get("seconds", 0) + removed.get("seconds", 0),
@@ -231,7 +236,7 @@ def _zones(
 def zone_figure(outlines: Mapping[str, Any], contributions: Mapping[str, float]) -> Markup:
     """Return inline SVG to lie over the radiograph: zones outlined, orange for pneumonia and purple against, valued."""
     most = max((abs(value) for value in contributions.values()), default=0.0) or 1.0
-    size = outlines["width"] / 26
+    size = outlines["width"] / 32
     parts = []
     for zone in outlines["zones"]:
         value = contributions.get(zone["name"], 0.0)
@@ -286,12 +291,12 @@ def _row(view: Mapping[str, Any]) -> dict[str, Any]:
     lungs = view["lungs"] or {}
     flags = [
         "uncertain: operating points differ" if view["uncertain"] else "",
-        "most of a map lies outside the lungs" if view["warnings"] else "",
-        "methods disagree" if view["disagreements"] else "",
+        "most of a map lies outside the lungs" if view["outside"] else "",
+        "methods disagree" if view["disagreement"] else "",
         str(lungs["reason"]) if lungs and not lungs.get("found") else "",
     ]
     verdicts = [f"{one['name']}: {one['verdict']}" for one in view["maps"]]
-    keys = ("state", "why", "score", "called")
+    keys = ("state", "why", "shown_score", "called")
     return {**{key: view[key] for key in keys}, "flags": [flag for flag in flags if flag], "verdicts": verdicts}
 
 

@@ -46,9 +46,18 @@ def zone_name(zone: str) -> str:
 # --- the score --------------------------------------------------------------------------------------------
 
 
-def call(score: float, threshold: float) -> str:
+def score(value: float | None) -> str:
+    """Write a probability with two decimals, never as certain: `> 0.99` and `< 0.01` at the ends."""
+    if value is not None and value >= 0.995:
+        return f">{html.GAP}0.99"
+    if value is not None and value < 0.005:
+        return f"<{html.GAP}0.01"
+    return html.number(value, 2)
+
+
+def call(value: float, threshold: float) -> str:
     """Say on which side of the threshold a score lies."""
-    if score >= threshold:
+    if value >= threshold:
         return f"At or above the threshold of {html.number(threshold)}: called {PNEUMONIA.lower()}."
     return f"Under the threshold of {html.number(threshold)}: not called {PNEUMONIA.lower()}."
 
@@ -71,12 +80,12 @@ def meaning(context: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def points(context: Mapping[str, Any], score: float | None) -> list[dict[str, Any]]:
+def points(context: Mapping[str, Any], value: float | None) -> list[dict[str, Any]]:
     """Return each operating point of the card, and what it would call this score."""
     rows = []
     for name, point in (context.get("operating_points") or {}).items():
         threshold = point.get("threshold")
-        called = None if score is None or threshold is None else PNEUMONIA if score >= threshold else NORMAL
+        called = None if value is None or threshold is None else PNEUMONIA if value >= threshold else NORMAL
         rows.append(
             {
                 "name": name,
@@ -110,29 +119,36 @@ def verdict(entry: Mapping[str, Any]) -> str:
     return f"{known} {reason[:1].upper()}{reason[1:]}.".strip() if reason else known
 
 
-def outside(entry: Mapping[str, Any]) -> str | None:
-    """Warn where most of a map lies outside the lungs."""
-    share = entry.get("energy_in_lungs")
-    if share is None or share >= LEAST_ENERGY:
+def outside(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Warn of the maps of which most lies outside the lungs, None where there is none."""
+    shares = {str(entry.get("method")): entry.get("energy_in_lungs") for entry in entries}
+    parts = [
+        f"{html.percent(1 - share, 0)} of {method_name(name)}"
+        for name, share in shares.items()
+        if share is not None and share < LEAST_ENERGY
+    ]
+    if not parts:
         return None
     return (
-        f"{html.percent(1 - share, 0)} of the {method_name(str(entry.get('method')))} map lies outside the lungs. "
-        "If it is right, the score rests mostly on something other than lung."
+        f"Most of the map lies outside the lungs: {', '.join(parts)}. "
+        "If that is right, the score rests on something other than lung."
     )
 
 
-def disagreements(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say which maps disagree: rank correlation under a half over 16 x 16 fields."""
-    said = []
+def disagreement(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say which maps disagree, rank correlation under a half over 16 x 16 fields; None where none do."""
+    parts = []
     for one, other in combinations(entries, 2):
         rho = (one.get("agreement") or {}).get(other.get("method"))
         if rho is not None and rho < LEAST_AGREEMENT:
             names = " and ".join(method_name(str(entry.get("method"))) for entry in (one, other))
-            said.append(
-                f"Methods disagree: {names} mark different places (rank correlation {html.number(rho, 2)}, "
-                f"less than {LEAST_AGREEMENT}). At least one of them does not show the reason."
-            )
-    return said
+            parts.append(f"{names} ({html.number(rho, 2)})")
+    if not parts:
+        return None
+    return (
+        f"Methods disagree on the place: {', '.join(parts)}, in rank correlation, less than {LEAST_AGREEMENT}. "
+        "They cannot all show the reason."
+    )
 
 
 # --- zones ------------------------------------------------------------------------------------------------
@@ -140,31 +156,36 @@ def disagreements(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def removals(told: Mapping[str, Any], threshold: float | None) -> list[str]:
     """Say what the score would be without single zones, the largest change first."""
-    fill, score = told.get("fill"), float(told.get("score") or 0.0)
+    fill, whole = told.get("fill"), float(told.get("score") or 0.0)
     if fill is None:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in (told.get("refused") or {}).items())
-        return [f"No zone's part in the score can be told by removing it, because no fill serves. {reasons}."]
+        empty = [float(value) for value in (told.get("empty") or {}).values()]
+        ends = f"{score(min(empty))} to {score(max(empty))}" if empty else "unknown"
+        return [
+            f"No zone's part in the score of {score(whole)} can be told by removing it: an image that is nothing but "
+            f"fill scores {ends}, so that filling adds an opinion where it should take one away."
+        ]
     without = told["without"][fill]
-    moved = {zone: value for zone, value in without.items() if abs(value - score) >= MOVED}
-    if not moved:
-        return [f"No single zone moves the score of {html.number(score, 2)} by {MOVED} or more when it is removed."]
+    moved = {zone: value for zone, value in without.items() if abs(value - whole) >= MOVED}
     said = []
-    for zone, value in sorted(moved.items(), key=lambda item: -abs(item[1] - score)):
-        verb = "falls" if value < score else "rises"
-        sentence = f"Without {zone_name(zone)} the score {verb} from {html.number(score, 2)} to {html.number(value, 2)}"
-        if threshold is not None and (value >= threshold) != (score >= threshold):
+    if not moved:
+        said = [f"No single zone moves the score of {score(whole)} by {MOVED} or more when it is removed."]
+    for zone, value in sorted(moved.items(), key=lambda item: -abs(item[1] - whole)):
+        verb = "falls" if value < whole else "rises"
+        sentence = f"Without {zone_name(zone)} the score {verb} from {score(whole)} to {score(value)}"
+        if threshold is not None and (value >= threshold) != (whole >= threshold):
             sentence += ", across the threshold"
-        said.append(f"{sentence}{_other_fills(told, zone, fill, score)}.")
-    return said
+        said.append(f"{sentence}{_other_fills(told, zone, fill, whole)}.")
+    alone = score((told.get("empty") or {}).get(fill))
+    return [*said, f"For comparison, an image that is nothing but the fill ({fill}) scores {alone}."]
 
 
-def _other_fills(told: Mapping[str, Any], zone: str, fill: str, score: float) -> str:
+def _other_fills(told: Mapping[str, Any], zone: str, fill: str, whole: float) -> str:
     others = {name: scores[zone] for name, scores in told["without"].items() if name != fill}
     if not others:
         return ""
-    values = ", ".join(f"{html.number(value, 2)} with {name}" for name, value in others.items())
+    values = ", ".join(f"{score(value)} with {name}" for name, value in others.items())
     own = told["without"][fill][zone]
-    agree = all((value < score) == (own < score) and abs(value - score) >= MOVED for value in others.values())
+    agree = all((value < whole) == (own < whole) and abs(value - whole) >= MOVED for value in others.values())
     return f" (filled by {fill}; {values}{'' if agree else ': the fills disagree'})"
 
 
