@@ -213,6 +213,8 @@ def _score_table(entries: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from pneumoscope.report.explanation_words import score as shown
+
     rows: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
         rows.setdefault(str(entry["path"]), []).append(entry)
@@ -224,7 +226,7 @@ def _score_table(entries: list[dict[str, Any]]) -> None:
             what = ("-", "NOT READ" if first.get("error") else "NOT ANALYSED", str(first.get("reason") or ""))
         else:
             verdicts = "; ".join(f"{entry['method']}: {entry['verdict']}" for entry in told)
-            what = (f"{score:.3f}", str(first["label"]), verdicts)
+            what = (shown(score), str(first["label"]), verdicts)
         table.add_row(*(Text(text) for text in (Path(path).name, *what)))
     console = Console(stderr=True)
     console.print(table)
