@@ -14,7 +14,7 @@ from PIL import Image
 from pneumoscope.errors import ConfigError, ImageError
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.counterfactual import counterfactual
-from pneumoscope.explanation.faithfulness import with_faithfulness
+from pneumoscope.explanation.faithfulness import with_faithfulness, with_infidelity
 from pneumoscope.explanation.localisation import energy
 from pneumoscope.explanation.method import DEFAULTS
 from pneumoscope.explanation.overlay import layer, overlay, scale
@@ -202,7 +202,8 @@ def explain_canvas(
     if not check:
         return METHODS[method](classifier, canvas, options)
     heatmap = with_stability(METHODS[method], classifier, canvas, options)
-    return with_faithfulness(heatmap, classifier, canvas, fill=options.fill, seed=options.seed)
+    heatmap = with_faithfulness(heatmap, classifier, canvas, fill=options.fill, seed=options.seed)
+    return with_infidelity(heatmap, classifier, canvas, fill=options.fill, seed=options.seed)
 
 
 def _save_map(out: Path, name: str, heatmap: Heatmap, pixels: FloatArray, box: Sequence[int]) -> dict[str, str]:

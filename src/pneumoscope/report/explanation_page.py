@@ -143,8 +143,6 @@ def _map(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     ]
     if entry.get("infidelity") is not None:
         facts.append(("Infidelity", f"{html.number(entry['infidelity'], 2)}; 0 is best, 1 no better than no map"))
-    if entry.get("sensitivity") is not None:
-        facts.append(("Sensitivity to noise", f"{html.number(entry['sensitivity'], 2)}; 0 is best"))
     return {
         "name": words.method_name(str(entry.get("method"))),
         "method": str(entry.get("method")),
