@@ -138,6 +138,20 @@ def test_zones_of_a_bad_surrogate_are_hidden_with_the_reason(folder: Path, tmp_p
     assert '<td class="num">hidden</td>' in text
 
 
+def test_without_lungs_the_score_is_doubted_and_no_side_is_named(folder: Path, tmp_path: Path) -> None:
+    text = with_zones(folder, tmp_path, None)
+    assert 'aria-hidden="true">R</span>' in text
+    file = tmp_path / "001-z__b___.json"
+    facts = json.loads(file.read_text())
+    facts["lungs"] = {"found": False, "reason": "lungs not found: <none>"}
+    file.write_text(json.dumps({key: value for key, value in facts.items() if key not in ("zones", "counterfactual")}))
+    explanation_page.write(tmp_path)
+    text = (tmp_path / "001-z__b___.html").read_text()
+    assert "Lungs not found: &lt;none&gt;. Do not rely on this score" in text
+    assert 'aria-hidden="true">R</span>' not in text
+    assert "<tspan" not in text
+
+
 def test_a_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="pneumoscope explain"):
         explanation_page.write(tmp_path)

@@ -89,6 +89,8 @@ def page_view(
         "score": score,
         "state": "not read" if image.get("error") else "not analysed" if score is None else "analysed",
         "why": _capital(str(image.get("error") or image.get("reason") or "no reason given")),
+        # Where there are no lungs, nothing is said of the patient's sides either.
+        "sided": score is not None and (image.get("lungs") or {"found": True})["found"],
         "called": image.get("label"),
         "call": "" if score is None or threshold is None else words.call(score, threshold),
         "meaning": words.meaning(context),
