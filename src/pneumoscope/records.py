@@ -116,6 +116,7 @@ class Heatmap:
     was asked for, None where the method takes none. `evaluations`: answers of the network, those of a check included.
     `r2`: share of the answers' variance that the surrogate predicts for images it was not fitted to (at most 1),
     None without surrogate. `stability`: rank correlation over seeds, or under noise, None where it was not tested.
+    `infidelity`: how badly the map foretells what removing squares changes, 0 best and 1 no better than none; or None.
     """
 
     values: FloatArray
@@ -130,6 +131,7 @@ class Heatmap:
     evaluations: int = 1
     r2: float | None = None
     stability: float | None = None
+    infidelity: float | None = None
     signed: FloatArray | None = None
     segments: NDArray[np.int32] | None = None
     contributions: NDArray[np.float64] | None = None
@@ -146,6 +148,7 @@ class Heatmap:
             "seconds": round(self.seconds, 4),
             "surrogate_r2": self.r2,
             "stability": self.stability,
+            "infidelity": self.infidelity,
             "verdict": self.verdict,
             "verdict_reason": self.reason,
         }

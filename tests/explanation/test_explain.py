@@ -17,6 +17,7 @@ from pneumoscope.errors import ConfigError
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.explain import explain_evaluation, explain_images, typical_and_wrong
+from pneumoscope.explanation.overlay import layer
 from pneumoscope.images import read_image
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Preparation
@@ -42,8 +43,10 @@ def test_each_image_gets_its_picture_overlay_map_and_facts(classifier: Classifie
     entries = explain_images(classifier, paths, ["gradcam"], out)
     assert json.loads((out / "index.json").read_text()) == json.loads(json.dumps(entries))
     assert sorted(path.name for path in out.iterdir()) == [
-        "001-chest_one-gradcam.json", "001-chest_one-gradcam.npz", "001-chest_one-gradcam.png", "001-chest_one.png",
-        "002-b-gradcam.json", "002-b-gradcam.npz", "002-b-gradcam.png", "002-b.png", "index.json",
+        "001-chest_one-gradcam-layer.png", "001-chest_one-gradcam.json", "001-chest_one-gradcam.npz",
+        "001-chest_one-gradcam.png", "001-chest_one.json", "001-chest_one.png",
+        "002-b-gradcam-layer.png", "002-b-gradcam.json", "002-b-gradcam.npz", "002-b-gradcam.png",
+        "002-b.json", "002-b.png", "explanation.json", "index.json",
     ]  # fmt: skip
     entry = json.loads((out / "002-b-gradcam.json").read_text())
     assert entry["notice"] == RESEARCH_ONLY
@@ -109,6 +112,43 @@ def test_the_overlay_is_the_picture_where_the_map_is_empty(make_bundle: Callable
     assert high.any()
     assert np.abs(overlay - grey)[low].max() <= 1
     assert np.ptp(overlay[high], axis=1).mean() > 20, "coloured where the map is strong"
+
+
+def test_the_layer_is_clear_where_the_map_is_weak_and_never_opaque() -> None:
+    heat = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    rgba = layer(heat)
+    assert (rgba.shape, rgba.dtype) == ((8, 8, 4), np.uint8)
+    alpha = rgba[..., 3] / 255
+    assert alpha[heat < 0.2].max() == 0
+    assert alpha.max() == pytest.approx(0.7, abs=0.01)
+    assert np.all(np.diff(alpha.ravel()) >= 0)
+
+
+def test_every_pair_of_maps_is_compared(classifier: Classifier, tmp_path: Path) -> None:
+    path = paint(tmp_path / "a.png")
+    entries = explain_images(
+        classifier, [path], ["occlusion", "gradcam", "layercam"], tmp_path / "out", options=Options(samples=50)
+    )
+    by_name = {entry["method"]: entry for entry in entries}
+    for one, entry in by_name.items():
+        assert set(entry["agreement"]) == set(by_name) - {one}
+        for other, rho in entry["agreement"].items():
+            assert rho == by_name[other]["agreement"][one]
+            blank = "blank" in (entry["verdict"], by_name[other]["verdict"])
+            assert (rho is None) == blank
+    told = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert [entry["agreement"] for entry in told] == [entry["agreement"] for entry in entries]
+
+
+def test_with_zones_the_lungs_are_found_or_it_is_said_why_not(classifier: Classifier, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rng = np.random.default_rng(0)
+    noise = tmp_path / "noise.png"
+    Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(noise)
+    explain_images(classifier, [str(noise)], ["gradcam"], out, zones=True)
+    told = json.loads((out / "001-noise.json").read_text())
+    assert told["lungs"]["found"] is (told["lungs"]["reason"] is None)
+    assert ("counterfactual" in told) is ("zones" in told) is told["lungs"]["found"]
 
 
 def test_a_padded_image_loses_the_map_of_its_padding(classifier: Classifier, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
 
 if TYPE_CHECKING:
     from pneumoscope.evaluation.ledger import Look
+    from pneumoscope.explanation.similar import Gallery
     from pneumoscope.predict import Classifier
 
 Paths = Annotated[list[str], typer.Argument(help="Image files, folders or quoted globs.", show_default=False)]
@@ -152,21 +153,83 @@ def explain(
     check: Annotated[
         bool, typer.Option("--check", help="Test each map for stability and faithfulness; takes many times as long.")
     ] = False,
+    zones: Annotated[
+        bool, typer.Option(help="Find the lungs and ask what each zone is worth; some 150 answers an image.")
+    ] = True,
+    similar: Annotated[
+        Path | None,
+        typer.Option("--similar", help="Labelled images, such as the training data: show the nearest of them."),
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option("--embeddings", help="Where those of --similar are kept; in the output folder by default."),
+    ] = None,
+    figures: Annotated[bool, typer.Option("--figures", help="Also one PDF for print for each image.")] = False,
 ) -> None:
-    """Write, for each image and method, an overlay (PNG), the map (.npz) and what is known about it (JSON)."""
+    """Write, for each image, a page that explains its score, and per method an overlay, the map and its facts."""
     from pneumoscope.explanation import Options
     from pneumoscope.explanation.explain import explain_images
     from pneumoscope.predict import Classifier, expand
+    from pneumoscope.report import explanation_figure, explanation_page
 
     options = Options(seed=seed, samples=samples, layer=layer, segments=segments, fill=fill)
     files, methods = expand(paths), [name.strip() for name in method.split(",")]
-    entries = explain_images(Classifier.load(bundle), files, methods, out, options=options, check=check)
+    classifier = Classifier.load(bundle)
+    gallery = None if similar is None else _gallery(classifier, similar, embeddings or out / "similar.safetensors")
+    with progress("explaining") as update:
+        entries = explain_images(
+            classifier, files, methods, out, options=options, check=check, zones=zones, similar=gallery, progress=update
+        )
+    index = explanation_page.write(out)
+    if figures:
+        explanation_figure.write(out)
     failed = [entry for entry in entries if entry.get("error")]
     for entry in failed:
         say(str(entry["error"]))
+    _score_table(entries)
+    say(f"pages: {index}")
     typer.echo(out / "index.json")
     if failed:
         raise typer.Exit(3)
+
+
+def _gallery(classifier: Classifier, source: Path, cache: Path) -> Gallery | str:
+    """Return the labelled images of a source with their embeddings, or why the bundle gives none."""
+    from pneumoscope.data.sources import open_source
+    from pneumoscope.errors import BundleError
+    from pneumoscope.explanation.similar import open_gallery
+
+    manifest = open_source(source)
+    try:
+        with progress("embedding") as update:
+            return open_gallery(classifier, manifest, cache, progress=update)
+    except BundleError as error:
+        return f"not available, because the bundle holds no usable PyTorch weights: {error}"
+
+
+def _score_table(entries: list[dict[str, Any]]) -> None:
+    """Print scores, calls and verdicts on stderr, one row for each image; file names are never markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from pneumoscope.report.explanation_words import score as shown
+
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries:
+        rows.setdefault(str(entry["path"]), []).append(entry)
+    table = Table("image", "score", "called", "maps", caption="For research use only. Not for diagnosis.")
+    for path, told in rows.items():
+        first = told[0]
+        score = first.get("probability")
+        if score is None:
+            what = ("-", "NOT READ" if first.get("error") else "NOT ANALYSED", str(first.get("reason") or ""))
+        else:
+            verdicts = "; ".join(f"{entry['method']}: {entry['verdict']}" for entry in told)
+            what = (shown(score), str(first["label"]), verdicts)
+        table.add_row(*(Text(text) for text in (Path(path).name, *what)))
+    console = Console(stderr=True)
+    console.print(table)
 
 
 def evaluate(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,32 @@ from PIL import Image
 
 from pneumoscope.errors import ConfigError, ImageError
 from pneumoscope.explanation import METHODS, Options
-from pneumoscope.explanation.faithfulness import with_faithfulness
+from pneumoscope.explanation.counterfactual import counterfactual
+from pneumoscope.explanation.faithfulness import with_faithfulness, with_infidelity
+from pneumoscope.explanation.localisation import energy
 from pneumoscope.explanation.method import DEFAULTS
-from pneumoscope.explanation.overlay import overlay
-from pneumoscope.explanation.stability import with_stability
+from pneumoscope.explanation.overlay import layer, overlay, scale
+from pneumoscope.explanation.perturbation import seen
+from pneumoscope.explanation.similar import Gallery, nearest
+from pneumoscope.explanation.stability import pooled, rank_correlation, with_stability
+from pneumoscope.explanation.zoned import Lungs, find_lungs, open_segmenter, worths
 from pneumoscope.files import atomic_path, out_folder, write_json
 from pneumoscope.images import read_image
+from pneumoscope.lungs import ZONES, LungSegmenter
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
-from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY, Heatmap
+from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY, FloatArray, Heatmap
 
+_STEPS = 9  # of the legend's colours
 _SHOWN = 1024  # longest side of the written pictures, pixels
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    options: Options
+    check: bool
+    segmenter: LungSegmenter | str | None
+    similar: Gallery | str | None
 
 
 def explain_images(
@@ -33,12 +49,27 @@ def explain_images(
     *,
     options: Options = DEFAULTS,
     check: bool = False,
+    zones: bool = False,
+    similar: Gallery | str | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Explain images by every method; returns one entry per image and method, with `error` where one failed.
 
-    Writes to `out`, for image number N: `N-STEM.png`, `N-STEM-METHOD.png` (overlay), `.npz` (the map, float32
-    [S, S], and what else the method found) and `.json`, and `index.json` with all entries. With `check` each map is
-    tested, which takes several times as long; else its verdict is `not tested`.
+    Writes to `out`, for image number N: `N-STEM.png`; `N-STEM.json`, what is known of the image; with zones
+    `N-STEM-zones.npz`; `N-STEM-METHOD.png` (overlay), `-layer.png` (the map alone, transparent), `.npz` (the map,
+    float32 [S, S], and what else the method found) and `.json`. For all: `index.json` with the entries, and
+    `explanation.json` with what is known of the network.
+
+    Args:
+        classifier: the network.
+        paths: image files.
+        methods: keys of `METHODS`.
+        out: the folder.
+        options: of the methods.
+        check: test each map, which takes several times as long; else its verdict is `not tested`.
+        zones: find the lungs and ask what each zone is worth, some 150 answers of the network for an image.
+        similar: labelled images to compare with, or why there are none; None where nobody asked.
+        progress: called with (images done, images in all).
 
     Raises:
         ConfigError: a method is unknown.
@@ -47,12 +78,40 @@ def explain_images(
     if unknown:
         raise ConfigError(f"no method is called {unknown[0]!r}", remedy=f"use {', '.join(METHODS)}")
     out_folder(out)
+    wanted = _Wanted(options, check, open_segmenter() if zones else None, similar)
+    context = _context(classifier, methods, wanted)
     entries: list[dict[str, Any]] = []
+    images: list[str] = []
     for number, path in enumerate(paths, start=1):
         stem = f"{number:03d}-{_safe(path)}"
-        entries += _explain_one(classifier, path, methods, out, stem, options=options, check=check)
+        image, told = _explain_one(classifier, path, methods, out, stem, wanted)
+        write_json(out / f"{stem}.json", image)
+        images.append(f"{stem}.json")
+        entries += told
+        if progress:
+            progress(number, len(paths))
     write_json(out / "index.json", entries)
+    write_json(out / "explanation.json", {**context, "images": images})
     return entries
+
+
+def _context(classifier: Classifier, methods: Sequence[str], wanted: _Wanted) -> dict[str, Any]:
+    """Return what a reader must know of the network to read a score: thresholds, figures, population, limits."""
+    card = classifier.bundle.card
+    told: dict[str, Any] = {
+        "notice": RESEARCH_ONLY,
+        "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},
+        "operating_point": classifier.operating_point,
+        "threshold": classifier.threshold,
+        **{key: card.get(key) for key in ("operating_points", "population", "limits", "calibration")},
+        "methods": list(methods),
+        "scale": scale(_STEPS),
+        "options": asdict(wanted.options),
+    }
+    if wanted.similar is not None:
+        gallery = wanted.similar
+        told["similar"] = {"reason": gallery} if isinstance(gallery, str) else gallery.facts()
+    return told
 
 
 def _safe(path: str) -> str:
@@ -65,33 +124,75 @@ def _explain_one(
     methods: Sequence[str],
     out: Path,
     stem: str,
-    *,
-    options: Options,
-    check: bool,
-) -> list[dict[str, Any]]:
+    wanted: _Wanted,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what is known of the image, and an entry for each method."""
     try:
         radiograph = read_image(path)
     except ImageError as error:
-        return [{"path": path, "error": str(error)}]
+        failed = {"path": path, "error": str(error)}
+        return {**failed, "maps": []}, [failed]
     prediction = next(iter(classifier.predict([path])))
     pixels = _shrink(radiograph.pixels)
     _save_png(out / f"{stem}.png", np.asarray(pixels * 255, np.uint8))
+    about: dict[str, Any] = {**prediction.as_json(), "image": f"{stem}.png", "notice": RESEARCH_ONLY}
+    if prediction.abstained:
+        why = f"not explained: {prediction.reason}"
+        return {**about, "maps": []}, [{**about, "method": name, "overlay": None, "verdict": why} for name in methods]
     # The same reduced decoding as in `predict`, so that the map belongs to the score beside it.
     canvas = classifier.canvas(read_image(path, at_least=2 * classifier.bundle.preparation.canvas))
+    heatmaps = {name: explain_canvas(classifier, canvas, name, wanted.options, check=wanted.check) for name in methods}
+    box = _image_box(pixels.shape, classifier)
+    image: dict[str, Any] = {**about, "box": box}
+    lungs = None
+    if wanted.segmenter is not None:
+        lungs = find_lungs(classifier, canvas, wanted.segmenter)
+        image |= _by_zone(classifier, canvas, lungs, wanted.options.fill, out / f"{stem}-zones.npz")
+    if isinstance(wanted.similar, Gallery):
+        image["similar"] = nearest(wanted.similar, path, canvas)
+    agreements = {name: _agreements(name, heatmaps) for name in heatmaps}
     entries = []
-    for method in methods:
-        entry = {**prediction.as_json(), "image": f"{stem}.png", "method": method, "notice": RESEARCH_ONLY}
-        if prediction.abstained:
-            entries.append({**entry, "overlay": None, "verdict": f"not explained: {prediction.reason}"})
-            continue
-        heatmap = explain_canvas(classifier, canvas, method, options, check=check)
-        name = f"{stem}-{method}"
-        _save_png(out / f"{name}.png", overlay(pixels, _uncover(heatmap.values, pixels.shape, classifier)))
-        _save_arrays(out / f"{name}.npz", heatmap)
-        entry |= {"overlay": f"{name}.png", "map": f"{name}.npz", **heatmap.facts()}
-        write_json(out / f"{name}.json", entry)
+    for method, heatmap in heatmaps.items():
+        entry = {**about, **_save_map(out, f"{stem}-{method}", heatmap, pixels, box), **heatmap.facts()}
+        entry["agreement"] = agreements[method]
+        if lungs is not None:
+            entry["energy_in_lungs"] = _energy(heatmap, lungs)
+        write_json(out / f"{stem}-{method}.json", entry)
         entries.append(entry)
-    return entries
+    return {**image, "maps": [f"{stem}-{method}.json" for method in heatmaps]}, entries
+
+
+def _by_zone(classifier: Classifier, canvas: Pixels, lungs: Lungs, fill: str, file: Path) -> dict[str, Any]:
+    """Ask what the zones are worth, and keep where they lie."""
+    facts: dict[str, Any] = {"lungs": {"found": lungs.zones is not None, "reason": lungs.reason}}
+    facts["lungs"]["segmenter"] = lungs.segmenter
+    if lungs.zones is None:
+        return facts
+    _save_arrays(file, {"zones": lungs.zones.astype(np.uint8)})
+    image = seen(classifier, canvas)
+    removed = counterfactual(classifier, image, lungs, fill)
+    facts["lungs"] |= {"zones": file.name, "names": list(ZONES), "share": float((lungs.zones > 0).mean())}
+    return facts | {
+        "counterfactual": removed.as_json(),
+        "zones": worths(classifier, image, lungs, removed.fill or fill),
+    }
+
+
+def _agreements(method: str, heatmaps: Mapping[str, Heatmap]) -> dict[str, float | None]:
+    """Return the rank correlation of a map with each other one, None where one of them is blank."""
+    own = heatmaps[method]
+    found: dict[str, float | None] = {}
+    for name, other in heatmaps.items():
+        if name != method:
+            blank = "blank" in (own.verdict, other.verdict)
+            found[name] = None if blank else round(rank_correlation(pooled(own.values), pooled(other.values)), 4)
+    return found
+
+
+def _energy(heatmap: Heatmap, lungs: Lungs) -> float | None:
+    if lungs.zones is None or heatmap.verdict == "blank":
+        return None
+    return round(energy(heatmap.values, lungs.zones > 0), 4)
 
 
 def explain_canvas(
@@ -101,29 +202,41 @@ def explain_canvas(
     if not check:
         return METHODS[method](classifier, canvas, options)
     heatmap = with_stability(METHODS[method], classifier, canvas, options)
-    return with_faithfulness(heatmap, classifier, canvas, fill=options.fill, seed=options.seed)
+    heatmap = with_faithfulness(heatmap, classifier, canvas, fill=options.fill, seed=options.seed)
+    return with_infidelity(heatmap, classifier, canvas, fill=options.fill, seed=options.seed)
 
 
-def _save_arrays(path: Path, heatmap: Heatmap) -> None:
-    found: dict[str, Any] = {
+def _save_map(out: Path, name: str, heatmap: Heatmap, pixels: FloatArray, box: Sequence[int]) -> dict[str, str]:
+    """Write the pictures and arrays of a map, and return the file names."""
+    top, bottom, left, right = box
+    shown = heatmap.values[top:bottom, left:right]
+    _save_png(out / f"{name}.png", overlay(pixels, shown))
+    _save_png(out / f"{name}-layer.png", layer(shown))
+    arrays = {
         "map": heatmap.values,
         "signed": heatmap.signed,
         "segments": heatmap.segments,
         "contributions": heatmap.contributions,
     }
+    _save_arrays(out / f"{name}.npz", {key: array for key, array in arrays.items() if array is not None})
+    return {"overlay": f"{name}.png", "layer_file": f"{name}-layer.png", "map": f"{name}.npz"}
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **{key: array for key, array in found.items() if array is not None})
+        np.savez_compressed(stream, **arrays)
 
 
-def _uncover(heat: np.ndarray[Any, Any], shape: tuple[int, ...], classifier: Classifier) -> np.ndarray[Any, Any]:
-    """Cut away the rows or columns of the map that lie on padding."""
+def _image_box(shape: tuple[int, ...], classifier: Classifier) -> list[int]:
+    """Return top, bottom, left, right (half-open) of what is image, not padding, in what the network sees."""
+    size = classifier.bundle.preparation.size
     if classifier.bundle.preparation.aspect != "pad":
-        return heat
+        return [0, size, 0, size]
     height, width = shape
-    side, size = max(height, width), heat.shape[0]
-    rows, columns = round(size * height / side), round(size * width / side)
+    side = max(height, width)
+    rows, columns = max(1, round(size * height / side)), max(1, round(size * width / side))
     top, left = (size - rows) // 2, (size - columns) // 2
-    return heat[top : top + rows, left : left + columns]
+    return [top, top + rows, left, left + columns]
 
 
 def _shrink(pixels: Any) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib
+import matplotlib.colors
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +16,8 @@ from pneumoscope.records import FloatArray
 
 COLOURS = "inferno"  # perceptually uniform, readable with colour-vision deficiency and in grey print
 STRONGEST = 0.45  # the map never covers more than this share of a pixel
+LAYER_STRONGEST = 0.7  # the same of a layer, which the reader fades
+LEAST = 0.2  # weaker than this share of its maximum a map is not drawn
 
 
 def overlay(pixels: FloatArray, heat: FloatArray) -> NDArray[np.uint8]:
@@ -25,7 +30,30 @@ def overlay(pixels: FloatArray, heat: FloatArray) -> NDArray[np.uint8]:
     grown = tv.resize(torch.from_numpy(np.ascontiguousarray(heat))[None], [height, width], InterpolationMode.BILINEAR)[
         0
     ].numpy()
-    strength = STRONGEST * np.clip((grown - 0.2) / 0.8, 0, 1)[..., None]
-    colours = matplotlib.colormaps[COLOURS](0.25 + 0.75 * grown)[..., :3]
+    strength = STRONGEST * _drawn(grown)[..., None]
     grey = np.repeat(pixels[..., None], 3, axis=2)
-    return np.asarray(np.clip(grey * (1 - strength) + colours * strength, 0, 1) * 255, dtype=np.uint8)
+    return np.asarray(np.clip(grey * (1 - strength) + _coloured(grown) * strength, 0, 1) * 255, dtype=np.uint8)
+
+
+def layer(heat: FloatArray) -> NDArray[np.uint8]:
+    """Return uint8 [H, W, 4]: the map alone, to be laid over the radiograph, clear where the map is weak.
+
+    `heat`: float32 [H, W] in 0..1. Even at its strongest place three tenths of the radiograph shine through.
+    """
+    rgba = np.concatenate([_coloured(heat), LAYER_STRONGEST * _drawn(heat)[..., None]], axis=2)
+    return np.asarray(np.clip(rgba, 0, 1) * 255, dtype=np.uint8)
+
+
+def scale(steps: int) -> list[tuple[float, str]]:
+    """Return `steps` values evenly from the weakest that is drawn to 1, each with its colour as `#rrggbb`."""
+    values = np.linspace(LEAST, 1, steps)
+    colours = [matplotlib.colors.to_hex(colour) for colour in _coloured(values)]
+    return list(zip(values.tolist(), colours, strict=True))
+
+
+def _drawn(heat: FloatArray) -> FloatArray:
+    return np.asarray(np.clip((heat - LEAST) / (1 - LEAST), 0, 1), np.float32)
+
+
+def _coloured(heat: Any) -> Any:
+    return matplotlib.colormaps[COLOURS](0.25 + 0.75 * heat)[..., :3]  # the darkest colours would hide, not show

@@ -26,7 +26,7 @@ from pneumoscope.records import RESEARCH_ONLY, FloatArray
 from pneumoscope.report.palette import VARIABLES
 
 MISSING = "not available"
-_GAP = "\N{NO-BREAK SPACE}"
+GAP = "\N{NO-BREAK SPACE}"
 
 
 # --- numbers as text --------------------------------------------------------------------------------------
@@ -64,12 +64,12 @@ def figure(estimate: Mapping[str, Any] | None, digits: int = 3) -> str:
         return MISSING
     if bounds(estimate) == (None, None):
         return f"{_fixed(value, digits)} (no interval)"
-    return f"{_fixed(value, digits)} (95{_GAP}%{_GAP}CI {interval(estimate, digits)})"
+    return f"{_fixed(value, digits)} (95{GAP}%{GAP}CI {interval(estimate, digits)})"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Write a proportion in 0..1 as `95.3 %`."""
-    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}{_GAP}%"
+    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}{GAP}%"
 
 
 def integer(value: float | None) -> str:
@@ -82,19 +82,19 @@ def duration(seconds: float | None) -> str:
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     if seconds < 60:
-        return f"{seconds:.1f}{_GAP}s" if seconds < 10 else f"{min(round(seconds), 59)}{_GAP}s"
+        return f"{seconds:.1f}{GAP}s" if seconds < 10 else f"{min(round(seconds), 59)}{GAP}s"
     if seconds < 3600:
         minutes, rest = divmod(min(round(seconds), 3599), 60)
-        return f"{minutes}{_GAP}min {rest:02d}{_GAP}s"
+        return f"{minutes}{GAP}min {rest:02d}{GAP}s"
     hours, rest = divmod(round(seconds / 60), 60)
-    return f"{hours:,}{_GAP}h {rest:02d}{_GAP}min"
+    return f"{hours:,}{GAP}h {rest:02d}{GAP}min"
 
 
 def p_value(value: float | None) -> str:
     """Write a p value as `0.034`, `< 0.001` where it is smaller."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"<{_GAP}0.001" if value < 0.001 else f"{value:.3f}"
+    return f"<{GAP}0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def markdown(value: object) -> str:

@@ -1,0 +1,209 @@
+"""What an explanation's figures say, in plain words: of the score, the maps, the zones, and images that are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from pneumoscope.records import NORMAL, PNEUMONIA
+from pneumoscope.report import html, wording
+
+LEAST_AGREEMENT = 0.5
+LEAST_ENERGY = 0.5
+MOVED = 0.05  # a smaller change of the score is not worth a sentence
+
+METHODS: Mapping[str, str] = {
+    "gradcam": "Grad-CAM",
+    "gradcam++": "Grad-CAM++",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "integrated-gradients": "Integrated gradients",
+    "occlusion": "Occlusion",
+    "lime": "LIME",
+    "shap": "SHAP (kernel)",
+    "shap-partition": "SHAP (partition)",
+}
+VERDICTS: Mapping[str, str] = {
+    "stable": "Repeated with other random numbers, or with a little noise, the map stays. That does not prove it true.",
+    "unstable": "Repeated, the map changes: read no place from it.",
+    "not faithful": "Removing what it marks changes the score no more than removing random places: do not trust it.",
+    "blank": "There is nothing to show.",
+    "not tested": "Nobody has tested whether this map repeats or matters; explain with --check does.",
+}
+
+
+def method_name(method: str) -> str:
+    """Return the name that the literature uses, or the key itself."""
+    return METHODS.get(method, method)
+
+
+def zone_name(zone: str) -> str:
+    """Write a key of `lungs.ZONES` as it stands in a sentence."""
+    return "everything outside the lungs" if zone == "outside" else f"the {zone} zone"
+
+
+# --- the score --------------------------------------------------------------------------------------------
+
+
+def score(value: float | None) -> str:
+    """Write a probability with two decimals, never as certain: `> 0.99` and `< 0.01` at the ends."""
+    if value is not None and value >= 0.995:
+        return f">{html.GAP}0.99"
+    if value is not None and value < 0.005:
+        return f"<{html.GAP}0.01"
+    return html.number(value, 2)
+
+
+def call(value: float, threshold: float) -> str:
+    """Say on which side of the threshold a score lies."""
+    if value >= threshold:
+        return f"At or above the threshold of {html.number(threshold)}: called {PNEUMONIA.lower()}."
+    return f"Under the threshold of {html.number(threshold)}: not called {PNEUMONIA.lower()}."
+
+
+def meaning(context: Mapping[str, Any]) -> list[str]:
+    """Say what the score is, and what its threshold did where it was chosen."""
+    population = context.get("population") or {}
+    prevalence = population.get("prevalence")
+    said = ["The score is the network's probability of pneumonia, not the extent or severity of disease."]
+    if (context.get("calibration") or {}).get("method") and prevalence is not None:
+        said = [
+            f"The score is a probability of pneumonia, calibrated where {html.percent(prevalence, 0)} of the images "
+            "had it; where fewer do, a score like this is wrong more often. It says nothing of extent or severity."
+        ]
+    point = (context.get("operating_points") or {}).get(str(context.get("operating_point"))) or {}
+    found = wording.findings({"recall": point.get("sensitivity"), "specificity": point.get("specificity")})
+    if found:
+        where = f"At this threshold ({context['operating_point']}), on the {html.integer(point.get('n'))} images it "
+        said.append(f"{where}was chosen on, which flatters: {' '.join(found)}")
+    return said
+
+
+def points(context: Mapping[str, Any], value: float | None) -> list[dict[str, Any]]:
+    """Return each operating point of the card, and what it would call this score."""
+    rows = []
+    for name, point in (context.get("operating_points") or {}).items():
+        threshold = point.get("threshold")
+        called = None if value is None or threshold is None else PNEUMONIA if value >= threshold else NORMAL
+        rows.append(
+            {
+                "name": name,
+                "threshold": threshold,
+                "sensitivity": point.get("sensitivity"),
+                "specificity": point.get("specificity"),
+                "called": called,
+                "in_use": name == context.get("operating_point"),
+            }
+        )
+    return rows
+
+
+def uncertain(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say that operating points call one score differently, None where they agree."""
+    called = {str(row["name"]): row["called"] for row in rows if row["called"]}
+    if len(set(called.values())) < 2:
+        return None
+    sick = " and ".join(name for name, label in called.items() if label == PNEUMONIA)
+    well = " and ".join(name for name, label in called.items() if label == NORMAL)
+    return f"Uncertain: the score lies between thresholds. {sick} would call it pneumonia, {well} would not."
+
+
+# --- maps -------------------------------------------------------------------------------------------------
+
+
+def verdict(entry: Mapping[str, Any]) -> str:
+    """Say what a map's verdict means, and the figures it rests on."""
+    known = VERDICTS.get(str(entry.get("verdict")), "")
+    reason = str(entry.get("verdict_reason") or "")
+    return f"{known} {reason[:1].upper()}{reason[1:]}.".strip() if reason else known
+
+
+def outside(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Warn of the maps of which most lies outside the lungs, None where there is none."""
+    shares = {str(entry.get("method")): entry.get("energy_in_lungs") for entry in entries}
+    parts = [
+        f"{html.percent(1 - share, 0)} of {method_name(name)}"
+        for name, share in shares.items()
+        if share is not None and share < LEAST_ENERGY
+    ]
+    if not parts:
+        return None
+    return (
+        f"Most of the map lies outside the lungs: {', '.join(parts)}. "
+        "If that is right, the score rests on something other than lung."
+    )
+
+
+def disagreement(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say which maps disagree, rank correlation under a half over 16 x 16 fields; None where none do."""
+    parts = []
+    for one, other in combinations(entries, 2):
+        rho = (one.get("agreement") or {}).get(other.get("method"))
+        if rho is not None and rho < LEAST_AGREEMENT:
+            names = " and ".join(method_name(str(entry.get("method"))) for entry in (one, other))
+            parts.append(f"{names} ({html.number(rho, 2)})")
+    if not parts:
+        return None
+    return (
+        f"Methods disagree on the place: {', '.join(parts)}, in rank correlation, less than {LEAST_AGREEMENT}. "
+        "They cannot all show the reason."
+    )
+
+
+# --- zones ------------------------------------------------------------------------------------------------
+
+
+def removals(told: Mapping[str, Any], threshold: float | None) -> list[str]:
+    """Say what the score would be without single zones, the largest change first."""
+    fill, whole = told.get("fill"), float(told.get("score") or 0.0)
+    if fill is None:
+        empty = [float(value) for value in (told.get("empty") or {}).values()]
+        ends = f"{score(min(empty))} to {score(max(empty))}" if empty else "unknown"
+        return [
+            f"No zone's part in the score of {score(whole)} can be told by removing it: an image that is nothing but "
+            f"fill scores {ends}, so that filling adds an opinion where it should take one away."
+        ]
+    without = told["without"][fill]
+    moved = {zone: value for zone, value in without.items() if abs(value - whole) >= MOVED}
+    said = []
+    if not moved:
+        said = [f"No single zone moves the score of {score(whole)} by {MOVED} or more when it is removed."]
+    for zone, value in sorted(moved.items(), key=lambda item: -abs(item[1] - whole)):
+        verb = "falls" if value < whole else "rises"
+        sentence = f"Without {zone_name(zone)} the score {verb} from {score(whole)} to {score(value)}"
+        if threshold is not None and (value >= threshold) != (whole >= threshold):
+            sentence += ", across the threshold"
+        said.append(f"{sentence}{_other_fills(told, zone, fill, whole)}.")
+    alone = score((told.get("empty") or {}).get(fill))
+    return [*said, f"For comparison, an image that is nothing but the fill ({fill}) scores {alone}."]
+
+
+def _other_fills(told: Mapping[str, Any], zone: str, fill: str, whole: float) -> str:
+    others = {name: scores[zone] for name, scores in told["without"].items() if name != fill}
+    if not others:
+        return ""
+    values = ", ".join(f"{score(value)} with {name}" for name, value in others.items())
+    own = told["without"][fill][zone]
+    agree = all((value < whole) == (own < whole) and abs(value - whole) >= MOVED for value in others.values())
+    return f" (filled by {fill}; {values}{'' if agree else ': the fills disagree'})"
+
+
+# --- images that are alike --------------------------------------------------------------------------------
+
+
+def alike(similar: Mapping[str, Any]) -> list[str]:
+    """Say how the labels of the nearest images divide, and what was left out."""
+    neighbours = similar.get("neighbours") or []
+    if not neighbours:
+        return ["No other patient's image was left to compare with."]
+    counts = {label: round(share * len(neighbours)) for label, share in (similar.get("shares") or {}).items()}
+    told = ", ".join(f"{count} of {len(neighbours)} are labelled {label}" for label, count in counts.items())
+    said = [f"Of the nearest images, {told}. So few are no probability, and their labels may be wrong."]
+    left_out = similar.get("left_out") or {}
+    if left_out:
+        reasons = ", ".join(f"{count} ({reason})" for reason, count in left_out.items())
+        said.append(f"Nearer or as near, but left out: {reasons}.")
+    if not similar.get("patient_known"):
+        said.append("Neither the source nor the file name tells whose image this is: one below may be of this patient.")
+    return said

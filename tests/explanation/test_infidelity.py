@@ -1,0 +1,68 @@
+"""Infidelity and sensitivity on networks whose reasons are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pneumoscope.explanation import METHODS, Options
+from pneumoscope.explanation.faithfulness import infidelity, sensitivity, with_infidelity
+from pneumoscope.explanation.method import finish
+from pneumoscope.explanation.perturbation import log_odds, seen
+from pneumoscope.predict import Classifier
+from pneumoscope.preparation import Pixels
+
+
+def truth(coefficients: np.ndarray, image: Pixels) -> np.ndarray:
+    """What each pixel of the linear network adds beyond black."""
+    weight = np.kron(coefficients, np.ones((10, 10))) / 100
+    return (weight * image / 255).astype(np.float32)
+
+
+def test_the_true_map_of_a_linear_network_has_none_and_its_negative_all(
+    linear: Classifier, coefficients: np.ndarray, bright_place: Pixels
+) -> None:
+    image = seen(linear, bright_place)
+    own = truth(coefficients, image)
+
+    def ask(signed: np.ndarray) -> float:
+        return infidelity(lambda images: log_odds(linear, images), image, np.zeros_like(image), signed)
+
+    assert ask(own) == pytest.approx(0, abs=1e-4)
+    assert ask(1000 * own) == pytest.approx(0, abs=1e-4), "the unit of a map is free"
+    assert ask(-own) == pytest.approx(1), "but not its sign"
+    assert ask(np.zeros_like(own)) == 1
+    assert 0.2 < ask(np.random.default_rng(0).random(own.shape).astype(np.float32)) <= 1
+
+
+def test_a_score_that_nothing_changes_is_foretold(bright_place: Pixels) -> None:
+    flat = infidelity(lambda images: np.ones(len(images)), bright_place, bright_place, np.ones((60, 60), np.float32))
+    assert flat == 0
+
+
+def test_a_map_carries_it_with_the_answers_that_it_took(
+    linear: Classifier, coefficients: np.ndarray, bright_place: Pixels
+) -> None:
+    heatmap = finish(truth(coefficients, seen(linear, bright_place)), 0.0, method="own", layer="input")
+    found = with_infidelity(heatmap, linear, bright_place, fill="black")
+    assert found.infidelity == pytest.approx(0, abs=1e-4)
+    assert found.evaluations == heatmap.evaluations + 51
+    assert found.facts()["infidelity"] == found.infidelity
+    blank = replace(heatmap, verdict="blank")
+    assert with_infidelity(blank, linear, bright_place, fill="black") is blank
+
+
+def test_sensitivity_is_small_for_a_steady_map_and_large_for_a_drawn_one(
+    planted: Classifier, bright_place: Pixels
+) -> None:
+    steady = sensitivity(METHODS["gradcam"], planted, bright_place, Options())
+    rng = np.random.default_rng(0)
+
+    def drawn(*_: object) -> object:
+        return finish(rng.random((60, 60), dtype=np.float32), 0.0, method="drawn", layer="input")
+
+    restless = sensitivity(drawn, planted, bright_place, Options())  # type: ignore[arg-type]
+    assert 0 <= steady < 0.05
+    assert restless > 0.5

@@ -1,0 +1,216 @@
+"""The page that explains one score: what stands on it, what does not, and that no file name takes effect."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumoscope.errors import DataError
+from pneumoscope.explanation.explain import explain_images
+from pneumoscope.predict import Classifier
+from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.report import explanation_figure, explanation_page
+from pneumoscope.report import explanation_words as words
+
+NASTY = "z\"<b>'&.png"
+
+
+def paint(path: Path, grey: int | None = None) -> str:
+    rows, columns = np.mgrid[:60, :90]
+    waves = 128 + 90 * np.sin(rows / 7) * np.sin(columns / 9)
+    Image.fromarray((waves if grey is None else np.full_like(waves, grey)).astype(np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("page")
+    classifier = Classifier.load(make_bundle(root / "bundle", limits=["Only <i>children</i>."]))
+    paths = [paint(root / NASTY), paint(root / "flat.png", 5), str(root / "missing.png")]
+    explain_images(classifier, paths, ["occlusion", "gradcam"], root / "out", similar="not available, because <x>")
+    explanation_page.write(root / "out")
+    return root / "out"
+
+
+@pytest.fixture
+def page(folder: Path) -> str:
+    return (folder / "001-z__b___.html").read_text()
+
+
+def test_each_image_has_a_page_and_the_index_leads_to_all(folder: Path) -> None:
+    names = sorted(path.name for path in folder.glob("*.html"))
+    assert names == ["001-z__b___.html", "002-flat.html", "003-missing.html", "index.html"]
+    index = (folder / "index.html").read_text()
+    assert all(f'href="{name}"' in index for name in names[:3])
+    assert "3 images" in index
+    assert "2 not analysed, which were not found normal" in index
+
+
+def test_the_overlay_is_off_until_it_is_chosen_and_needs_no_script(page: str) -> None:
+    assert re.findall(r"<input[^>]*\bchecked\b[^>]*>", page) == ['<input type="radio" name="map" id="map0" checked>']
+    assert ".stage .over { opacity: 0;" in page
+    assert "#map1:checked) .map1 { opacity: var(--strength, .65); }" in page, "CSS alone shows a map"
+    assert '<label class="fade" hidden>' in page, "what needs a script is not there without it"
+
+
+def test_the_page_fetches_nothing(folder: Path) -> None:
+    for file in folder.glob("*.html"):
+        text = file.read_text()
+        assert all(source.startswith("data:") for source in re.findall(r'\bsrc="([^"]*)"', text))
+        assert not re.findall(r"https?://|@import|url\(", text)
+
+
+def test_file_names_limits_and_reasons_are_text(folder: Path, page: str) -> None:
+    for text in (page, (folder / "index.html").read_text()):
+        assert "<b>" not in text
+        assert "<i>children" not in text
+        assert "z&#34;&lt;b&gt;&#39;&amp;.png" in text
+    assert "Only &lt;i&gt;children" in page
+    assert "because &lt;x&gt;" in page
+
+
+def test_limits_and_notice_stand_beside_the_score(page: str) -> None:
+    score = page[page.index('<section class="score"') : page.index('<section class="viewer"')]
+    assert RESEARCH_ONLY in score
+    assert "children" in score
+    assert "threshold" in score
+
+
+@pytest.mark.parametrize(("name", "state"), [("002-flat", "NOT ANALYSED"), ("003-missing", "NOT READ")])
+def test_what_was_not_judged_does_not_look_normal(folder: Path, name: str, state: str) -> None:
+    text = (folder / f"{name}.html").read_text()
+    assert state in text
+    assert "not found normal" in text
+    assert "not called pneumonia" not in text
+    assert 'class="over' not in text
+
+
+def test_the_picture_keeps_its_shape(page: str) -> None:
+    assert "aspect-ratio:90/60" in page
+
+
+def with_zones(folder: Path, out: Path, hidden: str | None) -> str:
+    """Copy the folder and give its first image zones of the lungs."""
+    for file in folder.iterdir():
+        (out / file.name).write_bytes(file.read_bytes())
+    zones = np.zeros((32, 32), np.uint8)
+    zones[4:12, 3:12], zones[4:12, 20:29] = 1, 4
+    np.savez(out / "zones.npz", zones=zones)
+    names = ["outside", "right upper", "right middle", "right lower", "left upper", "left middle", "left lower"]
+    worth = {"outside": 0.5, "right upper": 2.25, "left upper": -0.75}
+    file = out / "001-z__b___.json"
+    facts = json.loads(file.read_text())
+    facts["lungs"] = {"found": True, "reason": None, "zones": "zones.npz", "names": names}
+    facts["zones"] = {"fill": "shuffle", "evaluations": 8, "seconds": 0.1}
+    facts["zones"]["shap"] = {"surrogate_r2": 0.9, "hidden": None, "contributions": worth}
+    facts["zones"]["lime"] = {"surrogate_r2": 0.3 if hidden else 0.9, "hidden": hidden, "contributions": worth}
+    facts["counterfactual"] = REMOVED
+    file.write_text(json.dumps(facts))
+    explanation_page.write(out)
+    return (out / "001-z__b___.html").read_text()
+
+
+REMOVED = {
+    "fill": "shuffle", "score": 0.91, "empty": {"shuffle": 0.1, "mean": 0.9}, "refused": {"mean": 0.99},
+    "without": {"shuffle": {"outside": 0.9, "right upper": 0.4, "left upper": 0.93}}, "evaluations": 8, "seconds": 0.1,
+}  # fmt: skip
+
+
+def test_zones_are_outlined_valued_and_told(folder: Path, tmp_path: Path) -> None:
+    text = with_zones(folder, tmp_path, None)
+    assert "Without the right upper zone the score falls from 0.91 to 0.40" in text
+    assert text.count("R upper<tspan") == 2, "one figure by LIME, one by SHAP"
+    assert "+2.25" in text
+    assert "\N{MINUS SIGN}0.75" in text
+    assert "mean (keeps 99" in text
+
+
+def test_zones_of_a_bad_surrogate_are_hidden_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    text = with_zones(folder, tmp_path, "a linear model explains 0.30 of the variance, less than 0.5")
+    assert text.count("R upper<tspan") == 1
+    assert "LIME by zone is hidden: a linear model explains 0.30" in text
+    assert '<td class="num">hidden</td>' in text
+
+
+def test_without_lungs_the_score_is_doubted_and_no_side_is_named(folder: Path, tmp_path: Path) -> None:
+    text = with_zones(folder, tmp_path, None)
+    assert 'aria-hidden="true">R</span>' in text
+    file = tmp_path / "001-z__b___.json"
+    facts = json.loads(file.read_text())
+    facts["lungs"] = {"found": False, "reason": "lungs not found: <none>"}
+    file.write_text(json.dumps({key: value for key, value in facts.items() if key not in ("zones", "counterfactual")}))
+    explanation_page.write(tmp_path)
+    text = (tmp_path / "001-z__b___.html").read_text()
+    assert "Lungs not found: &lt;none&gt;. Do not rely on this score" in text
+    assert 'aria-hidden="true">R</span>' not in text
+    assert "<tspan" not in text
+
+
+def test_a_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="pneumoscope explain"):
+        explanation_page.write(tmp_path)
+
+
+def test_files_named_elsewhere_are_not_pulled_in(folder: Path) -> None:
+    assert explanation_page.beside(folder, "../../etc/passwd") == folder / "passwd"
+
+
+def test_the_figure_for_print_is_a_pdf_and_repeats(folder: Path) -> None:
+    (file,) = explanation_figure.write(folder)
+    first = file.read_bytes()
+    assert first.startswith(b"%PDF")
+    explanation_figure.write(folder)
+    assert file.read_bytes() == first
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.9997, "> 0.99"), (0.001, "< 0.01"), (0.5, "0.50"), (None, "not available")]
+)
+def test_no_score_is_told_as_certain(value: float | None, said: str) -> None:
+    assert words.score(value).replace("\N{NO-BREAK SPACE}", " ") == said
+
+
+def test_a_fall_across_the_threshold_is_told_with_the_other_fills() -> None:
+    told = {
+        **REMOVED,
+        "without": {**REMOVED["without"], "black": {"outside": 0.9, "right upper": 0.95, "left upper": 0.9}},
+    }  # type: ignore[dict-item]
+    first, *_, last = words.removals(told, 0.8)
+    assert "from 0.91 to 0.40, across the threshold (filled by shuffle; 0.95 with black: the fills disagree)." in first
+    assert last == "For comparison, an image that is nothing but the fill (shuffle) scores 0.10."
+
+
+def test_where_no_fill_serves_no_zone_is_blamed() -> None:
+    (said,) = words.removals({**REMOVED, "fill": None, "without": {}}, 0.8)
+    assert said.startswith("No zone's part in the score of 0.91 can be told")
+    assert "scores 0.10 to 0.90" in said
+
+
+def test_maps_outside_the_lungs_and_maps_that_disagree_are_told() -> None:
+    cam = {"method": "gradcam", "energy_in_lungs": 0.28, "agreement": {"lime": 0.1, "shap": None}}
+    lime = {"method": "lime", "energy_in_lungs": 0.6, "agreement": {"gradcam": 0.1, "shap": 0.9}}
+    shap = {"method": "shap", "energy_in_lungs": None, "agreement": {"gradcam": None, "lime": 0.9}}
+    outside, apart = words.outside([cam, lime, shap]), words.disagreement([cam, lime, shap])
+    assert outside is not None
+    assert re.search(r"lungs: 72.% of Grad-CAM\.", outside)
+    assert apart is not None
+    assert "Grad-CAM and LIME (0.10)," in apart
+    assert "SHAP" not in apart + outside
+    assert words.outside([lime, shap]) is None
+    assert words.disagreement([lime, shap]) is None
+
+
+def test_a_score_between_thresholds_is_uncertain() -> None:
+    context = {"operating_point": "a", "operating_points": {"a": {"threshold": 0.8}, "b": {"threshold": 0.4}}}
+    assert words.uncertain(words.points(context, 0.9)) is None
+    assert words.uncertain(words.points(context, None)) is None
+    assert "b would call it pneumonia, a would not" in str(words.uncertain(words.points(context, 0.6)))
