@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from pneumoscope.cohort import ONE_CLASS, Bools, Cohort, Floats, Ints, proportion
+from pneumoscope.cohort import ONE_CLASS, Cohort, Floats, Ints, proportion
 from pneumoscope.evaluation.bootstrap import (
     RESAMPLES,
     Statistic,
@@ -94,9 +94,7 @@ def reliability_diagram(
     found = []
     for index in np.unique(place):
         mask = place == index
-        found.append(
-            ReliabilityBin(float(c.score[mask].mean()), proportion(c.y[mask], c.codes[mask]), int(mask.sum()))
-        )
+        found.append(ReliabilityBin(float(c.score[mask].mean()), proportion(c.y[mask], c.codes[mask]), int(mask.sum())))
     return found
 
 
@@ -129,13 +127,11 @@ def logistic(x: Floats, y: ArrayLike, offset: Floats | float = 0.0, *, steps: in
         if np.abs(x @ beta + offset).max() > _FAR + np.abs(offset).max():
             break
         if np.abs(step).max() < 1e-10:
-            return beta
+            return np.asarray(beta, dtype=np.float64)
     return np.full(x.shape[1], np.nan)
 
 
-def _newton(
-    x: Floats, truth: Floats, offset: Floats | float, beta: Floats, weights: Floats
-) -> tuple[Floats, Floats]:
+def _newton(x: Floats, truth: Floats, offset: Floats | float, beta: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return Newton steps [b, q] from `beta` [b, q] under weights [b, n], and how much they gain (decrement) [b]."""
     q = x.shape[1]
     p = special.expit(beta @ x.T + offset)
@@ -255,12 +251,3 @@ class _Lines:
             )
 
         return statistic
-
-
-def smoothed(y: Bools, probability: Floats, at: Floats) -> Floats:
-    """Return the smoothed observed frequency [m] at stated probabilities `at` [m], NaN where the classes separate."""
-    odds = log_odds(probability)
-    x = np.column_stack([np.ones(odds.size), spline(odds)])
-    beta = logistic(x, y)
-    here = np.interp(log_odds(at), np.sort(odds), np.sort(x @ beta)) if np.isfinite(beta).all() else np.nan
-    return np.asarray(special.expit(here * np.ones(at.size)))
