@@ -61,8 +61,8 @@ def calibration_estimates(
       spline of the log-odds with knots at `KNOTS` (Austin and Steyerberg, Stat Med 2019); its interval allows for
       noise as that of the ECE does (`interval_of_distance`).
     A resample's regression takes a Newton step that all share from the sample's, and then its own until it has
-    settled (Andrews, Econometrica 2002); one that does not is dropped. NaN with the reason where a class is missing or the
-    classes separate. Raises `DataError` for values outside these ranges.
+    settled (Andrews, Econometrica 2002); one that does not is dropped. NaN with the reason where a class is missing
+    or the classes separate. Raises `DataError` for values outside these ranges.
     """
     c = probabilities_cohort(y, probability, patients)
     nan = float("nan")

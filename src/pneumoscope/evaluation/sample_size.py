@@ -109,7 +109,7 @@ def n_for_auroc(prevalence: float, auroc: float, se: float) -> float:
 
 
 def n_for_net_benefit(prevalence: float, sensitivity: float, specificity: float, threshold: float, se: float) -> float:
-    """Return the images for a standard error of the net benefit over its maximum, the prevalence (Riley 2021, eq. 12)."""
+    """Return the images for a standard error of the net benefit over the prevalence, its maximum (Riley 2021)."""
     w = (1 - prevalence) / prevalence * threshold / (1 - threshold)
     spread = (
         sensitivity * (1 - sensitivity) / prevalence
