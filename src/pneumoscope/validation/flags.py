@@ -68,7 +68,7 @@ def _expected(found: Mapping[str, Any]) -> list[Flag]:
 def _gaps(found: Mapping[str, Any]) -> list[Flag]:
     out = []
     for index, gap in enumerate(found["subgroups"]["gaps"]):
-        if not gap["flagged"]:
+        if not gap["flagged"] or gap["explained_by"]:
             continue
         where = " and ".join(f"{name} = {level}" for name, level in gap["group"].items())
         low, high = gap["gap"]["ci95"]
@@ -87,8 +87,12 @@ def _metadata(found: Mapping[str, Any]) -> list[Flag]:
     out, section = [], found["metadata"]
     for index, one in enumerate(section["within"]):
         if one["flagged"]:
-            text = f"AUROC {one['headline']:.3f} falls to {one['auroc']['value']:.3f} among images of the same value"
-            out.append(_flag("shortcut", one["column"], text, f"/metadata/within/{index}"))
+            falls = one["drop"]["value"] > 0
+            text = (
+                f"AUROC {one['headline']:.3f} {'falls' if falls else 'rises'} to {one['auroc']['value']:.3f} among "
+                f"images of one value: the headline {'owes part of itself to' if falls else 'is spoilt by'} the column"
+            )
+            out.append(_flag("shortcut" if falls else "confounded", one["column"], text, f"/metadata/within/{index}"))
     for key in ("alone", "by_site"):
         for index, one in enumerate(section[key]):
             if one["flagged"]:

@@ -10,19 +10,20 @@ from pneumoscope.cohort import Bools, Cohort, Floats, Ints, cohort
 from pneumoscope.data.shortcuts import LIMIT, MIN_PATIENTS, auroc_interval, encode, out_of_fold
 from pneumoscope.evaluation.auc import ranking, weighted_areas
 from pneumoscope.evaluation.bootstrap import Statistic, interval, replicate, without_false_certainty
-from pneumoscope.validation.study import SITE, Study
+from pneumoscope.validation.study import SITE, Study, Words
 
 DROP = 0.03  # an AUROC that falls by more within a stratum is flagged
 _NAMES_IT = 0.98
+_TENTHS = 10
 
 
 def metadata(study: Study, *, seed: int, resamples: int = 1000) -> dict[str, Any]:
     """Return the metadata-only and the within-stratum AUROC of every column, and of all columns together.
 
-    Metadata only: a logistic regression that never sees the patient it scores (one number is used as it is), also
-    within each site. Flagged where the interval lies above `LIMIT`, or below 1 - `LIMIT`. Within a stratum: pairs
-    of a pneumonia and a normal image that agree in the column; flagged where it is more than `DROP` under the
-    headline, with an interval of the drop above 0.
+    Metadata only: a logistic regression that never sees the patient it scores, also within each site; numbers enter
+    as they are and cut into tenths, so that what neither rises nor falls is seen too. Flagged where the interval lies
+    above `LIMIT`, or below 1 - `LIMIT`. Within a stratum: pairs of a pneumonia and a normal image that agree in the
+    column; flagged where it differs from the headline by more than `DROP`, with an interval that leaves out 0.
     """
     c = cohort(study.y, study.p, study.patients)
     return {
@@ -41,13 +42,22 @@ def _alone(study: Study, seed: int) -> list[dict[str, Any]]:
     _, groups = np.unique(study.patients, return_inverse=True)
     if min(np.unique(groups[study.y]).size, np.unique(groups[~study.y]).size) < MIN_PATIENTS:
         return []
-    encoded = {name: m for name, values in study.raw.items() if (m := encode(values.tolist())) is not None}
+    encoded = {name: m for name, values in study.raw.items() if (m := _columns(values)) is not None}
     found = [_one(name, matrix, study.y, groups, seed) for name, matrix in encoded.items()]
     # A column that is the label under another name would hide what the others tell.
     others = [matrix for (name, matrix), one in zip(encoded.items(), found, strict=True) if not one["names_the_label"]]
     if len(others) > 1:
         found.append(_one("all together", np.hstack(others), study.y, groups, seed))
     return found
+
+
+def _columns(values: Words) -> Floats | None:
+    """Return a column as numbers [n, k], None where it says nothing or names single images."""
+    matrix = encode(values.tolist())
+    if matrix is None or np.unique(matrix[:, 0]).size <= _TENTHS:
+        return matrix
+    place = np.searchsorted(np.unique(np.quantile(matrix[:, 0], np.linspace(0, 1, _TENTHS + 1)[1:-1])), matrix[:, 0])
+    return np.hstack([matrix, (place[:, None] == np.unique(place)[1:]).astype(np.float64)])
 
 
 def _one(name: str, columns: Floats, y: Bools, groups: Ints, seed: int) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def _within(study: Study, c: Cohort, name: str, seed: int, resamples: int) -> di
         "auroc": without_false_certainty(interval(float(value), draws[:, 0])).as_json(),
         "headline": float(headline),
         "drop": drop.as_json(),
-        "flagged": bool(drop.value > DROP and drop.low > 0),
+        "flagged": bool(abs(drop.value) > DROP and max(drop.low, -drop.high) > 0),
     }
 
 

@@ -33,7 +33,8 @@ def subgroups(study: Study, names: Sequence[str], *, seed: int, resamples: int =
     less the rest's: sensitivity, specificity, AUROC, mean error (stated less observed) and prevalence, at the
     frozen threshold. `matched`: the rest weighted to the cell's shares of pneumonia and age bands. A cell or
     rest with fewer than `LEAST` images with pneumonia is suppressed, a figure that needs normal ones likewise.
-    Flagged: the whole interval beyond `LIMIT` and p after Holm under `ALPHA`. Both bounds were asked for in advance.
+    Of a column with two values one is compared. Flagged: the whole interval beyond `LIMIT` and p after Holm under
+    `ALPHA`; `explained_by` names the column of a pair that is flagged for the same figure alone.
     """
     cells, gaps, left_out = [], [], []
     c = cohort(study.y, study.p, study.patients)
@@ -45,11 +46,14 @@ def subgroups(study: Study, names: Sequence[str], *, seed: int, resamples: int =
             left_out.append({**entry, "suppressed": why})
             continue
         cells.append({**entry, "metrics": figures(inside, seed=seed, resamples=resamples)["metrics"]})
-        gaps += _gaps(study, c, cell, mask, seed, resamples)
+        if not _mirrored(study, cell):
+            gaps += _gaps(study, c, cell, mask, seed, resamples)
     for gap, p in zip(gaps, holm([gap["p"] for gap in gaps]) if gaps else [], strict=True):
         gap["p_holm"] = float(p)
         low, high = gap["gap"]["ci95"]
         gap["flagged"] = bool(max(low, -high) > LIMIT and p < ALPHA)
+    for gap in gaps:
+        gap["explained_by"] = _explained_by(gap, gaps)
     unusable = {
         name: "not recorded" if not study.levels(name) else f"one value only: {study.levels(name)[0]}"
         for name in names
@@ -83,6 +87,23 @@ def _mask(study: Study, cell: Cell) -> Bools:
     for name, level in cell:
         mask &= study.columns[name] == level
     return mask
+
+
+def _mirrored(study: Study, cell: Cell) -> bool:
+    """Say whether the cell is the second of two that hold all images: its gaps are those of the first, reversed."""
+    (name, level), *more = cell
+    levels = study.levels(name)
+    return not more and len(levels) == 2 and level == levels[1] and bool((study.columns[name] != "").all())
+
+
+def _explained_by(gap: dict[str, Any], gaps: list[dict[str, Any]]) -> str | None:
+    """Return the single column of a pair in which the same figure is flagged already, None where there is none."""
+    if len(gap["group"]) < 2:
+        return None
+    alone = {
+        next(iter(g["group"])) for g in gaps if len(g["group"]) == 1 and g["flagged"] and g["figure"] == gap["figure"]
+    }
+    return next((name for name in gap["group"] if name in alone), None)
 
 
 def _too_few(study: Study, mask: Bools) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.calibration import TARGET, operating_points, threshold_reaching
-from pneumoscope.cohort import Bools, Floats, Ints, proportion
+from pneumoscope.cohort import Bools, Floats, Ints, cohort, proportion
+from pneumoscope.evaluation.auc import auroc_estimate
 from pneumoscope.evaluation.metrics import evaluate_predictions
 from pneumoscope.evaluation.reliability import calibration_estimates
 from pneumoscope.validation.recalibration import fit
@@ -39,6 +40,8 @@ def transfer(
             break
         found = [one for _ in range(draws) if (one := _draw(study, codes, k, target, rng))]
         curve.append(_summary(k, found, draws, target))
+    auroc = auroc_estimate(cohort(study.y, study.p, study.patients))
+    hopeless = "no threshold helps where the AUROC was not shown to exceed .5" if not auroc.low > 0.5 else ""
     needed = {
         "better_than_frozen": next((c["k"] for c in curve if c["better_than_frozen"] >= OFTEN), None),
         "target_met": next((c["k"] for c in curve if c["target_met"] >= OFTEN), None),
@@ -49,7 +52,8 @@ def transfer(
         "draws": draws,
         "often": OFTEN,
         "curve": curve,
-        "labels_needed": needed,
+        "labels_needed": dict.fromkeys(needed) if hopeless else needed,
+        "why_none": hopeless or None,
     }
 
 
