@@ -74,7 +74,7 @@ def _page(found: Mapping[str, Any]) -> str:
         subtitle=f"{subtitle}. The bundle was not changed; its threshold is the one it came with.",
         contents=contents,
         v=found,
-        sentences=[*wording.findings(found["headline"]["metrics"]), *_predictive(found["headline"])],
+        sentences=_sentences(found["headline"]),
         facts=_facts(found),
         rows=_rows(found["headline"]["metrics"]),
         charts=_charts(found),
@@ -101,6 +101,20 @@ def _checklist(found: Mapping[str, Any]) -> str:
         ],
         bundle=found["bundle"],
     )
+
+
+def _sentences(headline: Mapping[str, Any]) -> list[str]:
+    auroc = headline["metrics"]["auroc"]
+    low, high = html.bounds(auroc)
+    if low is None or high is None:
+        ranks = []
+    elif low > 0.5:
+        ranks = [f"It ranks pneumonia above normal: AUROC {html.figure(auroc)}."]
+    elif high < 0.5:
+        ranks = [f"It ranks normal above pneumonia: AUROC {html.figure(auroc)}. On these images it misleads."]
+    else:
+        ranks = [f"It was not shown to tell pneumonia from normal on these images: AUROC {html.figure(auroc)}."]
+    return [*ranks, *wording.findings(headline["metrics"]), *_predictive(headline)]
 
 
 def _predictive(headline: Mapping[str, Any]) -> list[str]:

@@ -41,11 +41,12 @@ def _headline(found: Mapping[str, Any]) -> list[Flag]:
             )
         )
     low, high = slope["ci95"]
-    if high < SLOPE[0] or low > SLOPE[1]:
+    if low is not None and (high < SLOPE[0] or low > SLOPE[1]):
         way = "too extreme" if high < SLOPE[0] else "too timid"
-        text = f"calibration slope {slope['value']:.2f} ({low:.2f} to {high:.2f}): probabilities are {way}"
+        says = "the score does not follow the odds of pneumonia" if low <= 0 else f"probabilities are {way}"
+        text = f"calibration slope {slope['value']:.2f} ({low:.2f} to {high:.2f}): {says}"
         out.append(_flag("calibration", "all images", text, "/headline/metrics/slope"))
-    if ici["ci95"][0] > LIMIT:
+    if (ici["ci95"][0] or 0) > LIMIT:
         text = f"stated and observed frequency differ by {100 * ici['value']:.0f} points on average"
         out.append(_flag("calibration", "all images", text, "/headline/metrics/ici"))
     return out
@@ -55,7 +56,7 @@ def _expected(found: Mapping[str, Any]) -> list[Flag]:
     out = []
     for name, stated in (found.get("expected") or {}).items():
         here = found["headline"]["metrics"]["recall" if name == "sensitivity" else name]
-        if here["ci95"][1] < stated["value"] - LIMIT:
+        if here["ci95"][1] is not None and here["ci95"][1] < stated["value"] - LIMIT:
             text = (
                 f"{name} {100 * here['value']:.0f} % at the frozen threshold, where the bundle states "
                 f"{100 * stated['value']:.0f} %"
@@ -87,12 +88,12 @@ def _metadata(found: Mapping[str, Any]) -> list[Flag]:
     out, section = [], found["metadata"]
     for index, one in enumerate(section["within"]):
         if one["flagged"]:
-            falls = one["drop"]["value"] > 0
+            owes = one["drop"]["value"] > 0 and one["headline"] > 0.5
             text = (
-                f"AUROC {one['headline']:.3f} {'falls' if falls else 'rises'} to {one['auroc']['value']:.3f} among "
-                f"images of one value: the headline {'owes part of itself to' if falls else 'is spoilt by'} the column"
+                f"AUROC {one['headline']:.3f} among all, {one['auroc']['value']:.3f} among images of one value: the "
+                f"headline {'owes part of itself to' if owes else 'is distorted by'} the column"
             )
-            out.append(_flag("shortcut" if falls else "confounded", one["column"], text, f"/metadata/within/{index}"))
+            out.append(_flag("shortcut" if owes else "confounded", one["column"], text, f"/metadata/within/{index}"))
     for key in ("alone", "by_site"):
         for index, one in enumerate(section[key]):
             if one["flagged"]:

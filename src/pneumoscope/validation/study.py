@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,8 +65,13 @@ class Study:
         )
 
     def levels(self, name: str) -> list[str]:
-        """Return the recorded values of a column, sorted."""
-        return [str(level) for level in np.unique(self.columns[name]) if level != ""]
+        """Return the recorded values of a column, by the number that they begin with, else by name."""
+
+        def place(level: str) -> tuple[float, str]:
+            number = re.match(r"-?[\d.]+", level)
+            return (float(number[0]) if number else -np.inf, level)
+
+        return sorted((str(level) for level in np.unique(self.columns[name]) if level != ""), key=place)
 
 
 def study_of(
@@ -120,14 +127,16 @@ def age_band(years: float | None) -> str:
 
 
 def banded(values: Sequence[str]) -> list[str]:
-    """Return text as it is, and numbers of more than twelve values cut into quarters of their range."""
+    """Return text as it is, and numbers of more than twelve values cut into quarters of the images."""
     numbers = pd.to_numeric(pd.Series([v or None for v in values], dtype=object), errors="coerce")
     known = np.array([v != "" for v in values])
     if len(set(values)) <= MOST_LEVELS or numbers[known].isna().any():
         return list(values)
     edges = np.unique(np.quantile(numbers[known], (0, 0.25, 0.5, 0.75, 1)))
     place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, edges.size - 2)
-    return [f"{edges[i]:g} to {edges[i + 1]:g}" if k else "" for i, k in zip(place, known, strict=True)]
+    names = [f"{low:g} to under {high:g}" for low, high in pairwise(edges[:-1])]
+    names.append(f"{edges[-2]:g} to {edges[-1]:g}")
+    return [names[i] if k else "" for i, k in zip(place, known, strict=True)]
 
 
 def figures(study: Study, *, seed: int, resamples: int = 1000) -> dict[str, Any]:
