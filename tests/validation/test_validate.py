@@ -24,7 +24,7 @@ from pneumoscope.validation.validate import validate
 
 @pytest.fixture(scope="module")
 def source(chests: Path, chest_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CSV manifest of the synthetic radiographs with sites, ages and a follow-up number, one image unreadable."""
+    """A CSV manifest of synthetic radiographs with sites, ages, a follow-up number, and labels that mean nothing."""
     folder = tmp_path_factory.mktemp("hospital")
     rng = np.random.default_rng(0)
     (folder / "broken.png").write_bytes(b"no image")
@@ -33,6 +33,9 @@ def source(chests: Path, chest_manifest: Manifest, tmp_path_factory: pytest.Temp
     facts = {p: (rng.choice(["A", "B"]), rng.integers(1, 80), rng.choice(["F", "M"])) for p in patients}
     for column, place in (("site", 0), ("age_years", 1), ("sex", 2)):
         frame[column] = [facts[p][place] for p in frame["patient_id"]]
+    ill = dict(zip(patients, rng.permutation(len(patients)) % 2, strict=True))
+    frame["label"] = [["NORMAL", "PNEUMONIA"][ill[p]] for p in frame["patient_id"]]
+    frame["subtype"] = ""
     frame["follow_up"] = rng.integers(0, 40, len(frame))
     broken = {**frame.iloc[0].to_dict(), "path": str(folder / "broken.png"), "patient_id": "broken", "split": ""}
     unlabelled = {**frame.iloc[1].to_dict(), "label": ""}
@@ -97,7 +100,7 @@ def test_a_figure_that_is_missing_goes_to_a_person(done: tuple[dict[str, Any], P
 
 def test_flags_point_to_their_figures(done: tuple[dict[str, Any], Path]) -> None:
     found, _ = done
-    assert found["flags"], "a network trained for three epochs breaks some bound"
+    assert "no discrimination" in {flag["kind"] for flag in found["flags"]}, "the labels are random"
     for flag in found["flags"]:
         assert resolve(found, flag["pointer"]) is not None
 

@@ -158,7 +158,7 @@ def _matching(study: Study, mask: Bools, own: Sequence[str]) -> Floats:
     outside = np.bincount(place[~mask], minlength=place.max() + 1) / max(1, (~mask).sum())
     ratio = np.divide(inside, outside, out=np.zeros_like(inside), where=outside > 0)
     # What the rest has no one to stand for is left out of the cell too.
-    return np.where(mask, (outside > 0)[place], ratio[place]).astype(np.float64)
+    return np.asarray(np.where(mask, (outside > 0)[place], ratio[place]), dtype=np.float64)
 
 
 def _statistic(c: Cohort, threshold: float, mask: Bools, weights: Floats) -> Statistic:
