@@ -37,7 +37,7 @@ A *data source* is one of: a folder `train|val|test/NORMAL|PNEUMONIA/*`, or one 
 | exit code | meaning |
 |---|---|
 | 0 | good |
-| 1 | `data check` found what would void a result; `train` could not go on |
+| 1 | `data check` found what would void a result; the result of `validate` is void; `train` could not go on |
 | 2 | usage, configuration, data source, weights, bundle or disk: the message names the file and the remedy |
 | 3 | some images could not be read; the others were processed |
 | 130 | interrupted |
@@ -196,7 +196,8 @@ def _flag(info: OptionInfo, name: str) -> str:
 
 
 def _plain(kind: Any) -> Any:
-    return next((arg for arg in get_args(kind) if arg is not types.NoneType), kind)
+    found = next((arg for arg in get_args(kind) if arg is not types.NoneType), kind)
+    return get_args(found)[0] if get_origin(found) is list else found
 
 
 def _literal(value: Any, shown: bool | str) -> str:

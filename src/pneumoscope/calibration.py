@@ -222,6 +222,20 @@ def operating_points(
     }
 
 
+def threshold_reaching(
+    y: ArrayLike, probability: ArrayLike, patients: Sequence[str], target: float
+) -> tuple[float, str]:
+    """Return the largest threshold whose sensitivity's lower 95 % bound reaches `target` 0..1, and a note.
+
+    Arguments as in `operating_points`, whose `triage` it is; the note says where there are too few patients for a
+    bound, and the sensitivity itself reaches the target. Raises `DataError` where a class is missing.
+    """
+    c = cohort(y, probability, patients)
+    if c.one_class:
+        raise DataError("thresholds need normal and pneumonia images", remedy="label more images")
+    return _reaching(c, _cuts(c.score)[::-1], target, positive=True)
+
+
 def at_prevalence(probability: ArrayLike, taught: float, there: float) -> Floats:
     """Return the probabilities [n] where the share of pneumonia is `there` instead of `taught`, both in 0..1.
 

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from pneumoscope.cohort import cohort
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.auc import (
     auprc,
     auroc,
+    auroc_unpaired,
     delong,
     delong_paired,
     obuchowski,
@@ -277,3 +280,27 @@ def test_weights_mean_copies_of_images(rows, seed):
         else:
             assert np.isnan(area)
             assert np.isnan(average_precision)
+
+
+def test_unpaired_is_welch_on_the_published_variances_of_proc():
+    a, b = cohort(OUTCOME, MARKER["wfns"]), cohort(OUTCOME, MARKER["ndka"])
+    found = auroc_unpaired(a, b)
+    variances = np.array([0.00146991470882363, 0.0031908105493913])
+    error = np.sqrt(variances.sum())
+    assert found.t == pytest.approx((0.823678861788618 - 0.611957994579946) / error, rel=1e-9)
+    assert found.df == pytest.approx(variances.sum() ** 2 / (variances**2 / 112).sum(), rel=1e-9)
+    assert found.p == pytest.approx(2 * stats.t.sf(found.t, found.df), rel=1e-9)
+    assert (found.difference.high - found.difference.low) / 2 == pytest.approx(
+        stats.t.ppf(0.975, found.df) * error, rel=1e-9
+    )
+    swapped = auroc_unpaired(b, a)
+    assert (swapped.t, swapped.p) == pytest.approx((-found.t, found.p))
+
+
+def test_unpaired_counts_patients_and_refuses_one_class():
+    rng = np.random.default_rng(0)
+    y, score, cluster = clustered_sample(rng)
+    a, doubled = cohort(y, score, cluster), cohort(np.tile(y, 2), np.tile(score, 2), np.tile(cluster, 2))
+    other = cohort(OUTCOME, MARKER["s100b"])
+    assert auroc_unpaired(doubled, other).t == pytest.approx(auroc_unpaired(a, other).t), "copies add nothing"
+    assert np.isnan(auroc_unpaired(a, cohort([1, 1], [0.1, 0.2])).p)

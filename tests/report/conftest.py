@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
-
-from pneumoscope.records import RESEARCH_ONLY
 
 SHA = "a3f1" * 16
 
@@ -288,78 +285,3 @@ def change_json() -> Callable[..., None]:
         write_json(path, json.loads(path.read_text(encoding="utf-8")) | values)
 
     return change
-
-
-class Page(HTMLParser):
-    """What a test asks of a page; raises `AssertionError` where tags do not nest."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "hr", "input", "col"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def check(self) -> None:
-        """Assert what holds of every page: nothing fetched, ids unique, links and alternatives there."""
-        ids = [a["id"] for _, a in self.tags if "id" in a]
-        assert len(ids) == len(set(ids))
-        assert not self.all("script")
-        assert not self.all("link")
-        for _, a in self.tags:
-            assert not any(name.startswith("on") for name in a)
-            for name in ("src", "href"):
-                if name in a and (a[name] or "").startswith("#"):
-                    assert (a[name] or "")[1:] in ids
-                elif name in a:
-                    assert (a[name] or "").startswith("data:") or "//" not in (a[name] or "")
-            for name in ("aria-labelledby", "aria-describedby"):
-                assert a.get(name, ids[0]) in ids
-        assert all(a.get("alt") for a in self.all("img"))
-        assert all(a.get("aria-label") for a in self.all("svg"))
-        assert all(a.get("scope") in ("col", "row") for a in self.all("th"))
-        assert len(self.all("caption")) == len(self.all("table"))
-        assert len(self.all("h1")) == 1
-        assert RESEARCH_ONLY in self.text
-
-
-@pytest.fixture
-def read_page() -> Callable[[Path], Page]:
-    """Return a function that parses a page and checks what holds of every page."""
-
-    def read(path: Path) -> Page:
-        text = path.read_text(encoding="utf-8")
-        assert "url(http" not in text
-        assert "@import" not in text
-        page = Page(text)
-        page.check()
-        return page
-
-    return read

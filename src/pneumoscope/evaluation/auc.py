@@ -35,6 +35,23 @@ class PairedAuroc:
 
 
 @dataclass(frozen=True, slots=True)
+class UnpairedAuroc:
+    """Two AUROCs over different patients; `difference` is a minus b, `t` has `df` degrees of freedom, `p` two-sided."""
+
+    auc_a: Estimate
+    auc_b: Estimate
+    difference: Estimate
+    t: float
+    df: float
+    p: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, estimates in the form of `metrics.json`."""
+        estimates = {name: getattr(self, name).as_json() for name in ("auc_a", "auc_b", "difference")}
+        return {**estimates, "t": self.t, "df": self.df, "p": self.p}
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """Scores in descending order: `order` int [n], `ends` int [groups], the last image of each tied group."""
 
@@ -127,6 +144,31 @@ def obuchowski_paired(y: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, clus
     `y`: 0/1 [n]; `score_a`, `score_b`: [n]; `cluster`: [n] patient keys. As `delong_paired` otherwise.
     """
     return _paired(cohort(y, score_a, cluster), cohort(y, score_b, cluster), "Obuchowski")
+
+
+def auroc_unpaired(a: Cohort, b: Cohort) -> UnpairedAuroc:
+    """Compare the AUROCs of two sets of images that share no patient (two sites, two groups).
+
+    DeLong's variances, Obuchowski's where a patient has several images; Welch's t with Satterthwaite's degrees
+    of freedom, counting patients, as pROC's unpaired `roc.test` counts images. NaN where a variance is undefined.
+    """
+    estimate_a, estimate_b = auroc_estimate(a), auroc_estimate(b)
+    nan = float("nan")
+    if a.one_class or b.one_class:
+        return UnpairedAuroc(estimate_a, estimate_b, Estimate(nan, nan, nan, ONE_CLASS), nan, nan, nan)
+    (value_a, residual_a), (value_b, residual_b) = _placements(a), _placements(b)
+    difference = value_a - value_b
+    variance_a, variance_b = _variance(a, residual_a), _variance(b, residual_b)
+    if not variance_a + variance_b > _NO_VARIANCE:
+        undefined = Estimate(difference, nan, nan, "undefined: no variance to estimate")
+        return UnpairedAuroc(estimate_a, estimate_b, undefined, nan, nan, nan)
+    error = float(np.sqrt(variance_a + variance_b))
+    df = (variance_a + variance_b) ** 2 / (variance_a**2 / (a.n_patients - 1) + variance_b**2 / (b.n_patients - 1))
+    half = float(stats.t.ppf(0.975, df)) * error
+    method = f"{'Obuchowski' if a.clustered or b.clustered else 'DeLong'}, unpaired, Welch"
+    estimate = Estimate(difference, difference - half, difference + half, method)
+    t = difference / error
+    return UnpairedAuroc(estimate_a, estimate_b, estimate, t, df, float(2 * stats.t.sf(abs(t), df)))
 
 
 def auroc_estimate(c: Cohort) -> Estimate:

@@ -1,0 +1,117 @@
+"""Not worse by more than a margin, or the same within it: tests of what `no difference` cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from pneumoscope.cohort import Z95, Bools, Ints, cohort, wilson
+from pneumoscope.errors import DataError
+from pneumoscope.evaluation.auc import paired_auroc
+from pneumoscope.records import Estimate
+
+ALPHA = 0.025  # one-sided
+CLASSES = ("sensitivity", "specificity", "accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class MarginTest:
+    """A figure of a minus that of b against a margin, given before the data were seen.
+
+    `p_noninferior`: one-sided, of a being worse than b by `margin` or more. `p_equivalent`: the larger of the two
+    one-sided p values (Schuirmann 1987). `noninferior`, `equivalent`: p under `ALPHA`, that is the 95 % interval
+    lies above -margin, or within -margin..margin.
+    """
+
+    difference: Estimate
+    margin: float
+    p_noninferior: float
+    p_equivalent: float
+
+    @property
+    def noninferior(self) -> bool:
+        """Whether a is shown to be not worse than b by the margin."""
+        return bool(self.p_noninferior < ALPHA)
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether a and b are shown to differ by less than the margin."""
+        return bool(self.p_equivalent < ALPHA)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, the difference in the form of `metrics.json`."""
+        return {
+            "difference": self.difference.as_json(),
+            "margin": self.margin,
+            "p_noninferior": self.p_noninferior,
+            "noninferior": self.noninferior,
+            "p_equivalent": self.p_equivalent,
+            "equivalent": self.equivalent,
+        }
+
+
+def margin_test(difference: Estimate, margin: float) -> MarginTest:
+    """Test a difference with a symmetric 95 % interval (normal) against `margin` > 0; p is NaN without interval.
+
+    Raises `DataError` for a margin that is not positive.
+    """
+    if not margin > 0:
+        raise DataError(f"the margin is {margin}", remedy="give a positive number, chosen before the data are seen")
+    error = (difference.high - difference.low) / (2 * Z95)
+    if not error > 0:
+        return MarginTest(difference, margin, float("nan"), float("nan"))
+    below = float(stats.norm.sf((difference.value + margin) / error))
+    above = float(stats.norm.sf((margin - difference.value) / error))
+    return MarginTest(difference, margin, below, max(below, above))
+
+
+def auroc_margin(
+    y: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, patients: Sequence[Any], margin: float
+) -> MarginTest:
+    """Test the AUROC of a against that of b over the same images; DeLong, Obuchowski where patients repeat.
+
+    `y`: 0/1 [n]; `score_a`, `score_b`: [n]; `patients`: [n] keys; `margin`: > 0. Where both order the images alike
+    there is no variance and p is NaN.
+    """
+    return margin_test(paired_auroc(cohort(y, score_a, patients), cohort(y, score_b, patients)).difference, margin)
+
+
+def proportion_margin(
+    y: ArrayLike, called_a: ArrayLike, called_b: ArrayLike, patients: Sequence[Any], margin: float, figure: str
+) -> MarginTest:
+    """Test the sensitivity, specificity or accuracy (`figure`) of calls a against calls b on the same images.
+
+    `y`, `called_a`, `called_b`: 0/1 [n]; `patients`: [n] keys; `margin`: > 0.
+    """
+    if figure not in CLASSES:
+        raise DataError(f"{figure!r} is no figure with a margin", remedy=f"use {', '.join(CLASSES)}")
+    a, b = cohort(y, called_a, patients), cohort(y, called_b, patients)
+    keep = {"sensitivity": a.y, "specificity": ~a.y, "accuracy": np.ones(a.n, dtype=bool)}[figure]
+    if not keep.any():
+        raise DataError(f"no image tells the {figure}", remedy="give images of both classes")
+    right_a, right_b = (a.score > 0) == a.y, (b.score > 0) == b.y
+    return margin_test(proportion_difference(right_a[keep], right_b[keep], a.codes[keep]), margin)
+
+
+def proportion_difference(right_a: Bools, right_b: Bools, codes: Ints) -> Estimate:
+    """Return the share of `right_a` minus that of `right_b` over the same images, with its 95 % interval.
+
+    Both bool [n]; `codes`: int [n], the patient of each image. Variance of the ratio estimator over patients
+    (Obuchowski, Stat Med 1998). Where the two never disagree, Wilson's upper bound of no disagreement among the
+    patients is taken for half the interval.
+    """
+    lead = right_a.astype(np.float64) - right_b
+    n, value = lead.size, float(lead.mean())
+    _, patient = np.unique(codes, return_inverse=True)
+    k = int(patient.max()) + 1
+    if not lead.any() or k < 2:
+        half = wilson(0.0, k)[1]
+        return Estimate(value, value - half, value + half, "Wilson: the two never disagree")
+    residual = np.bincount(patient, lead - value)
+    half = Z95 * float(np.sqrt(k / (k - 1) * (residual @ residual))) / n
+    return Estimate(value, value - half, value + half, "paired difference, variance by patient")

@@ -1,0 +1,105 @@
+"""What a reader must not miss: every finding that breaks a bound set in advance, named and placed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Flag = dict[str, str]
+
+LIMIT = 0.05
+SLOPE = (0.8, 1.25)
+_WORDS = {
+    "recall": "sensitivity",
+    "specificity": "specificity",
+    "auroc": "AUROC",
+    "mean_error": "mean error of the probability",
+    "prevalence": "share of pneumonia",
+}
+
+
+def flags(found: Mapping[str, Any]) -> list[Flag]:
+    """Return the flags of a validation: `kind`, `where`, `text` and the `pointer` (RFC 6901) to the figure."""
+    return [*_headline(found), *_expected(found), *_gaps(found), *_metadata(found)]
+
+
+def _flag(kind: str, where: str, text: str, pointer: str) -> Flag:
+    return {"kind": kind, "where": where, "text": text, "pointer": pointer}
+
+
+def _headline(found: Mapping[str, Any]) -> list[Flag]:
+    metrics, out = found["headline"]["metrics"], []
+    auroc, slope, ici = metrics["auroc"], metrics["slope"], metrics["ici"]
+    if auroc["ci95"][0] is not None and auroc["ci95"][0] <= 0.5:
+        says = f"AUROC {auroc['value']:.3f}, interval {auroc['ci95'][0]:.3f} to {auroc['ci95'][1]:.3f}, includes .5: "
+        out.append(
+            _flag(
+                "no discrimination",
+                "all images",
+                says + "on these images it was not shown to tell pneumonia from normal",
+                "/headline/metrics/auroc",
+            )
+        )
+    low, high = slope["ci95"]
+    if low is not None and (high < SLOPE[0] or low > SLOPE[1]):
+        way = "too extreme" if high < SLOPE[0] else "too timid"
+        says = "the score does not follow the odds of pneumonia" if low <= 0 else f"probabilities are {way}"
+        text = f"calibration slope {slope['value']:.2f} ({low:.2f} to {high:.2f}): {says}"
+        out.append(_flag("calibration", "all images", text, "/headline/metrics/slope"))
+    if (ici["ci95"][0] or 0) > LIMIT:
+        text = f"stated and observed frequency differ by {100 * ici['value']:.0f} points on average"
+        out.append(_flag("calibration", "all images", text, "/headline/metrics/ici"))
+    return out
+
+
+def _expected(found: Mapping[str, Any]) -> list[Flag]:
+    out = []
+    for name, stated in (found.get("expected") or {}).items():
+        here = found["headline"]["metrics"]["recall" if name == "sensitivity" else name]
+        if here["ci95"][1] is not None and here["ci95"][1] < stated["value"] - LIMIT:
+            text = (
+                f"{name} {100 * here['value']:.0f} % at the frozen threshold, where the bundle states "
+                f"{100 * stated['value']:.0f} %"
+            )
+            pointer = f"/headline/metrics/{'recall' if name == 'sensitivity' else name}"
+            out.append(_flag("threshold does not transfer", "all images", text, pointer))
+    return out
+
+
+def _gaps(found: Mapping[str, Any]) -> list[Flag]:
+    out = []
+    for index, gap in enumerate(found["subgroups"]["gaps"]):
+        if not gap["flagged"] or gap["explained_by"]:
+            continue
+        where = " and ".join(f"{name} = {level}" for name, level in gap["group"].items())
+        low, high = gap["gap"]["ci95"]
+        text = (
+            f"{_WORDS[gap['figure']]} {gap['here']:.2f} here, {gap['rest']:.2f} elsewhere: "
+            f"a gap of {100 * gap['gap']['value']:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
+        )
+        if matched := gap.get("matched"):
+            text += f", {100 * matched['value']:+.0f} after matching for prevalence and age"
+        kind = "prevalence" if gap["figure"] == "prevalence" else "gap"
+        out.append(_flag(kind, where, text, f"/subgroups/gaps/{index}"))
+    return out
+
+
+def _metadata(found: Mapping[str, Any]) -> list[Flag]:
+    out, section = [], found["metadata"]
+    for index, one in enumerate(section["within"]):
+        if one["flagged"]:
+            owes = one["drop"]["value"] > 0 and one["headline"] > 0.5
+            text = (
+                f"AUROC {one['headline']:.3f} among all, {one['auroc']['value']:.3f} among images of one value: the "
+                f"headline {'owes part of itself to' if owes else 'is distorted by'} the column"
+            )
+            out.append(_flag("shortcut" if owes else "confounded", one["column"], text, f"/metadata/within/{index}"))
+    for key in ("alone", "by_site"):
+        for index, one in enumerate(section[key]):
+            if one["flagged"]:
+                where = one["column"] + (f" at site {one['site']}" if "site" in one else "")
+                text = f"tells the label without the picture: AUROC {one['auroc']['value']:.3f}"
+                if one["names_the_label"]:
+                    text = f"is the label under another name (AUROC {one['auroc']['value']:.3f})"
+                out.append(_flag("metadata tells the label", where, text, f"/metadata/{key}/{index}"))
+    return out

@@ -1,0 +1,130 @@
+"""Who is in the figures and who was left out, why, and the calls that went most wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pneumoscope.data.manifest import Manifest
+from pneumoscope.errors import StorageError
+from pneumoscope.files import sha256_file
+from pneumoscope.images import in_archive
+from pneumoscope.records import NORMAL, PNEUMONIA, Sample
+
+LEAST_PATIENTS = 10  # of each class, under which nothing can be said
+SHOWN = 6
+
+
+def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str, Any]:
+    """Return the steps from the files that were found to the images in the figures, with reasons.
+
+    `manifest`: all that was found; `split`: the part that was asked for; `table`: `predictions.csv`, one row per
+    labelled image of it.
+    """
+    selected = [sample for sample in manifest.samples if split is None or sample.split == split]
+    labelled = [sample for sample in selected if sample.label is not None]
+    unread = table[table["error"].notna()]
+    abstained = table[table["probability"].isna() & table["error"].isna()]
+    analysed = table[table["probability"].notna()]
+    dropped = [
+        ("files that are no images", dict(Counter(why for _, why in manifest.passed_over)), None),
+        ("outside the part that was asked for", _reason(manifest.samples, selected, f"not in split {split}"), None),
+        ("without a label", _reason(selected, labelled, "no label"), None),
+        ("could not be read", _kinds(unread["error"]), unread),
+        ("not analysed by the software", _kinds(abstained["reason"].fillna("no reason given")), abstained),
+    ]
+    by_class = analysed["label"].value_counts()
+    return {
+        "found": {"images": len(manifest), "patients": len({sample.patient_id for sample in manifest.samples})},
+        "left_out": [
+            {
+                "step": step,
+                "images": sum(reasons.values()),
+                "reasons": reasons,
+                "with_pneumonia": None if rows is None else int((rows["label"] == PNEUMONIA).sum()),
+            }
+            for step, reasons, rows in dropped
+        ],
+        "analysed": {
+            "images": len(analysed),
+            "patients": int(analysed["patient_id"].nunique()),
+            "with_pneumonia": int(by_class.get(PNEUMONIA, 0)),
+            "normal": int(by_class.get(NORMAL, 0)),
+        },
+        "patients_are_known_by": manifest.patient_rule,
+    }
+
+
+def _reason(before: Iterable[Sample], after: Iterable[Sample], why: str) -> dict[str, int]:
+    count = len(list(before)) - len(list(after))
+    return {why: count} if count else {}
+
+
+def _kinds(messages: pd.Series[str]) -> dict[str, int]:
+    """Count messages without the file that each begins with."""
+    return dict(Counter(str(message).split(": ", 1)[-1] for message in messages))
+
+
+def voids(manifest: Manifest, split: str | None, table: pd.DataFrame, learned_from: str | None) -> list[str]:
+    """Return the reasons why no figure here may be believed, none where there is none.
+
+    `learned_from`: the fingerprint of the source that the network was trained on.
+    """
+    found = []
+    seen = [s for s in manifest.samples if s.split in ("train", "val") and (split is None or s.split == split)]
+    if learned_from and seen and manifest.fingerprint() == learned_from:
+        found.append(f"{len(seen)} of these images are those that the network was trained or tuned on")
+    analysed = table[table["probability"].notna()]
+    for label in (PNEUMONIA, NORMAL):
+        patients = int(analysed[analysed["label"] == label]["patient_id"].nunique())
+        if patients < LEAST_PATIENTS:
+            found.append(f"{patients} patients with {label}, {LEAST_PATIENTS} are the least that says anything")
+    if conflicts := _conflicts(analysed):
+        found.append(f"{conflicts} pictures are there under both labels, byte for byte")
+    return found
+
+
+def _conflicts(table: pd.DataFrame) -> int:
+    labels: dict[str, set[str]] = {}
+    sizes: dict[int, list[tuple[str, str]]] = {}
+    for path, label in table[["path", "label"]].itertuples(index=False):
+        if in_archive(path) is None and Path(path).is_file():
+            sizes.setdefault(Path(path).stat().st_size, []).append((path, label))
+    for same in sizes.values():
+        if len({label for _, label in same}) < 2:
+            continue
+        for path, label in same:
+            try:
+                labels.setdefault(sha256_file(Path(path)), set()).add(label)
+            except StorageError:
+                continue  # it was read before; what has gone since cannot conflict
+    return sum(len(both) > 1 for both in labels.values())
+
+
+def failures(table: pd.DataFrame, samples: Iterable[Sample], shown: int = SHOWN) -> dict[str, Any]:
+    """Return the most confident wrong calls of either kind, `shown` of each, with what is known of the image."""
+    known = {sample.path: sample for sample in samples}
+    rows = table[table["probability"].notna()]
+    found: dict[str, Any] = {}
+    for name, label, rising in (("missed", PNEUMONIA, True), ("false_alarms", NORMAL, False)):
+        wrong = rows[(rows["label"] == label) & (rows["predicted"] != label)]
+        wrong = wrong.sort_values(["probability", "path"], ascending=[rising, True])
+        found[name] = {
+            "total": len(wrong),
+            "shown": [
+                {"path": path, "probability": p, "label": label, **_about(known.get(path))}
+                for path, p in wrong[["path", "probability"]].head(shown).itertuples(index=False)
+            ],
+        }
+    return found
+
+
+def _about(sample: Sample | None) -> dict[str, Any]:
+    if sample is None:
+        return {}
+    facts = {name: getattr(sample, name) for name in ("age_years", "sex", "view", "site")}
+    return {name: value for name, value in facts.items() if value is not None}
