@@ -165,6 +165,16 @@ def test_a_padded_image_loses_the_map_of_its_padding(classifier: Classifier, tmp
         assert stored["map"].shape == (32, 32), "the file holds the map as the network saw it, padding and all"
 
 
+def test_where_the_image_was_cut_that_part_is_shown(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "crop", lambda pixels: pixels[10:50, 4:34])
+    (entry,) = explain_images(classifier, [paint(tmp_path / "a.png")], ["gradcam"], tmp_path / "out")
+    assert entry["cut"]
+    with Image.open(tmp_path / "out" / entry["image"]) as shown:
+        assert shown.size == (30, 40)
+
+
 def test_a_bad_file_and_a_flat_one_are_told_and_the_rest_is_done(classifier: Classifier, tmp_path: Path) -> None:
     paths = [str(tmp_path / "missing.png"), paint(tmp_path / "flat.png", grey=5), paint(tmp_path / "good.png")]
     missing, flat, good = explain_images(classifier, paths, ["gradcam"], tmp_path / "out")

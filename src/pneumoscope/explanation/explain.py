@@ -133,9 +133,11 @@ def _explain_one(
         failed = {"path": path, "error": str(error)}
         return {**failed, "maps": []}, [failed]
     prediction = next(iter(classifier.predict([path])))
-    pixels = _shrink(radiograph.pixels)
+    # A map belongs to what the network saw, so where that was cut down to the lungs, that is shown.
+    pixels = _shrink(classifier.crop(radiograph.pixels) if classifier.crop else radiograph.pixels)
     _save_png(out / f"{stem}.png", np.asarray(pixels * 255, np.uint8))
     about: dict[str, Any] = {**prediction.as_json(), "image": f"{stem}.png", "notice": RESEARCH_ONLY}
+    about["cut"] = classifier.crop is not None
     if prediction.abstained:
         why = f"not explained: {prediction.reason}"
         return {**about, "maps": []}, [{**about, "method": name, "overlay": None, "verdict": why} for name in methods]

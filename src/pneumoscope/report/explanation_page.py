@@ -91,6 +91,7 @@ def page_view(
         "why": _capital(str(image.get("error") or image.get("reason") or "no reason given")),
         # Where there are no lungs, nothing is said of the patient's sides either.
         "sided": score is not None and (image.get("lungs") or {"found": True})["found"],
+        "cut": bool(image.get("cut")),
         "called": image.get("label"),
         "call": "" if score is None or threshold is None else words.call(score, threshold),
         "meaning": words.meaning(context),
