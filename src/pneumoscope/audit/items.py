@@ -162,7 +162,7 @@ def _change(key: str, material: Material, found: Mapping[str, Answered], seed: i
     shift = mean_of(changed.score - clean.score, seed=seed, groups=material.patients)
     facts: dict[str, Any] = {"turned": turned.as_json(), "shift": shift.as_json()}
     limit = f"at most {verdict.MOST_TURNED:.0%} of the calls turned"
-    lights = {"turned": verdict.at_most(turned, verdict.MOST_TURNED)}
+    lights = {"turned": verdict.never_red(verdict.at_most(turned, verdict.MOST_TURNED))}
     if not material.why_no_auroc() and material.labels is not None:
         y = material.labels
         ways = {"lost": changed.score}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,9 +56,9 @@ def audit(
         raise typer.Exit(1)
 
 
-def told(measure: str, figure: dict[str, object]) -> str:
+def told(measure: str, figure: dict[str, Any]) -> str:
     """Return a figure with its interval in one line."""
-    low, high = figure["ci95"]  # type: ignore[misc]
+    low, high = figure["ci95"]
     return f"{measure} {_number(figure['value'])}  95 % CI {_number(low)} to {_number(high)}"
 
 
