@@ -160,6 +160,11 @@ def one_seed(seed: int, train: int, held: int, masks: Any) -> dict[str, Any]:
                 for item in card["items"]
                 if item["key"].startswith("attention") and item["figure"]
             },
+            "lost": {
+                item["key"]: {key: item["facts"][key]["value"] for key in item["facts"] if key.startswith("lost")}
+                for item in card["items"]
+                if "lost" in item["facts"]
+            },
             "left_out": card["left_out"]["without_lungs"],
         }
         print(seed, name, flagged(found[name], name), found[name]["auroc"]["untouched"],
