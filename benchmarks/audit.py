@@ -40,6 +40,7 @@ from pneumoscope.preparation import Pixels, Preparation
 
 RESULT = Path(__file__).parent / "results" / "audit.json"
 NETWORK, SIDE = "tf_efficientnet_lite0", 112
+SEVERITY = (0.7, 1.0)
 ABOUT_ANSWERS = (
     "lung_region_removed", "lungs_removed", "border_masked", "corners_masked", "letter_pasted", "border_added",
     "mirrored", "darker", "brighter",
@@ -80,15 +81,24 @@ PLANTS: Mapping[str, tuple[Callable[[Pixels], Pixels], tuple[str, ...]]] = {
 }
 
 
+def pairs(rng: np.random.Generator, count: int) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Return computed radiographs uint8 [n, side, side] and who is ill: every invented patient once well and once ill.
+
+    Body, pose and film of a pair are the same, so the disease alone tells them apart, and it lies in the lungs alone.
+    """
+    images = []
+    for seed, kind in zip(rng.integers(0, 2**31, count // 2), rng.choice(KINDS[1:], count // 2), strict=True):
+        ill = np.random.default_rng(seed)
+        images.append(render(np.random.default_rng(seed), kind=KINDS[0], size=SIDE).pixels)
+        images.append(render(ill, kind=str(kind), size=SIDE, severity=float(rng.uniform(*SEVERITY))).pixels)
+    return np.stack(images), np.arange(len(images)) % 2 == 1
+
+
 def pool(rng: np.random.Generator, count: int) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Return computed radiographs uint8 [n, side, side] of as many invented patients, half of them ill, and who is."""
-    ill = np.arange(count) % 2 == 1
-    kinds = [KINDS[1 + int(rng.integers(2))] if one else KINDS[0] for one in ill]
-    images = [
-        render(rng, kind=kind, size=SIDE, severity=rng.uniform(0.5, 1) if kind != KINDS[0] else None).pixels
-        for kind in kinds
-    ]
-    return np.stack(images), ill
+    """Return the same of as many patients, half of them ill."""
+    images, ill = pairs(rng, 2 * count)
+    one_each = np.arange(2 * count).reshape(-1, 2)[np.arange(count), np.arange(count) % 2]
+    return images[one_each], ill[one_each]
 
 
 def planted(images: Pixels, ill: NDArray[np.bool_], plant: Callable[[Pixels], Pixels]) -> Pixels:
@@ -132,14 +142,13 @@ def write_images(folder: Path, images: Pixels, ill: NDArray[np.bool_]) -> None:
 def one_seed(seed: int, train: int, held: int, masks: Any) -> dict[str, Any]:
     """Return for each plant the lights of all items, and the figures of the first two."""
     rng = np.random.default_rng(seed)
-    images, ill = pool(rng, train + held)
+    (taught, ill_taught), (images, ill) = pairs(rng, train), pool(rng, held)
     found: dict[str, Any] = {}
     for name, (plant, _) in PLANTS.items():
-        shown = planted(images, ill, plant)
         classifier = untrained()
-        teach(classifier, shown[:train], ill[:train])
+        teach(classifier, planted(taught, ill_taught, plant), ill_taught)
         with tempfile.TemporaryDirectory() as folder:
-            write_images(Path(folder) / "data", shown[train:], ill[train:])
+            write_images(Path(folder) / "data", planted(images, ill, plant), ill)
             card = audit(
                 classifier, open_source(Path(folder) / "data"), Path(folder) / "card", masks=masks, cam_images=40
             )
@@ -150,6 +159,11 @@ def one_seed(seed: int, train: int, held: int, masks: Any) -> dict[str, Any]:
                 item["key"]: item["figure"]["value"]
                 for item in card["items"]
                 if item["key"].startswith("attention") and item["figure"]
+            },
+            "lost": {
+                item["key"]: {key: item["facts"][key]["value"] for key in item["facts"] if key.startswith("lost")}
+                for item in card["items"]
+                if "lost" in item["facts"]
             },
             "left_out": card["left_out"]["without_lungs"],
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.audit.attention import attention, explained_by_mean
+from pneumoscope.audit.attention import attainable, attention, explained_by_mean
 
 RNG = np.random.default_rng(0)
 
@@ -71,3 +71,11 @@ def test_the_variance_that_the_mean_explains() -> None:
     same = np.repeat(RNG.random((1, 16, 16)), 12, axis=0).astype(np.float32)
     assert explained_by_mean(same) == pytest.approx(1)
     assert explained_by_mean(RNG.random((40, 16, 16)).astype(np.float32)) < 0.1
+
+
+def test_a_coarse_map_cannot_follow_the_lungs() -> None:
+    lungs = lungs_of(20)
+    found = [attainable(lungs, places) for places in (1, 4, 10, 40)]
+    assert found[0] == pytest.approx(lungs.mean(), abs=1e-6)
+    assert found == sorted(found)
+    assert found[-1] == pytest.approx(1)

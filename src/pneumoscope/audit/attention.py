@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from pneumoscope.explanation import METHODS
 from pneumoscope.explanation.faithfulness import mean_of
@@ -100,6 +102,29 @@ def attention(
         hotspot=float((usual[strongest] >= 0.5).mean()),
         mean_map=mean_map,
     )
+
+
+def grain(classifier: Classifier) -> int | None:
+    """Return how many places a map of the default layer has along a side, None where it keeps none.
+
+    Raises:
+        BundleError: the bundle's PyTorch weights are missing or do not fit.
+    """
+    side = classifier.bundle.preparation.size
+    with torch.inference_mode():
+        found = classifier.bundle.network.encoder(torch.zeros(1, 3, side, side, device=classifier.device))
+    return int(found.shape[2]) if found.ndim == 4 else None  # of both orders the third
+
+
+def attainable(lungs: Mask, places: int) -> float:
+    """Return the share of energy in the lungs of a map that follows them as well as its grain allows, 0..1.
+
+    `lungs`: bool [n, S, S]; `places`: of the map along a side. Each place has the share of lung in it, and the map is
+    grown as a CAM is. So coarse a map spills over: what it has outside is no fault of the network.
+    """
+    masks = torch.from_numpy(lungs.astype(np.float32))[:, None]
+    grown = F.interpolate(F.adaptive_avg_pool2d(masks, places), lungs.shape[1:], mode="bilinear", align_corners=False)
+    return float(((grown * masks).sum((1, 2, 3)) / grown.sum((1, 2, 3)).clamp_min(1e-9)).mean())
 
 
 def explained_by_mean(maps: FloatArray) -> float:

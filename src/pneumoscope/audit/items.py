@@ -15,7 +15,7 @@ from pneumoscope.audit.material import Material
 from pneumoscope.audit.probes import told
 from pneumoscope.calibration import pneumonia_logit, probabilities
 from pneumoscope.cohort import cohort, proportion
-from pneumoscope.evaluation.auc import paired_auroc, ranking, weighted_areas
+from pneumoscope.evaluation.auc import PairedAuroc, paired_auroc, ranking, weighted_areas
 from pneumoscope.evaluation.bootstrap import interval, replicate
 from pneumoscope.explanation.faithfulness import mean_of
 from pneumoscope.predict import Classifier
@@ -162,7 +162,7 @@ def _change(key: str, material: Material, found: Mapping[str, Answered], seed: i
     shift = mean_of(changed.score - clean.score, seed=seed, groups=material.patients)
     facts: dict[str, Any] = {"turned": turned.as_json(), "shift": shift.as_json()}
     limit = f"at most {verdict.MOST_TURNED:.0%} of the calls turned"
-    lights = {"turned": verdict.at_most(turned, verdict.MOST_TURNED)}
+    lights = {"turned": verdict.never_red(verdict.at_most(turned, verdict.MOST_TURNED))}
     if not material.why_no_auroc() and material.labels is not None:
         y = material.labels
         ways = {"lost": changed.score}
@@ -172,8 +172,17 @@ def _change(key: str, material: Material, found: Mapping[str, Answered], seed: i
         limit += f"; at most {verdict.MOST_LOST:.2f} of AUROC lost"
         for name, score in ways.items():
             pair = paired_auroc(cohort(y, clean.score, material.codes), cohort(y, score, material.codes))
-            facts[name] = pair.difference.as_json()
-            lights[name] = verdict.at_most(pair.difference, verdict.MOST_LOST)
+            lost = _lost(pair)
+            facts[name] = lost.as_json()
+            lights[name] = verdict.at_most(lost, verdict.MOST_LOST)
         facts["auroc"] = _area(y, changed.score, material.codes)
     facts["lights"] = lights
     return Item(key, verdict.worst(lights.values()), "calls turned", turned, limit, facts=facts)
+
+
+def _lost(pair: PairedAuroc) -> Estimate:
+    """Return the difference, its interval from the ends of both where it has no variance of its own."""
+    if not np.isnan(pair.difference.low):
+        return pair.difference
+    low, high = pair.auc_a.low - pair.auc_b.high, pair.auc_a.high - pair.auc_b.low
+    return Estimate(pair.difference.value, low, high, "from both intervals: no variance to estimate")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.audit import verdict
-from pneumoscope.audit.attention import CAMS, Attention, attention, maps_of
+from pneumoscope.audit.attention import CAMS, Attention, attainable, attention, grain, maps_of
 from pneumoscope.audit.items import CLEAN, Answered, Item, not_tested
 from pneumoscope.audit.material import Material
 from pneumoscope.audit.probes import attributes, embeddings, enough, exposure, reduced, shape, told
@@ -27,8 +27,8 @@ def attention_items(
 ) -> tuple[list[Item], dict[str, Attention]]:
     """Judge where maps lie, of at most `most` images that the network calls pneumonia.
 
-    A map shows what speaks for pneumonia; where the network finds nothing, it is about nothing. `all` has the figure
-    over as many images as they come.
+    A map shows what speaks for pneumonia; where the network finds nothing, it is about nothing. Maps that are too
+    coarse to follow the lungs are measured and not judged.
     """
     keys = [*(f"attention_{method}" for method in CAMS), "hotspot"]
     called = np.flatnonzero(found[CLEAN].called)
@@ -40,6 +40,16 @@ def attention_items(
     lungs = np.stack([_resized(material.chests[index].lungs, side) for index in chosen])
     patients = [material.patients[index] for index in chosen]
     items, measured = [], {}
+    try:
+        places = grain(classifier)
+    except BundleError as error:
+        return [not_tested(key, error.what) for key in keys], {}
+    most_inside = None if places is None else attainable(lungs, places)
+    coarse = None
+    if places is not None and most_inside is not None and most_inside < verdict.INSIDE_AIM:
+        coarse = (
+            f"maps of {places} x {places} places are too coarse: following the lungs, {most_inside:.0%} lie in them"
+        )
     for method in CAMS:
         try:
             maps = maps_of(classifier, material.canvases[chosen], method)
@@ -51,19 +61,30 @@ def attention_items(
             items.append(not_tested(f"attention_{method}", "nearly all maps are blank"))
             continue
         measured[method] = result
-        light = verdict.at_least(result.inside, verdict.INSIDE_AIM, verdict.INSIDE_LEAST)
-        limit = f"at least {verdict.INSIDE_AIM:.0%}; under {verdict.INSIDE_LEAST:.0%} is red"
-        items.append(
-            Item(f"attention_{method}", light, "energy in the lungs", result.inside, limit, facts=result.as_json())
-        )
-    if not measured:
-        items.append(not_tested("hotspot", "there are no maps"))
-    else:
-        first = next(iter(measured.values()))
-        light = verdict.hotspot(first.follows, first.hotspot)
-        limit = "above 0, and the strongest places in the lungs"
-        items.append(Item("hotspot", light, "own lungs less others'", first.follows, limit, facts=first.as_json()))
+        items.append(_inside(result, most_inside, coarse))
+    items.append(_hotspot(next(iter(measured.values()), None), coarse))
     return items, measured
+
+
+def _inside(found: Attention, most: float | None, coarse: str | None) -> Item:
+    light = verdict.at_least(found.inside, verdict.INSIDE_AIM, verdict.INSIDE_LEAST)
+    return Item(
+        f"attention_{found.method}",
+        verdict.NOT_TESTED if coarse else light,
+        "energy in the lungs",
+        found.inside,
+        f"at least {verdict.INSIDE_AIM:.0%}; under {verdict.INSIDE_LEAST:.0%} is red",
+        coarse,
+        {**found.as_json(), "attainable": most},
+    )
+
+
+def _hotspot(found: Attention | None, coarse: str | None) -> Item:
+    if found is None:
+        return not_tested("hotspot", "there are no maps")
+    light = verdict.NOT_TESTED if coarse else verdict.hotspot(found.follows, found.hotspot)
+    limit = "above 0, and the strongest places in the lungs"
+    return Item("hotspot", light, "own lungs less others'", found.follows, limit, coarse, found.as_json())
 
 
 def _resized(mask: Bools, side: int) -> Bools:

@@ -22,6 +22,7 @@ LEAST_ALONE = 0.50
 # calls a fall of .03 within strata a sign of a shortcut; so small a fall is no more than what the change itself costs.
 MOST_LOST = 0.03
 # Share of the calls that an R, a border, a mirror image or another exposure may turn round: none of them is a finding.
+# More is never red, for a network that is unsure of many images changes its calls whatever is changed.
 MOST_TURNED = 0.05
 # Share of a map's energy in the lungs: the aim, and the least that a map needs to be about the lungs.
 INSIDE_AIM, INSIDE_LEAST = 0.60, 0.50

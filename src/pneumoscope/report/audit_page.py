@@ -146,6 +146,8 @@ def beside(item: Mapping[str, Any]) -> list[str]:
         said.append(f"{html.percent(facts['constant'], 0)} of the maps' variance is the same in all")
     elif even := facts.get("even"):
         said.append(f"an even map would have {html.percent(even['value'], 0)}")
+        if facts.get("attainable"):
+            said.append(f"one that follows the lungs, as coarse as this, {html.percent(facts['attainable'], 0)}")
     if lost := [facts[key]["value"] for key in ("lost", "lost_on_normal", "lost_on_pneumonia") if key in facts]:
         where = " at worst, on both classes or on one" if len(lost) > 1 else ""
         fall = f"AUROC falls by {html.number(max(lost), 3)}{where}"
