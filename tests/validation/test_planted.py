@@ -128,7 +128,8 @@ def test_gaps_are_the_differences_of_the_cells() -> None:
 
 def test_the_within_stratum_auroc_counts_pairs_of_one_stratum() -> None:
     study = simulated(3, prevalence={"C": 0.9, "A": 0.2})
-    cued = special.expit(special.logit(study.p) + 3 * (study.columns[SITE] == "C"))
+    blurred = 0.5 * special.logit(study.p) + np.random.default_rng(0).normal(size=study.n) * 2
+    cued = special.expit(blurred + 2 * (study.columns[SITE] == "C") - 2 * (study.columns[SITE] == "A"))
     found = next(o for o in metadata(changed(study, cued), seed=0, resamples=100)["within"] if o["column"] == SITE)
     wins = pairs = 0.0
     for site in "ABC":

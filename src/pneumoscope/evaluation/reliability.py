@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from pneumoscope.cohort import ONE_CLASS, Cohort, Floats, Ints, proportion
+from pneumoscope.cohort import ONE_CLASS, Z95, Cohort, Floats, Ints, proportion
 from pneumoscope.evaluation.bootstrap import (
     RESAMPLES,
     Statistic,
@@ -54,7 +54,8 @@ def calibration_estimates(
     """Return the figures `CALIBRATION` of stated probabilities, each with a patient-bootstrap 95 % interval.
 
     `y`: 0/1 [n]; `probability`: [n] in 0..1; `patients`: [n] keys.
-    - `slope`: of y on the log-odds, logistic; 1 is right, under 1 too extreme (Cox, Biometrika 1958).
+    - `slope`: of y on the log-odds, logistic; 1 is right, under 1 too extreme (Cox, Biometrika 1958). Its interval
+      takes the bootstrap's standard error: few patients bias a slope upwards, and percentiles do so twice.
     - `intercept`: calibration in the large, with the slope held at 1; 0 is right, in log-odds.
     - `oe`: observed over expected cases; 1 is right.
     - `ici`: mean |stated - smoothed observed|, 0..1, the smoother a logistic regression on a restricted cubic
@@ -73,6 +74,7 @@ def calibration_estimates(
     values = statistic(np.ones((1, c.n_patients), dtype=np.int64))[0]
     *columns, chance = replicate(statistic, c, seed=seed, resamples=resamples).T
     found = {name: interval(float(values[i]), columns[i]) for i, name in enumerate(CALIBRATION)}
+    found["slope"] = _normal(found["slope"], columns[0])
     if not np.isnan(values[3]):
         found["ici"] = interval_of_distance(float(values[3]), columns[3], chance)
     why = "undefined: the probabilities separate the classes"
@@ -80,6 +82,15 @@ def calibration_estimates(
         name: Estimate(nan, nan, nan, why) if np.isnan(estimate.value) else without_false_certainty(estimate)
         for name, estimate in found.items()
     }
+
+
+def _normal(estimate: Estimate, replicates: Floats) -> Estimate:
+    """Return the estimate with value ± 1.96 standard errors of its replicates [B] in place of their percentiles."""
+    if np.isnan(estimate.low):
+        return estimate
+    half = Z95 * float(np.nanstd(replicates, ddof=1))
+    method = estimate.method.replace("percentile", "normal")
+    return Estimate(estimate.value, estimate.value - half, estimate.value + half, method)
 
 
 def reliability_diagram(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pneumoscope.cohort import Bools, Cohort, Floats, Ints, cohort, proportion
+from pneumoscope.cohort import Z95, Bools, Cohort, Floats, Ints, cohort, proportion
 from pneumoscope.evaluation.auc import ranking, weighted_areas
 from pneumoscope.evaluation.bootstrap import Statistic, interval, replicate
 from pneumoscope.evaluation.comparison import holm
@@ -131,7 +131,8 @@ def _gaps(study: Study, c: Cohort, cell: Cell, mask: Bools, seed: int, resamples
             continue
         gap = interval(float(values[0, i] - values[1, i]), draws[:, 0, i] - draws[:, 1, i])
         gap = _as_wide_as_newcombe(study, c, mask, name, gap)
-        error = (gap.high - gap.low) / (2 * 1.959964)
+        # The side towards no gap: near 0 and 1 the interval is lopsided, and the short side is no evidence.
+        error = (gap.value - gap.low if gap.value > 0 else gap.high - gap.value) / Z95
         entry = {
             "group": dict(cell),
             "figure": name,
