@@ -126,6 +126,7 @@ MEANING = {
     "train.classes": "2: normal, pneumonia. 3: normal, bacterial, viral; pneumonia of unknown subtype may be either.",
     "train.epochs": "Of training on images: `scratch`, and the second phase of `finetune`.",
     "train.head_epochs": "Of training the head alone: `frozen`, and the first phase of `finetune`.",
+    "train.refit_epochs": "Of training the head alone once more, after fine-tuning; 0 is off.",
     "train.batch_size": "Images per step, over all devices.",
     "train.rate": "Largest learning rate of AdamW when training on images; warm-up, then cosine decay to a hundredth.",
     "train.head_rate": "The same when training the head alone.",

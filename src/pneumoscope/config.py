@@ -139,6 +139,9 @@ class TrainConfig(_Section):
     (distillation, Hinton et al. 2015, arXiv:1503.02531). Let them be of networks that did not train on the images
     they judge, or they teach labels learned by heart.
 
+    `refit_epochs`: after fine-tuning the head alone learns again, on the features of the images as they are (after
+    Kirichenko et al. 2023, arXiv:2204.02937): what augmentation taught the encoder stays, answers suit whole images.
+
     `attention`: weight in the loss of the share of the network's evidence, for or against pneumonia, that lies outside
     the lungs (after Ross et al. 2017, arXiv:1703.03717). It needs a network whose answer is linear in the mean of
     its last map.
@@ -147,6 +150,7 @@ class TrainConfig(_Section):
     classes: Literal[2, 3] = 2
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
     head_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
+    refit_epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     rate: Positive = 1e-3
     head_rate: Positive = 3e-3
@@ -197,6 +201,8 @@ class Experiment(_Section):
             raise ValueError(f"train.sizes must ascend to prepare.size ({self.prepare.size})")
         if self.train.teachers and self.model.strategy == "frozen":
             raise ValueError("train.teachers are for networks that learn from images, not for frozen ones")
+        if self.train.refit_epochs and self.model.strategy != "finetune":
+            raise ValueError('train.refit_epochs is for model.strategy = "finetune"')
         if self.train.attention and self.model.strategy == "frozen":
             raise ValueError("train.attention is for networks that learn from images, not for frozen ones")
         if self.train.attention and self.train.mixup:

@@ -156,6 +156,24 @@ def test_finetuning_starts_from_the_trained_head(
 # --- rates ------------------------------------------------------------------------------------------------
 
 
+def test_the_head_may_learn_again_in_the_end(chest_manifest: Manifest, small_experiment: Make, tmp_path: Path) -> None:
+    def trained(name: str, again: int) -> tuple[TrainingRun, list[Row]]:
+        train = {"epochs": 1, "head_epochs": 1, "refit_epochs": again}
+        model = {**LITE0, "strategy": "finetune", "unfreeze": 1}
+        run = prepared(small_experiment(model=model, train=train), chest_manifest, tmp_path / name)
+        return run, train_network(run)
+
+    (once, short), (again, long) = trained("once", 0), trained("again", 2)
+    assert [row["phase"] for row in short] == ["head", "finetune"]
+    assert [row["phase"] for row in long] == ["head", "finetune", "refit", "refit"]
+    assert figures(long[:2]) == figures(short)
+    assert changed(state(once), again) == {"head.1.weight", "head.1.bias"}
+    free = {name for name, parameter in again.network.named_parameters() if parameter.requires_grad}
+    assert free == {name for name, parameter in once.network.named_parameters() if parameter.requires_grad}
+    with pytest.raises(ValidationError, match="refit_epochs"):
+        small_experiment(train={"refit_epochs": 1})
+
+
 def test_each_free_parameter_is_in_one_group_with_its_rate(small_experiment: Make) -> None:
     experiment = small_experiment(model=LITE0, train={"rate": 1.0, "layer_decay": 0.5, "weight_decay": 0.1})
     network, _, _ = make_network(experiment)

@@ -94,21 +94,25 @@ def train_network(run: TrainingRun) -> list[Row]:
     if model.strategy == "frozen" and not run.experiment.augment.off:
         return _on_images(run, "head", unfreeze=0)
     # The other ranks get the head from the first when training on images begins.
-    rows = [] if run.hardware.rank else _on_features(run)
+    train = run.experiment.train
+    rows = [] if run.hardware.rank else _on_features(run, "head", train.head_epochs)
     if model.strategy == "finetune":
         rows = rows + _on_images(run, "finetune", unfreeze=model.unfreeze or None)
+        if train.refit_epochs and not run.hardware.rank:
+            rows = rows + _on_features(run, "refit", train.refit_epochs)
+            freeze(run.network, model.unfreeze or None)  # which learned is told from this
     return rows
 
 
-def _on_features(run: TrainingRun) -> list[Row]:
+def _on_features(run: TrainingRun, name: str, epochs: int) -> list[Row]:
     """Train the head alone on features computed once."""
     config = run.experiment.train
     freeze(run.network, 0)
     features = encode(run.network, run.cache, run.preparation, device=best_device(), progress=run.progress)
     run.network.cpu()
     phase = Phase(
-        "head",
-        config.head_epochs,
+        name,
+        epochs,
         FeatureDataset(features[run.train.rows], run.train.allowed, run.train.weights),
         FeatureDataset(features[run.val.rows], run.val.allowed, run.val.weights),
         run.train.balance,
