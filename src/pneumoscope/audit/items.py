@@ -177,7 +177,10 @@ def _change(key: str, material: Material, found: Mapping[str, Answered], seed: i
             lights[name] = verdict.at_most(lost, verdict.MOST_LOST)
         facts["auroc"] = _area(y, changed.score, material.codes)
     facts["lights"] = lights
-    return Item(key, verdict.worst(lights.values()), "calls turned", turned, limit, facts=facts)
+    light = verdict.worst(lights.values())
+    if key in verdict.FOREIGN:
+        light = verdict.never_red(light)
+    return Item(key, light, "calls turned", turned, limit, facts=facts)
 
 
 def _lost(pair: PairedAuroc) -> Estimate:

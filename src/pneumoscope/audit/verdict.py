@@ -24,6 +24,9 @@ MOST_LOST = 0.03
 # Share of the calls that an R, a border, a mirror image or another exposure may turn round: none of them is a finding.
 # More is never red, for a network that is unsure of many images changes its calls whatever is changed.
 MOST_TURNED = 0.05
+# Never red, for a network that never met them may be moved without having learnt to read them: a black border moved
+# networks taught by pairs that differ in the lungs alone by as much as the disease did. Exposure is met by all.
+FOREIGN = frozenset({"letter_pasted", "border_added", "mirrored"})
 # Share of a map's energy in the lungs: the aim, and the least that a map needs to be about the lungs.
 INSIDE_AIM, INSIDE_LEAST = 0.60, 0.50
 # AUROC from which on a property that is no finding is a shortcut on offer, as in `data check`.
