@@ -295,3 +295,13 @@ def test_a_card_that_nests_without_end_is_damaged(bundle: Path) -> None:
 def test_evidence_of_another_bundle_is_refused(bundle: Path) -> None:
     with pytest.raises(BundleError, match="evidence of another bundle"):
         add_evidence(bundle, {"validation": {"bundle": {"sha256": "0" * 64}}})
+
+
+def test_a_network_first_asked_for_in_inference_mode_still_has_gradients(make_bundle: Make, tmp_path: Path) -> None:
+    bundle = load_bundle(make_bundle(tmp_path / "b"))
+    image = torch.zeros(1, 3, 32, 32)
+    with torch.inference_mode():
+        bundle.network(image)
+    asked = image.clone().requires_grad_(True)
+    bundle.network(asked).sum().backward()
+    assert asked.grad is not None

@@ -63,11 +63,15 @@ class Bundle:
     @cached_property
     def network(self) -> Network:
         """The network in eval mode, without gradients, channels last; raises `BundleError` where it does not fit."""
+        import torch
+
         from pneumoscope.models.network import restore
 
         tensors = _read_weights(self.folder / WEIGHTS, self.card["weights"]["sha256"])
         try:
-            return restore(self.card["network"]["name"], len(self.card["network"]["classes"]), tensors)
+            # Asked for first where nothing is to be learned, its weights would never again carry a gradient.
+            with torch.inference_mode(False):
+                return restore(self.card["network"]["name"], len(self.card["network"]["classes"]), tensors)
         except RuntimeError as error:
             reason = re.sub(r"\s+", " ", str(error))[:200]
             raise BundleError(
