@@ -293,7 +293,8 @@ def summarise(
     """Return the content of `run.json`: what the report says about a run beside its metrics."""
     experiment = run.experiment
     best = best_row(history)
-    last = [row for row in history if row["phase"] == best["phase"]]
+    learned = [row for row in history if row["phase"] != "refit"]  # whose speed is that of features
+    last = [row for row in learned if row["phase"] == learned[-1]["phase"]]
     return {
         "name": name,
         "title": experiment.title or name,
