@@ -27,6 +27,7 @@ from pneumoscope.records import NORMAL, PNEUMONIA
 from pneumoscope.validation.validate import taught
 
 QUICK = Asked(resamples=400)
+SCORES = replace(QUICK, methods=tuple(name for name in METHODS if "batch norm" not in name))
 FEATURES = 8
 
 
@@ -60,14 +61,9 @@ def drawn(n: int, share: float, seed: int, *, added: float = 0.0) -> tuple[np.nd
 class TestGuard:
     """On made-up scores, which have no images: methods that look at images are left out."""
 
-    @pytest.fixture(autouse=True)
-    def _no_images(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        kept = {name: method for name, method in METHODS.items() if "batch norm" not in name}
-        monkeypatch.setattr("pneumoscope.adaptation.evidence.METHODS", kept)
-
     def test_a_constant_added_to_the_scores_is_taken_off_again(self, site: Site) -> None:
         y, odds = drawn(300, 0.5, 1, added=3.0)
-        choice = decide(site, scored(site, odds, y), None, QUICK)
+        choice = decide(site, scored(site, odds, y), None, SCORES)
         assert choice.found["adopted"] in ("bias", "temperature and bias", "head")
         assert choice.change is not None
         repaired = choice.change.probability(site.bundle, scored(site, odds, y))
@@ -77,7 +73,7 @@ class TestGuard:
 
     def test_another_prevalence_is_mended_without_labels(self, site: Site) -> None:
         y, odds = drawn(400, 0.1, 2)
-        choice = decide(site, scored(site, odds, y), None, replace(QUICK, labels=0))
+        choice = decide(site, scored(site, odds, y), None, replace(SCORES, labels=0))
         assert choice.found["adopted"] == "prior shift"
         assert choice.change is not None
         p = choice.change.probability(site.bundle, scored(site, odds, y))
@@ -87,7 +83,7 @@ class TestGuard:
     @pytest.mark.parametrize("seed", range(3))
     def test_a_bundle_that_fits_already_is_left_as_it_is(self, site: Site, seed: int) -> None:
         y, odds = drawn(200, 0.5, 10 + seed)
-        choice = decide(site, scored(site, odds, y), None, QUICK)
+        choice = decide(site, scored(site, odds, y), None, SCORES)
         assert choice.change is None
         assert choice.found["adopted"] is None
         assert choice.found["statement"].startswith("not adapted, because")
@@ -95,14 +91,14 @@ class TestGuard:
     def test_features_that_are_noise_do_not_make_a_head(self, site: Site) -> None:
         y, _ = drawn(200, 0.5, 20)
         rng = np.random.default_rng(3)
-        choice = decide(site, scored(site, np.zeros(y.size), y, rng.normal(size=(y.size, FEATURES))), None, QUICK)
+        choice = decide(site, scored(site, np.zeros(y.size), y, rng.normal(size=(y.size, FEATURES))), None, SCORES)
         assert choice.change is None
 
     def test_features_that_tell_the_label_make_a_head(self, site: Site) -> None:
         y, odds = drawn(200, 0.5, 21)
         features = np.random.default_rng(4).normal(size=(y.size, FEATURES))
         features[:, 0] += np.where(y, 2.0, -2.0)
-        choice = decide(site, scored(site, odds, y, features), None, QUICK)
+        choice = decide(site, scored(site, odds, y, features), None, SCORES)
         assert choice.found["adopted"] == "head"
         assert next(c for c in choice.found["candidates"] if c["name"] == "head")["gains"]["auroc"]["low"] > 0
 
@@ -111,7 +107,7 @@ class TestGuard:
         features = np.random.default_rng(5).normal(size=(y.size, FEATURES))
         features[:, 0] += np.where(y, 2.0, -2.0)
         turned = features * np.where(np.arange(FEATURES) == 0, -1.0, 1.0)
-        choice = decide(site, scored(site, odds, y, features), scored(site, odds, y, turned), QUICK)
+        choice = decide(site, scored(site, odds, y, features), scored(site, odds, y, turned), SCORES)
         head = next(c for c in choice.found["candidates"] if c["name"] == "head")
         assert head["gains"]["auroc"]["low"] > 0
         assert not head["original"]["not_worse"]
@@ -119,14 +115,23 @@ class TestGuard:
 
     def test_a_recalibration_orders_the_original_alike_and_passes(self, site: Site) -> None:
         y, odds = drawn(300, 0.5, 23, added=3.0)
-        choice = decide(site, scored(site, odds, y), scored(site, odds - 3, y), QUICK)
+        choice = decide(site, scored(site, odds, y), scored(site, odds - 3, y), SCORES)
         adopted = next(c for c in choice.found["candidates"] if c["name"] == choice.found["adopted"])
         assert adopted["original"]["not_worse"]
         assert adopted["original"]["log_loss"]["after"] > adopted["original"]["log_loss"]["before"]
 
+    def test_scores_that_tell_nothing_are_not_worth_calibrating(self, site: Site) -> None:
+        _, odds = drawn(300, 0.5, 25, added=3.0)
+        y = np.random.default_rng(7).random(300) < 0.5
+        choice = decide(site, scored(site, odds, y), None, SCORES)
+        bias = next(c for c in choice.found["candidates"] if c["name"] == "bias")
+        assert bias["gains"]["log_loss"]["low"] > 0
+        assert bias["refused"] == "its AUROC was not shown to exceed .5"
+        assert choice.change is None
+
     def test_too_few_patients_decide_nothing(self, site: Site) -> None:
         y, odds = drawn(300, 0.02, 24, added=3.0)
-        choice = decide(site, scored(site, odds, y), None, QUICK)
+        choice = decide(site, scored(site, odds, y), None, SCORES)
         assert choice.change is None
         assert "patients with pneumonia images" in choice.found["statement"]
 
@@ -174,7 +179,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return open_source(folder)
 
 
-def relabelled(bundle: Path, manifest: Manifest, *, mistaken: float = 0.0) -> Manifest:
+def relabelled(bundle: Path, manifest: Manifest) -> Manifest:
     """Labels that the bundle's own embeddings tell, in another direction than its head."""
     images = read_material(Classifier.load(bundle), manifest)
     first = np.linalg.svd(images.features - images.features.mean(axis=0), full_matrices=False)[0][:, 0]
@@ -234,7 +239,11 @@ def test_a_recalibrated_bundle_keeps_its_network(
     make_bundle: Callable[..., Path], elsewhere: Manifest, tmp_path: Path
 ) -> None:
     far = make_bundle(tmp_path / "far", classes=2, calibration={"temperature": 1.0, "bias": 6.0})
-    found = adapt(load_bundle(far), elsewhere, tmp_path / "new", replace(QUICK, labels=20))
+    odds = read_material(Classifier.load(far), elsewhere).logits @ [-1.0, 1.0]
+    noisy = odds / odds.std() + np.random.default_rng(0).normal(size=odds.size)
+    told = zip(elsewhere.samples, noisy > np.median(noisy), strict=True)
+    data = replace(elsewhere, samples=tuple(replace(s, label=PNEUMONIA if yes else NORMAL) for s, yes in told))
+    found = adapt(load_bundle(far), data, tmp_path / "new", replace(QUICK, labels=20))
     original, new = load_bundle(far), load_bundle(tmp_path / "new")
     assert found["adopted"] in ("bias", "temperature and bias")
     assert new.card["weights"] == original.card["weights"]

@@ -74,19 +74,20 @@ def draw_patients(patients: NDArray[np.str_], count: int, rng: np.random.Generat
     return np.asarray(np.isin(codes, order[:enough]))
 
 
-def too_few(images: Material, planned: Plan) -> str | None:
-    """Return why the images cannot measure anything, None where they can."""
-    y, patients = images.y[planned.measured], images.patients[planned.measured]
-    each = {name: np.unique(patients[y == kind]).size for name, kind in (("pneumonia", True), ("normal", False))}
+def too_few(images: Material) -> str | None:
+    """Return why images cannot measure anything, None where they can."""
+    kinds = (("pneumonia", True), ("normal", False))
+    each = {name: np.unique(images.patients[images.y == kind]).size for name, kind in kinds}
     few = [f"{count} patients with {name} images" for name, count in each.items() if count < LEAST]
     return f"only {' and '.join(few)} are left to measure on, {LEAST} are needed" if few else None
 
 
 def answers(
-    site: Site, images: Material, planned: Plan, *, labels: bool
+    site: Site, images: Material, planned: Plan, names: Sequence[str], *, labels: bool
 ) -> Iterator[tuple[str, Answer | None, str | None]]:
     """Yield each method's name, its answers on the images that measure (in their order), or why there are none."""
-    for name, method in METHODS.items():
+    for name in names:
+        method = METHODS[name]
         reasons = (why_not(name, site, images.take(fit), labels) for fit, _ in planned.parts)
         reason = next((one for one in reasons if one), None)
         if reason:
@@ -144,17 +145,20 @@ def measured(
     return {"metrics": {**shown, "auroc": auroc_estimate(c).as_json()}, "gains": gains}
 
 
-def why_refused(name: str, gains: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return why a candidate is not better here, None where it is shown to be.
+def why_refused(name: str, figures: Mapping[str, Any]) -> str | None:
+    """Return why a candidate is not better here, None where it is shown to be; `figures` as `measured` gives them.
 
     Better: the bound of the gain in log loss, or in AUROC without loss of log loss, is above 0; for `thresholds`,
-    which change no probability, that in balanced accuracy.
+    which change no probability, that in balanced accuracy. And AUROC is shown to exceed .5: scores that tell nothing
+    gain by saying the share of pneumonia of everybody, which is no use to anybody.
     """
+    gains = figures["gains"]
     if name == "as it is":
         return "it is the original"
+    if not figures["metrics"]["auroc"]["ci95"][0] > 0.5:
+        return "its AUROC was not shown to exceed .5"
     if name == "thresholds":
-        shown = gains["balanced_accuracy"]["low"] > 0
-        return None if shown else "a gain in balanced accuracy was not shown"
+        return None if gains["balanced_accuracy"]["low"] > 0 else "a gain in balanced accuracy was not shown"
     if gains["log_loss"]["low"] > 0 or (gains["auroc"]["low"] > 0 and gains["log_loss"]["value"] >= 0):
         return None
     return "a gain in log loss or AUROC was not shown"
