@@ -25,6 +25,7 @@ from pneumoscope.adaptation.evidence import (
 from pneumoscope.adaptation.material import Material, read_material
 from pneumoscope.adaptation.methods import METHODS, Change, Site
 from pneumoscope.bundle import WEIGHTS, Bundle, save_bundle, write_bundle
+from pneumoscope.calibration import points_at
 from pneumoscope.cohort import Floats
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError
@@ -294,7 +295,7 @@ def _write(out: Path, site: Site, images: Material, choice: Choice, found: Mappi
             "note": change.note,
             **({"prevalence": share} if labelled and found["adopted"] != "thresholds" else {}),
         },
-        "operating_points": change.points or bundle.card["operating_points"],
+        "operating_points": change.points or _kept_points(bundle, images, change),
         "limits": [*bundle.card.get("limits", ()), *found["limits"]],
         "adaptation": dict(found),
     }
@@ -304,6 +305,13 @@ def _write(out: Path, site: Site, images: Material, choice: Choice, found: Mappi
     files = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **bundle.runtime_files()}
     runtime = {key: value for key, value in bundle.card["runtime"].items() if key != "files"}
     write_bundle(out, files, {**card, "preparation": asdict(bundle.preparation), "runtime": runtime})
+
+
+def _kept_points(bundle: Bundle, images: Material, change: Change) -> dict[str, Any]:
+    """Return the operating points at their own thresholds, with what they achieve on all images here."""
+    p = change.probability(bundle, images)
+    found = points_at(bundle.card["operating_points"], images.y, p, images.patients.tolist())
+    return {name: point.as_json() for name, point in found.items()}
 
 
 def _check(bundle: Bundle, out: Path, asked: Asked) -> None:
