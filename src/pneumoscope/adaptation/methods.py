@@ -146,9 +146,8 @@ def _head(site: Site, images: Material) -> Change:
     temperature, bias = calibration_near(images.logits, images.y, site.bundle.calibration)
     offset = pneumonia_logit(images.logits / temperature) + bias
     head = head_near(images.features, images.y, images.patients, offset, seed=site.seed)
-    note = "cross-validation chose no change" if np.isinf(head.penalty) else f"ridge penalty {head.penalty:g}"
     honest = 1 / (1 + np.exp(-(offset + head.out_of_fold)))
-    return _with_points(site, images, Change(temperature, bias, head=head, note=note), honest)
+    return _with_points(site, images, Change(temperature, bias, head=head), honest)
 
 
 METHODS: Mapping[str, Method] = {
