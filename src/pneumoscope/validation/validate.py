@@ -77,7 +77,7 @@ def validate(
         "void": voids(manifest, split, table, _learned_from(card)),
         "flow": flow(manifest, split, table),
         "expected": _expected(card, classifier.operating_point),
-        **analyse(study, [*USUAL, *groups], taught=_taught(card), seed=seed),
+        **analyse(study, [*USUAL, *groups], taught=taught(card), seed=seed),
         "failures": failures(table, samples),
         "card": card,
     }
@@ -181,8 +181,9 @@ def _correlation(study: Study) -> float:
     return shared / (shared + within) if shared + within > 0 else 0.0
 
 
-def _taught(card: Mapping[str, Any]) -> float | None:
-    share = (card.get("population") or {}).get("prevalence")
+def taught(card: Mapping[str, Any]) -> float | None:
+    """Return the share of pneumonia, 0..1, at which a bundle's probabilities were calibrated; None if not known."""
+    share = card["calibration"].get("prevalence", (card.get("population") or {}).get("prevalence"))
     return float(share) if share is not None and 0 < share < 1 else None
 
 

@@ -1,0 +1,1 @@
+"""A bundle fitted to a site: methods, their evidence, and the guard that decides."""

@@ -1,0 +1,73 @@
+"""`pneumoscope adapt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pneumoscope.cli.console import Bundle, Data, Seed, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this module."""
+    app.command()(adapt)
+
+
+def adapt(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new bundle.")],
+    bundle: Bundle = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="train, val or test; all labelled images by default.")
+    ] = None,
+    labels: Annotated[
+        int | None,
+        typer.Option(
+            "--labels", min=0, help="How many labelled images may fit it, the others measure; 0: none. All by default."
+        ),
+    ] = None,
+    original: Annotated[
+        Path | None,
+        typer.Option("--original", help="Labelled images of the population that the bundle was made for."),
+    ] = None,
+    margin: Annotated[
+        float, typer.Option("--margin", help="Of AUROC, that may be lost on the original population.")
+    ] = 0.02,
+    seed: Seed = 0,
+) -> None:
+    """Fit a bundle to a site: calibration, thresholds, batch norm, head; only what is shown to be better is kept.
+
+    Writes a new bundle and OUT.adaptation.json, the evidence. Where nothing is shown to be better, only the evidence,
+    and the exit code is 1.
+    """
+    from pneumoscope.adaptation.adapt import Asked, evidence_file
+    from pneumoscope.adaptation.adapt import adapt as adapt_bundle
+    from pneumoscope.bundle import load_bundle
+    from pneumoscope.data.sources import open_source
+
+    manifest = open_source(data)
+    if split is not None:
+        manifest = manifest.select(split)
+    found = adapt_bundle(
+        load_bundle(bundle),
+        manifest,
+        out,
+        Asked(labels=labels, margin=margin, seed=seed),
+        original=None if original is None else open_source(original),
+        say=say,
+    )
+    for one in found["candidates"]:
+        gains = "  ".join(f"{name} {_gain(gain)}" for name, gain in one["gains"].items())
+        say(f"{one['name']:34} {gains}{'' if one['refused'] else '  passes'}")
+    say(found["statement"])
+    typer.echo(evidence_file(out))
+    if found["adopted"] is None:
+        raise typer.Exit(1)
+    typer.echo(out)
+
+
+def _gain(gain: dict[str, object]) -> str:
+    value, low = gain["value"], gain["low"]
+    return f"{value:+.3f} (at least {low:+.3f})" if isinstance(value, float) and isinstance(low, float) else "undefined"
