@@ -111,8 +111,9 @@ def grain(classifier: Classifier) -> int | None:
         BundleError: the bundle's PyTorch weights are missing or do not fit.
     """
     side = classifier.bundle.preparation.size
+    network = classifier.bundle.network  # read here: weights made in inference mode could give no gradients later
     with torch.inference_mode():
-        found = classifier.bundle.network.encoder(torch.zeros(1, 3, side, side, device=classifier.device))
+        found = network.encoder(torch.zeros(1, 3, side, side, device=classifier.device))
     return int(found.shape[2]) if found.ndim == 4 else None  # of both orders the third
 
 

@@ -19,7 +19,7 @@ def audit(
     out: Out,
     bundle: Bundle = None,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test; all images by default.")] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="Images at most; more are drawn from by seed.")] = 1000,
+    images: Annotated[int, typer.Option("--images", min=1, help="Images at most, drawn by seed.")] = 1000,
     cam_images: Annotated[
         int, typer.Option("--cam-images", min=1, help="Images for heat maps at most, of those called pneumonia.")
     ] = 200,
