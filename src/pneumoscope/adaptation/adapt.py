@@ -319,5 +319,8 @@ def _check(bundle: Bundle, out: Path, asked: Asked) -> None:
         raise ConfigError("is the bundle itself", path=out, remedy="choose another --out")
     if not 0 < asked.margin < 1:
         raise ConfigError(f"the margin is {asked.margin:g}", remedy="give a part of AUROC between 0 and 1")
+    unknown = [name for name in asked.methods if name not in METHODS]
+    if unknown:
+        raise ConfigError(f"no method is called {unknown[0]!r}", remedy=f"use one of {', '.join(METHODS)}")
     if asked.labels is not None and asked.labels < 0:
         raise ConfigError(f"the number of labels is {asked.labels}", remedy="give 0 or more")

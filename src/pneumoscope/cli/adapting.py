@@ -35,6 +35,9 @@ def adapt(
     margin: Annotated[
         float, typer.Option("--margin", help="Of AUROC, that may be lost on the original population.")
     ] = 0.02,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="A candidate to try; may be given again. All by default.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Fit a bundle to a site: calibration, thresholds, batch norm, head; only what is shown to be better is kept.
@@ -44,6 +47,7 @@ def adapt(
     """
     from pneumoscope.adaptation.adapt import Asked, evidence_file
     from pneumoscope.adaptation.adapt import adapt as adapt_bundle
+    from pneumoscope.adaptation.methods import METHODS
     from pneumoscope.bundle import load_bundle
     from pneumoscope.data.sources import open_source
 
@@ -54,7 +58,7 @@ def adapt(
         load_bundle(bundle),
         manifest,
         out,
-        Asked(labels=labels, margin=margin, seed=seed),
+        Asked(labels=labels, methods=tuple(method or METHODS), margin=margin, seed=seed),
         original=None if original is None else open_source(original),
         say=say,
     )
