@@ -1,6 +1,6 @@
 """Do the 95 % intervals hold 95 % of the time where a patient's images are alike, and how fast are they?
 
-    python benchmarks/statistics.py --out runs/statistics [--simulations 1000] [--resamples 1000]
+    python benchmarks/interval_coverage.py --out runs/statistics [--simulations 1000] [--resamples 1000]
 
 Simulated studies: patients with three images each, correlated by .8 within the patient, half of the patients with
 pneumonia; truths from one study of 600,000 patients. The target is 93 to 97 %. Writes statistics.json and prints
