@@ -250,20 +250,12 @@ def evaluate(
 ) -> None:
     """Score a bundle on labelled images: metrics.json, predictions.csv, figures, and an HTML page."""
     from pneumoscope.data.sources import open_source
-    from pneumoscope.errors import ConfigError
     from pneumoscope.evaluation.evaluate import evaluate as evaluate_bundle
-    from pneumoscope.files import out_folder
     from pneumoscope.predict import Classifier
 
-    if (out / "run.json").is_file():
-        raise ConfigError(
-            "is the folder of a run, whose own figures would be lost", path=out, remedy=f"--out {out}/test"
-        )
+    refuse_run(out, "test")
     classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
-    look = None
-    if official and data.exists():
-        out_folder(out)  # a look that could leave nothing is none
-        look = announced(classifier, data, operating_point)
+    look = announced(classifier, data, operating_point, out) if official else None
     manifest = open_source(data)
     if split is not None:
         manifest = manifest.select(split)
@@ -291,11 +283,29 @@ def evaluate(
         raise typer.Exit(3)
 
 
-def announced(classifier: Classifier, data: Path, operating_point: str | None) -> Look:
-    """Put a look at a locked test set on record; raises `ConfigError` where something would be chosen on it."""
+def refuse_run(out: Path, instead: str) -> None:
+    """Raise `ConfigError` where figures would take the place of a run's own."""
+    from pneumoscope.errors import ConfigError
+
+    if (out / "run.json").is_file():
+        raise ConfigError(
+            "is the folder of a run, whose own figures would be lost", path=out, remedy=f"--out {out}/{instead}"
+        )
+
+
+def announced(classifier: Classifier, data: Path, operating_point: str | None, out: Path) -> Look | None:
+    """Put a look at a locked test set on record; none where there is no data.
+
+    Raises `ConfigError` where something would be chosen on it, and `StorageError` where `out` cannot be written: a look
+    that could leave nothing is none.
+    """
     from pneumoscope.errors import ConfigError
     from pneumoscope.evaluation.ledger import announce, ledger_file
+    from pneumoscope.files import out_folder
 
+    if not data.exists():
+        return None
+    out_folder(out)
     if operating_point is not None:
         raise ConfigError(
             "an official test is made at the bundle's own operating point", remedy="leave --operating-point out"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
-from pneumoscope.cli.predicting import Computes, Point, Threads, announced
+from pneumoscope.cli.predicting import Computes, Point, Threads, announced, refuse_run
 
 
 def register(app: typer.Typer) -> None:
@@ -44,21 +44,13 @@ def validate(
     Flags are on the page and do not change the exit code; 1 says that the result is void.
     """
     from pneumoscope.data.sources import open_source
-    from pneumoscope.errors import ConfigError
-    from pneumoscope.files import out_folder
     from pneumoscope.predict import Classifier
     from pneumoscope.report.validation_page import write
     from pneumoscope.validation.validate import validate as validate_bundle
 
-    if (out / "run.json").is_file():
-        raise ConfigError(
-            "is the folder of a run, whose own figures would be lost", path=out, remedy=f"--out {out}/validation"
-        )
+    refuse_run(out, "validation")
     classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
-    look = None
-    if official and data.exists():
-        out_folder(out)  # a look that could leave nothing is none
-        look = announced(classifier, data, operating_point)
+    look = announced(classifier, data, operating_point, out) if official else None
     manifest = open_source(data)
     with progress("validating") as update:
         found = validate_bundle(

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cbook import boxplot_stats
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pneumoscope.errors import DataError
 from pneumoscope.files import read_json, write_text
+from pneumoscope.report.axes import new_figure, plain_legend, quiet_axes
 from pneumoscope.report.html import image_uri, render, svg
 from pneumoscope.report.palette import CLASSES, DASHES, INK, MUTED, RULE
 
@@ -146,8 +146,8 @@ def _varies(groups: Mapping[str, Any]) -> bool:
 def size_chart(groups: Mapping[str, Mapping[str, float] | None], name: str) -> Figure:
     """Draw one box per class: median, quartiles, and whiskers at the 5 and 95 % points."""
     known = {label: points for label, points in groups.items() if points}
-    figure = _figure(5.0, 0.75 + 0.42 * len(known), f"Box plots of {name} by class")
-    axes = _axes(figure)
+    figure = new_figure(5.0, 0.75 + 0.42 * len(known), f"Box plots of {name} by class")
+    axes = quiet_axes(figure)
     boxes = [
         {
             **boxplot_stats([points["median"]])[0],
@@ -174,8 +174,8 @@ def size_chart(groups: Mapping[str, Mapping[str, float] | None], name: str) -> F
 
 def intensity_chart(histograms: Mapping[str, list[float]]) -> Figure:
     """Draw the mean histogram of pixel values for each class, the first and last bin among them."""
-    figure = _figure(7.2, 3.0, "Mean histogram of pixel values by class")
-    axes = _axes(figure)
+    figure = new_figure(7.2, 3.0, "Mean histogram of pixel values by class")
+    axes = quiet_axes(figure)
     for number, (label, shares) in enumerate(histograms.items()):
         edges = np.linspace(0, 1, len(shares) + 1)
         axes.stairs(shares, edges, color=_colour(label), linewidth=1.8, linestyle=DASHES[number], label=label)
@@ -183,14 +183,14 @@ def intensity_chart(histograms: Mapping[str, list[float]]) -> Figure:
     inner = max(max(shares[1:-1]) for shares in histograms.values())
     axes.set(xlim=(0, 1), ylim=(0, 1.15 * inner), xlabel="pixel value (0 black, 1 white)", ylabel="of the pixels")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    _legend(axes)
+    plain_legend(axes)
     return figure
 
 
 def patient_chart(groups: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw how many patients have one, two, … images."""
-    figure = _figure(7.2, 2.8, "Images per patient by class")
-    axes = _axes(figure)
+    figure = new_figure(7.2, 2.8, "Images per patient by class")
+    axes = quiet_axes(figure)
     width = 0.8 / max(len(groups), 1)
     for number, (label, points) in enumerate(groups.items()):
         bars = np.zeros(MOST)
@@ -202,14 +202,14 @@ def patient_chart(groups: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.set_xticks(range(1, MOST + 1), names)
     axes.set(xlabel="images of one patient", ylabel="patients")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _legend(axes)
+    plain_legend(axes)
     return figure
 
 
 def shortcut_chart(features: list[Mapping[str, Any]], limit: float) -> Figure:
     """Draw the AUROC of each property with its interval; the band around .5 tells nothing."""
-    figure = _figure(7.2, 0.9 + 0.36 * len(features), "AUROC of properties other than the lungs")
-    axes = _axes(figure)
+    figure = new_figure(7.2, 0.9 + 0.36 * len(features), "AUROC of properties other than the lungs")
+    axes = quiet_axes(figure)
     axes.axvspan(1 - limit, limit, color=RULE, alpha=0.45, linewidth=0)
     axes.axvline(0.5, color=MUTED, linewidth=1)
     for row, feature in enumerate(features):
@@ -222,29 +222,6 @@ def shortcut_chart(features: list[Mapping[str, Any]], limit: float) -> Figure:
     axes.set_xlabel("AUROC for pneumonia, with 95 % interval")
     axes.tick_params(axis="y", length=0)
     return figure
-
-
-def _figure(width: float, height: float, label: str) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.set_label(label)
-    return figure
-
-
-def _axes(figure: Figure) -> Axes:
-    axes = figure.subplots()
-    axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9)
-    axes.xaxis.label.set(color=INK, fontsize=10)
-    axes.yaxis.label.set(color=INK, fontsize=10)
-    return axes
-
-
-def _legend(axes: Axes) -> None:
-    legend = axes.legend(frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set_color(INK)
 
 
 def _colour(label: str) -> str:

@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumoscope.records import NORMAL, PNEUMONIA
+from pneumoscope.report.axes import new_figure, quiet_axes, quieten
 from pneumoscope.report.palette import BLUE, CLASSES, DASHES, INK, MUTED, PAPER, RULE, SERIES, VERMILION
 
 FloatVector = NDArray[np.float64]
@@ -174,10 +175,10 @@ def reliability_bins(curve: Scored, bins: int = 10) -> list[Bin]:
 
 def calibration(curve: Scored, score_name: str = PROBABILITY) -> Figure:
     """Draw stated probability against observed frequency, with a histogram of the scores below."""
-    figure = _figure(4.9, 5.6, f"Reliability diagram of {curve.name}")
+    figure = new_figure(4.9, 5.6, f"Reliability diagram of {curve.name}")
     top, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (4, 1)})
-    _style(top)
-    _style(below)
+    quieten(top)
+    quieten(below)
     top.plot([0, 1], [0, 1], color=RULE, linewidth=1)
     cells = reliability_bins(curve)
     x = [cell.score for cell in cells]
@@ -196,10 +197,10 @@ def score_histogram(
     groups: Mapping[str, FloatVector], threshold: float | None, score_name: str = PROBABILITY
 ) -> Figure:
     """Draw the scores of each group (a class or a subtype) on a row of its own, with the threshold."""
-    figure = _figure(4.9, 0.8 + 1.25 * len(groups), "Histograms of the scores of " + ", ".join(groups))
+    figure = new_figure(4.9, 0.8 + 1.25 * len(groups), "Histograms of the scores of " + ", ".join(groups))
     rows = np.atleast_1d(figure.subplots(len(groups), 1, sharex=True))
     for axes, (name, scores) in zip(rows, groups.items(), strict=True):
-        _style(axes)
+        quieten(axes)
         weights = np.full(len(scores), 1 / max(len(scores), 1))
         axes.hist(scores, bins=np.linspace(0, 1, 41).tolist(), weights=weights, color=CLASSES.get(name, MUTED))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -257,10 +258,10 @@ def forest(rows: Mapping[str, Mapping[str, Any]], measures: Mapping[str, str]) -
         rows: name of a run -> its `metrics` of the contract.
         measures: key of a metric -> heading of its panel.
     """
-    figure = _figure(9.6, 1.0 + 0.42 * max(len(rows), 2), "Estimates with 95 % intervals of " + ", ".join(rows))
+    figure = new_figure(9.6, 1.0 + 0.42 * max(len(rows), 2), "Estimates with 95 % intervals of " + ", ".join(rows))
     panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
     for axes, (key, heading) in zip(panels, measures.items(), strict=True):
-        _style(axes)
+        quieten(axes)
         for y, metrics in enumerate(rows.values()):
             _estimate(axes, y, metrics.get(key) or {})
         axes.set_title(heading, loc="left", fontsize=10, color=INK)
@@ -296,7 +297,7 @@ def training_curves(history: pd.DataFrame, best_epoch: int | None = None) -> Fig
     Epochs of several phases follow one another; a line stands where a new phase begins, a dotted one at
     the epoch that was kept (`best_epoch`, counted from 1 over all phases).
     """
-    figure = _figure(9.2, 3.4, "Training curves: loss, and validation AUROC and accuracy, by epoch")
+    figure = new_figure(9.2, 3.4, "Training curves: loss, and validation AUROC and accuracy, by epoch")
     loss, score = figure.subplots(1, 2)
     epochs = np.arange(1, len(history) + 1)
     _lines(loss, epochs, history, {"train_loss": "training loss", "val_loss": "validation loss"})
@@ -304,7 +305,7 @@ def training_curves(history: pd.DataFrame, best_epoch: int | None = None) -> Fig
     phases = history["phase"].astype(str).tolist() if "phase" in history else []
     borders = [i + 0.5 for i in range(1, len(phases)) if phases[i] != phases[i - 1]]
     for axes in (loss, score):
-        _style(axes)
+        quieten(axes)
         for border in borders:
             axes.axvline(border, color=RULE, linewidth=1)
         if best_epoch is not None:
@@ -334,27 +335,9 @@ def _lines(axes: Axes, epochs: NDArray[np.int_], history: pd.DataFrame, names: M
 # --- the look ---------------------------------------------------------------------------------------------
 
 
-def _figure(width: float, height: float, label: str) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.set_label(label)
-    return figure
-
-
 def _single(width: float, height: float, label: str) -> tuple[Figure, Axes]:
-    figure = _figure(width, height, label)
-    axes = figure.subplots()
-    _style(axes)
-    return figure, axes
-
-
-def _style(axes: Axes) -> None:
-    axes.set_facecolor("none")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9)
-    axes.xaxis.label.set(color=INK, fontsize=10)
-    axes.yaxis.label.set(color=INK, fontsize=10)
+    figure = new_figure(width, height, label)
+    return figure, quiet_axes(figure)
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pneumoscope.report.axes import new_figure, plain_legend, quiet_axes
 from pneumoscope.report.palette import BLUE, INK, MUTED, RULE, VERMILION
 
 Estimates = Sequence[tuple[str, Mapping[str, Any]]]
@@ -40,8 +41,8 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
 
 def decision(curve: Mapping[str, Any]) -> Figure:
     """Draw net benefit against threshold probability, with the band of the model and the two reflexes."""
-    figure = _figure(4.9, 4.4, "Decision curve")
-    axes = _axes(figure)
+    figure = new_figure(4.9, 4.4, "Decision curve")
+    axes = quiet_axes(figure)
     t = np.asarray(curve["thresholds"], dtype=float)
     axes.fill_between(t, np.asarray(curve["low"], float), np.asarray(curve["high"], float), color=BLUE, alpha=0.18)
     axes.plot(t, curve["model"], color=BLUE, linewidth=1.8, label="by the score")
@@ -49,14 +50,14 @@ def decision(curve: Mapping[str, Any]) -> Figure:
     axes.axhline(0, color=INK, linewidth=1, label="treat none")
     top = max(0.05, *curve["model"], curve["treat_all"][0])
     axes.set(xlim=(0, 1), ylim=(-0.25 * top - 0.05, 1.1 * top), xlabel="threshold probability", ylabel="net benefit")
-    _legend(axes)
+    plain_legend(axes)
     return figure
 
 
 def forest(rows: Estimates, label: str, reference: float | None = None) -> Figure:
     """Draw one interval per row; `reference` is a dashed line (all images together, or no gap)."""
-    figure = _figure(7.2, 0.9 + 0.3 * len(rows), label)
-    axes = _axes(figure)
+    figure = new_figure(7.2, 0.9 + 0.3 * len(rows), label)
+    axes = quiet_axes(figure)
     if reference is not None:
         axes.axvline(reference, color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
     for row, (_, estimate) in enumerate(rows):
@@ -74,8 +75,8 @@ def forest(rows: Estimates, label: str, reference: float | None = None) -> Figur
 
 def transfer(curve: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw sensitivity and specificity of a local threshold by the labels that chose it; bars hold 95 % of draws."""
-    figure = _figure(4.9, 4.4, "Local threshold by number of labels")
-    axes = _axes(figure)
+    figure = new_figure(4.9, 4.4, "Local threshold by number of labels")
+    axes = quiet_axes(figure)
     known = [step for step in curve if step["rules"]]
     for shift, (what, colour) in enumerate((("sensitivity", VERMILION), ("specificity", BLUE))):
         x = [step["k"] * (0.97 + 0.06 * shift) for step in known]
@@ -86,35 +87,12 @@ def transfer(curve: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set(xscale="log", ylim=(-0.02, 1.02), xlabel="labelled local images", ylabel="on the other patients")
     axes.set_xticks([step["k"] for step in known], [str(step["k"]) for step in known])
     axes.minorticks_off()
-    _legend(axes)
+    plain_legend(axes)
     return figure
 
 
 def _square(label: str) -> tuple[Figure, Axes]:
-    figure = _figure(4.4, 4.4, label)
-    axes = _axes(figure)
+    figure = new_figure(4.4, 4.4, label)
+    axes = quiet_axes(figure)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     return figure, axes
-
-
-def _figure(width: float, height: float, label: str) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.set_label(label)
-    return figure
-
-
-def _axes(figure: Figure) -> Axes:
-    axes = figure.subplots()
-    axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9)
-    axes.xaxis.label.set(color=INK, fontsize=10)
-    axes.yaxis.label.set(color=INK, fontsize=10)
-    return axes
-
-
-def _legend(axes: Axes) -> None:
-    legend = axes.legend(frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set_color(INK)
