@@ -17,7 +17,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Pneumoscope into $(VENV), a few minutes the first time"
-	$(PIP) --editable .
+	$(PIP) --editable ".[serve]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
