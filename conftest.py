@@ -37,6 +37,8 @@ def run_bash(example: Example) -> None:
     if all(line.startswith("pneumoscope ") and not _SHELL.search(_QUOTED.sub("", line)) for line in lines):
         for line in lines:
             run_command(shlex.split(line, comments=True))
+            if traces := example.namespace.get("traces"):
+                faulthandler.enable(file=traces)  # training takes it away, see `_signals`
         return
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -79,7 +81,7 @@ def _sybil(fixture: str) -> Sybil:
         CodeBlockParser("bash", run_bash),
         CodeBlockParser("toml", read_toml),
     ]
-    return Sybil(parsers, patterns=["README.md", "docs/*.md", "docs/**/*.md"], fixtures=[fixture])
+    return Sybil(parsers, patterns=["README.md", "docs/*.md", "docs/**/*.md"], fixtures=[fixture, "traces"])
 
 
 pages = _sybil("page")
@@ -92,13 +94,19 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return None if file_path == PREPARES else _collect(file_path, parent)
 
 
+@pytest.fixture(scope="session")
+def traces(pytestconfig: pytest.Config) -> int:
+    """The file descriptor that a crash is written to."""
+    return pytestconfig.stash[fault_handler_stderr_fd_key]
+
+
 @pytest.fixture(autouse=True)
-def _signals(pytestconfig: pytest.Config) -> Iterator[None]:
+def _signals(traces: int) -> Iterator[None]:
     """A crash leaves a trace, and no test leaves its handlers to the next.
 
     Lightning gives back Python's handlers after training, and so takes faulthandler's, which Python does not know of.
     """
-    faulthandler.enable(file=pytestconfig.stash[fault_handler_stderr_fd_key])
+    faulthandler.enable(file=traces)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     after = {number: signal.getsignal(number) for number in before}

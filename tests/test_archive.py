@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,14 +60,14 @@ needs_ray = pytest.mark.usefixtures("ray")
 
 @pytest.fixture
 def ray() -> None:
-    if find_spec("ray") is None:  # not imported: that must happen after `score_archive` told it where to listen
+    if find_spec("ray") is None:
         pytest.skip("Ray is not installed (the extra `ray`)")
 
 
 @needs_ray
 def test_it_says_what_one_process_says(bundle: Bundle, files: list[str], tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    reached_from_outside, handler = open_to_all(), signal.getsignal(signal.SIGTERM)
+    reached_from_outside = open_to_all()
     out = tmp_path / "lines.jsonl"
 
     def progress(done: int, total: int) -> None:
@@ -82,7 +84,7 @@ def test_it_says_what_one_process_says(bundle: Bundle, files: list[str], tmp_pat
         assert line.pop("subtype") == pytest.approx(wanted.pop("subtype"), abs=1e-5)
         assert line == wanted
     assert failed == 2
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert "ray" not in sys.modules, "Ray has a process of its own"
     assert len(seen) == 4
     assert seen[-1] == (14, 14)
     assert list(tmp_path.iterdir()) == [out], "finished shards are cleared away"
@@ -129,28 +131,55 @@ def test_shards_of_another_job_are_not_taken(bundle: Bundle, files: list[str], t
 def test_a_killed_worker_loses_and_doubles_nothing(bundle: Bundle, files: list[str], tmp_path: Path) -> None:
     many = (files * 60)[:600]
     out = tmp_path / "lines.jsonl"
+    with killed_in_the_middle(out, scorers):
+        failed = score_archive(many, out, bundle, shard_size=10, workers=2)
+    assert [line["path"] for line in lines(out)] == many
+    assert failed == sum(name == files[5] or name == files[-1] for name in many)
+
+
+@needs_ray
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found in /proc")
+def test_a_killed_driver_takes_its_workers_along_and_its_work_goes_on(
+    bundle: Bundle, files: list[str], tmp_path: Path
+) -> None:
+    many = (files * 60)[:600]
+    out = tmp_path / "lines.jsonl"
+    with (
+        killed_in_the_middle(out, lambda: processes(b"pneumoscope.cluster import drive")),
+        pytest.raises(StorageError, match=r"Ray ended \(exit code -9\) after \d+ of 60 shards; start the same command"),
+    ):
+        score_archive(many, out, bundle, shard_size=10, workers=2)
+    deadline = time.monotonic() + 60
+    while list(scorers()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(scorers())
+    assert not out.exists()
+    score_archive(many, out, bundle, shard_size=10, workers=2)
+    assert [line["path"] for line in lines(out)] == many
+
+
+@contextmanager
+def killed_in_the_middle(out: Path, victims: Callable[[], Iterator[int]]) -> Iterator[None]:
+    """Kill one of `victims` as soon as the first shard is there."""
     killed: list[int] = []
     finished = threading.Event()
 
     def kill_one() -> None:
-        """Kill a worker as soon as the first shard is there."""
-        shards = tmp_path / "lines.jsonl.shards"
+        shards = out.with_name(f"{out.name}.shards")
         while not finished.wait(0.05):
-            if any(shards.glob("0*.jsonl")) and (workers := list(scorers())):
-                os.kill(workers[0], signal.SIGKILL)
-                killed.append(workers[0])
+            if any(shards.glob("0*.jsonl")) and (found := list(victims())):
+                os.kill(found[0], signal.SIGKILL)
+                killed.append(found[0])
                 return
 
     killer = threading.Thread(target=kill_one)
     killer.start()
     try:
-        failed = score_archive(many, out, bundle, shard_size=10, workers=2)
+        yield
     finally:
         finished.set()
         killer.join()
-    assert len(killed) == 1, "no worker was killed: the test showed nothing"
-    assert [line["path"] for line in lines(out)] == many
-    assert failed == sum(name == files[5] or name == files[-1] for name in many)
+    assert len(killed) == 1, "nobody was killed: the test showed nothing"
 
 
 @needs_ray
@@ -164,15 +193,22 @@ def test_what_a_worker_cannot_do_is_told_as_here(bundle: Bundle, files: list[str
 
 
 def scorers() -> Iterator[int]:
-    """Yield the processes of Ray that score for this process's cluster."""
+    """Yield the processes of Ray that score."""
+    return (pid for pid in processes(b"Scorer") if command(pid).startswith(b"ray::"))
+
+
+def processes(part: bytes) -> Iterator[int]:
+    """Yield the processes that have `part` in their command line."""
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                title = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::") and b"_Scorer" in title:
-                yield int(folder.name)
+        if folder.name.isdigit() and part in command(int(folder.name)):
+            yield int(folder.name)
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @needs_ray

@@ -10,82 +10,18 @@ import json
 import logging
 import os
 import shutil
-import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-from pneumoscope import errors
 from pneumoscope.bundle import Bundle
-from pneumoscope.errors import ConfigError, PneumoscopeError, StorageError, storage_errors
+from pneumoscope.cluster import Scoring, computed, shard_file
+from pneumoscope.errors import ConfigError, StorageError, storage_errors
 from pneumoscope.files import atomic_path, out_folder, read_json, sha256_bytes, write_json
-from pneumoscope.predict import Classifier, as_line
+from pneumoscope.predict import Classifier
 from pneumoscope.runtime import Engine
 
 _PLAN = "plan.json"
-_STORE = 200 << 20  # bytes
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How to score, and where: `shards` is a folder that every worker can write to.
-
-    `folder`: relative names of images are looked for here. `threads`: that one worker computes with.
-    """
-
-    bundle: Path
-    operating_point: str | None
-    engine: Engine
-    batch_size: int
-    threads: int
-    folder: Path
-    shards: Path
-
-
-class _Scorer:
-    """One worker: scores shards, of which Ray Data sends it one after the other."""
-
-    def __init__(self, scoring: Scoring) -> None:
-        os.chdir(scoring.folder)
-        self.scoring = scoring
-        self.classifier: Classifier | None = None
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        files = [os.fsdecode(name) for name in bytes(row["files"]).split(b"\0")]
-        try:
-            return {"lines": self._write(int(row["shard"]), files), "fault": ""}
-        except PneumoscopeError as error:  # as a value: Ray keeps the text of an error alone
-            fault = (type(error).__name__, error.what, error.path, error.remedy)
-            return {"lines": 0, "fault": json.dumps(fault)}
-
-    def _write(self, shard: int, files: Sequence[str]) -> int:
-        scoring = self.scoring
-        if self.classifier is None:
-            self.classifier = Classifier.load(
-                scoring.bundle,
-                operating_point=scoring.operating_point,
-                engine=scoring.engine,
-                threads=scoring.threads,
-            )
-        lines = list(self.classifier.predict(files, batch_size=scoring.batch_size, workers=scoring.threads))
-        path = shard_file(scoring.shards, shard)
-        with (
-            storage_errors(path),
-            atomic_path(path) as temporary,
-            temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
-        ):
-            stream.writelines(as_line(line) for line in lines)
-        return len(lines)
-
-
-def shard_file(folder: Path, shard: int) -> Path:
-    """Return where the lines of a shard are kept."""
-    return folder / f"{shard:08d}.jsonl"
 
 
 def score_archive(
@@ -134,11 +70,17 @@ def score_archive(
         cores = os.cpu_count() or 1
         workers = workers or cores
         scoring = Scoring(
-            bundle.folder.resolve(), operating_point, engine, batch_size, max(1, cores // workers), Path.cwd(),
-            folder.resolve(),
-        )  # fmt: skip
+            bundle=str(bundle.folder.resolve()),
+            operating_point=operating_point,
+            engine=engine,
+            batch_size=batch_size,
+            threads=max(1, cores // workers),
+            folder=str(Path.cwd()),
+            shards=str(folder.resolve()),
+        )
+        shards = [(shard, files[shard * shard_size : (shard + 1) * shard_size]) for shard in todo]
         seen = sum(_size(shard, shard_size, len(files)) for shard in done)
-        for lines in _computed(files, todo, scoring, shard_size, min(workers, len(todo)), address):
+        for lines in computed(shards, scoring, min(workers, len(todo)), address):
             seen += lines
             if progress:
                 progress(seen, len(files))
@@ -170,73 +112,6 @@ def _claim(folder: Path, files: Sequence[str], bundle: Bundle, operating_point: 
     if folder.exists() and any(folder.iterdir()):
         raise StorageError("is not empty, and holds no plan of ours", path=folder, remedy="choose another --jsonl")
     write_json(out_folder(folder) / _PLAN, plan)
-
-
-def _computed(
-    files: Sequence[str], shards: Sequence[int], scoring: Scoring, shard_size: int, workers: int, address: str | None
-) -> Iterator[int]:
-    """Yield the number of images in each shard as it is finished, in no particular order."""
-    ray = _import_ray(address)
-    items = [
-        {"shard": shard, "files": b"\0".join(map(os.fsencode, files[shard * shard_size : (shard + 1) * shard_size]))}
-        for shard in shards
-    ]
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        _start(ray, address, workers)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        # A block per shard, so that a death costs one of them.
-        data = ray.data.from_items(items, override_num_blocks=len(items))
-        scored = data.map(
-            _Scorer,
-            fn_constructor_args=(scoring,),
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=scoring.threads if address else 0,
-        )
-        for row in scored.iter_rows():
-            if row["fault"]:
-                kind, what, path, remedy = json.loads(row["fault"])
-                raise getattr(errors, kind)(what, path=path, remedy=remedy)
-            yield int(row["lines"])
-    finally:
-        ray.shutdown()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray leaves its own, which ends the process
-
-
-def _import_ray(address: str | None) -> Any:
-    """Return the module, having told it to report to nobody, and to listen on the loopback device alone."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address is None:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on every system: no cluster, hence loopback
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ConfigError("Ray is not installed", remedy='pip install "pneumoscope[ray]"') from error
-    return ray
-
-
-def _start(ray: Any, address: str | None, workers: int) -> None:
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is None:
-        # Only names and counts pass through Ray's shared memory, images do not.
-        ray.init(
-            num_cpus=max(2, workers), object_store_memory=_STORE, include_dashboard=False, **quiet,
-        )  # fmt: skip
-        return
-    try:
-        if address != "auto":  # Ray itself would try for minutes, and end the process
-            parts = urlsplit(address if "//" in address else f"//{address}")
-            socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10).close()
-        ray.init(address=address, **quiet)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        what = f"the Ray cluster at {address} cannot be reached ({reason})"
-        raise ConfigError(what, remedy="ask `ray status` on its head") from error
 
 
 def _join(shards: Sequence[Path], out: Path, expected: int) -> int:
