@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 CLEAN = "untouched"
 # Removed in two ways, because the network's answer to one fill may be at its end, where it can no longer tell anything.
 AGAIN = ("lung_region_removed", "lungs_removed")
+# What is hidden -> what shows it alone.
+HIDDEN = {"border_masked": "border_only", "corners_masked": "corners_only"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +154,27 @@ def _area(y: Bools, score: Floats, codes: NDArray[np.int64]) -> dict[str, Any]:
 
 def change_items(material: Material, found: Mapping[str, Answered], seed: int) -> list[Item]:
     """Judge what borders, corners, an R, a frame, a mirror image or another exposure do to ranking and calls."""
-    hidden = [_change(key, material, found, seed, one_class=False) for key in ("border_masked", "corners_masked")]
+    hidden = [_hidden(key, alone, material, found, seed) for key, alone in HIDDEN.items()]
     return hidden + [_change(key, material, found, seed, one_class=True) for key in ADDED]
+
+
+def _hidden(key: str, alone: str, material: Material, found: Mapping[str, Answered], seed: int) -> Item:
+    """Judge a hidden part: red only where the part alone tells the classes as well."""
+    item = _change(key, material, found, seed, one_class=False)
+    if material.why_no_auroc() or material.labels is None:
+        return item
+    c = cohort(material.labels, found[alone].score, material.codes)
+    area = paired_auroc(c, c).auc_a
+    item = replace(
+        item,
+        limit=f"{item.limit}; red only where the part alone tells the classes by more than {verdict.MOST_TOLD:.2f}",
+        facts={**item.facts, "alone": area.as_json()},
+    )
+    if item.light != verdict.RED or area.low > verdict.MOST_TOLD:
+        return item
+    return replace(
+        item, light=verdict.AMBER, facts={**item.facts, "void": "the part alone does not tell the classes that well"}
+    )
 
 
 def _change(key: str, material: Material, found: Mapping[str, Answered], seed: int, *, one_class: bool) -> Item:
