@@ -139,7 +139,7 @@ def write_images(folder: Path, images: Pixels, ill: NDArray[np.bool_]) -> None:
         Image.fromarray(image).save(file)
 
 
-def one_seed(seed: int, train: int, held: int, masks: Any) -> dict[str, Any]:
+def one_seed(seed: int, train: int, held: int, maps: int, masks: Any) -> dict[str, Any]:
     """Return for each plant the lights of all items, and the figures of the first two."""
     rng = np.random.default_rng(seed)
     (taught, ill_taught), (images, ill) = pairs(rng, train), pool(rng, held)
@@ -150,7 +150,7 @@ def one_seed(seed: int, train: int, held: int, masks: Any) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             write_images(Path(folder) / "data", planted(images, ill, plant), ill)
             card = audit(
-                classifier, open_source(Path(folder) / "data"), Path(folder) / "card", masks=masks, cam_images=30
+                classifier, open_source(Path(folder) / "data"), Path(folder) / "card", masks=masks, cam_images=maps
             )
         found[name] = {
             "lights": {item["key"]: item["light"] for item in card["items"]},
@@ -185,13 +185,14 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--train", type=int, default=400)
     parser.add_argument("--held", type=int, default=240)
+    parser.add_argument("--maps", type=int, default=30, help="heat maps a card; under 20 they are not judged")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     masks = LungSegmenter.load(threads=arguments.threads).masks
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    runs = {seed: one_seed(seed, arguments.train, arguments.held, masks) for seed in seeds}
+    runs = {seed: one_seed(seed, arguments.train, arguments.held, arguments.maps, masks) for seed in seeds}
     summary = {name: summarise(name, runs) for name in PLANTS}
     print("\n| plant | flagged (95 %) | AUROC clean / without the region | Grad-CAM in lungs |\n|---|---|---|---|")
     for name, found in summary.items():

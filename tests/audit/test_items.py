@@ -9,32 +9,35 @@ import numpy as np
 import pytest
 
 from pneumoscope.audit.conditions import ADDED
-from pneumoscope.audit.items import CLEAN, Answered, change_items
+from pneumoscope.audit.items import CLEAN, Answered, change_items, taken_share
 from pneumoscope.audit.verdict import AMBER, GREEN, RED
+
+ILL = np.arange(300) % 2 == 1
+NOISE = np.repeat(np.random.default_rng(0).normal(size=150), 2)  # the same in both classes
 
 
 @pytest.mark.parametrize(
-    ("masked_tells", "alone_tells", "light"),
-    [(0.0, 3.0, RED), (0.0, 0.0, AMBER), (3.0, 0.0, GREEN), (3.0, 3.0, GREEN)],
+    ("distance", "noise", "light", "taken"), [(3.0, 1.0, GREEN, 0.0), (3.0, 6.0, AMBER, 0.0), (0.6, 1.0, RED, 0.8)]
 )
-def test_a_hidden_part_is_red_only_where_the_part_alone_tells_too(
-    masked_tells: float, alone_tells: float, light: str
+def test_a_hidden_part_is_red_only_where_it_sets_the_classes_apart(
+    distance: float, noise: float, light: str, taken: float
 ) -> None:
-    rng = np.random.default_rng(0)
-    ill = np.arange(300) % 2 == 1
+    def answered(distance: float, noise: float) -> Answered:
+        return Answered(distance * ILL + noise * NOISE, np.zeros(300, np.bool_))
 
-    def answered(strength: float) -> Answered:
-        score = strength * ill + rng.normal(size=300)
-        return Answered(score, np.zeros(300, np.bool_))
-
-    clean = answered(3.0)
-    found = dict.fromkeys((CLEAN, *ADDED, "border_masked", "border_only"), clean)
-    found["corners_masked"] = clean if masked_tells else answered(0.0)
-    found["corners_only"] = answered(alone_tells)
+    found = dict.fromkeys((CLEAN, *ADDED, "border_masked"), answered(3.0, 1.0))
+    found["corners_masked"] = answered(distance, noise)
     material: Any = SimpleNamespace(
-        labels=ill, codes=np.arange(300), patients=[str(n) for n in range(300)], why_no_auroc=lambda: None
+        labels=ILL, codes=np.arange(300), patients=[str(n) for n in range(300)], why_no_auroc=lambda: None
     )
     item = next(item for item in change_items(material, found, 0) if item.key == "corners_masked")
     assert item.light == light
     assert ("void" in item.facts) == (light == AMBER)
-    assert item.facts["alone"]["value"] == pytest.approx(0.98 if alone_tells else 0.5, abs=0.08)
+    assert item.facts["taken"]["value"] == pytest.approx(taken, abs=0.01)
+
+
+def test_the_share_that_is_taken() -> None:
+    clean = np.where(ILL, 2.0, -2.0)
+    for share in (0.0, 0.25, 1.0):
+        found = taken_share(ILL, clean, (1 - share) * clean + 5, np.arange(300), 0)
+        assert (found.value, found.low, found.high) == pytest.approx((share, share, share))

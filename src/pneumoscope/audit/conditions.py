@@ -161,22 +161,16 @@ def lungs_only(chest: Chest, fill: Pixels) -> Pixels:
 
 def border_masked(chest: Chest, fill: Pixels) -> Pixels:
     """Fill a tenth of the side at each edge, lungs excepted."""
-    return np.where(_border(chest), fill, chest.image)
-
-
-def border_only(chest: Chest, fill: Pixels) -> Pixels:
-    """Fill all but what `border_masked` fills."""
-    return np.where(_border(chest), chest.image, fill)
+    return np.where(_frame(chest.image.shape[0], BORDER) & ~chest.lungs, fill, chest.image)
 
 
 def corners_masked(chest: Chest, fill: Pixels) -> Pixels:
     """Fill the four corners, and what looks like burnt-in text, lungs excepted."""
-    return np.where(_corners(chest), fill, chest.image)
-
-
-def corners_only(chest: Chest, fill: Pixels) -> Pixels:
-    """Fill all but what `corners_masked` fills."""
-    return np.where(_corners(chest), chest.image, fill)
+    side = chest.image.shape[0]
+    place = np.arange(side)
+    edge = (place < CORNER * side) | (place >= side - CORNER * side)
+    hidden = (edge[:, None] & edge) | text_in(chest.image)
+    return np.where(hidden & ~chest.lungs, fill, chest.image)
 
 
 def silhouette(chest: Chest, fill: Pixels) -> Pixels:
@@ -189,19 +183,10 @@ def everything_removed(chest: Chest, fill: Pixels) -> Pixels:
     return fill
 
 
-def _border(chest: Chest) -> Mask:
-    edge = _edge(chest.image.shape[0], BORDER)
-    return (edge[:, None] | edge) & ~chest.lungs
-
-
-def _corners(chest: Chest) -> Mask:
-    edge = _edge(chest.image.shape[0], CORNER)
-    return ((edge[:, None] & edge) | text_in(chest.image)) & ~chest.lungs
-
-
-def _edge(side: int, share: float) -> Mask:
+def _frame(side: int, share: float) -> Mask:
     place = np.arange(side)
-    return (place < share * side) | (place >= side - share * side)
+    edge = (place < share * side) | (place >= side - share * side)
+    return edge[:, None] | edge
 
 
 def text_in(image: Pixels) -> Mask:
@@ -274,9 +259,7 @@ REMOVED: Mapping[str, Condition] = MappingProxyType(
         "lungs_box_removed": lungs_box_removed,
         "lungs_only": lungs_only,
         "border_masked": border_masked,
-        "border_only": border_only,
         "corners_masked": corners_masked,
-        "corners_only": corners_only,
         "silhouette": silhouette,
         "everything_removed": everything_removed,
     }

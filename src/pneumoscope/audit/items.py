@@ -27,8 +27,6 @@ Progress = Callable[[int, int], None]
 CLEAN = "untouched"
 # Removed in two ways, because the network's answer to one fill may be at its end, where it can no longer tell anything.
 AGAIN = ("lung_region_removed", "lungs_removed")
-# What is hidden -> what shows it alone.
-HIDDEN = {"border_masked": "border_only", "corners_masked": "corners_only"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,27 +152,40 @@ def _area(y: Bools, score: Floats, codes: NDArray[np.int64]) -> dict[str, Any]:
 
 def change_items(material: Material, found: Mapping[str, Answered], seed: int) -> list[Item]:
     """Judge what borders, corners, an R, a frame, a mirror image or another exposure do to ranking and calls."""
-    hidden = [_hidden(key, alone, material, found, seed) for key, alone in HIDDEN.items()]
+    hidden = [_hidden(key, material, found, seed) for key in ("border_masked", "corners_masked")]
     return hidden + [_change(key, material, found, seed, one_class=True) for key in ADDED]
 
 
-def _hidden(key: str, alone: str, material: Material, found: Mapping[str, Answered], seed: int) -> Item:
-    """Judge a hidden part: red only where the part alone tells the classes as well."""
+def _hidden(key: str, material: Material, found: Mapping[str, Answered], seed: int) -> Item:
+    """Judge a hidden part: a loss is red only where the part goes into what sets the classes apart."""
     item = _change(key, material, found, seed, one_class=False)
     if material.why_no_auroc() or material.labels is None:
         return item
-    c = cohort(material.labels, found[alone].score, material.codes)
-    area = paired_auroc(c, c).auc_a
-    item = replace(
-        item,
-        limit=f"{item.limit}; red only where the part alone tells the classes by more than {verdict.MOST_TOLD:.2f}",
-        facts={**item.facts, "alone": area.as_json()},
-    )
-    if item.light != verdict.RED or area.low > verdict.MOST_TOLD:
-        return item
-    return replace(
-        item, light=verdict.AMBER, facts={**item.facts, "void": "the part alone does not tell the classes that well"}
-    )
+    taken = taken_share(material.labels, found[CLEAN].score, found[key].score, material.codes, seed)
+    facts = {**item.facts, "taken": taken.as_json()}
+    limit = f"{item.limit}; red where more than {verdict.MOST_TAKEN:.0%} of the classes' distance goes as well"
+    if item.light == verdict.RED and verdict.at_most(taken, verdict.MOST_TAKEN) != verdict.RED:
+        facts["void"] = "what is lost is not shown to be what sets the classes apart"
+        return replace(item, light=verdict.AMBER, limit=limit, facts=facts)
+    return replace(item, limit=limit, facts=facts)
+
+
+def taken_share(y: Bools, clean: Floats, changed: Floats, codes: NDArray[np.int64], seed: int) -> Estimate:
+    """Return the share of the distance between the classes' means that a change takes, with an interval by patient.
+
+    `y`: bool [n]; `clean`, `changed`: log-odds [n]; `codes`: the patient of each. 0: none, 1: all of it.
+    """
+    c = cohort(y, clean, codes)
+
+    def statistic(weights: NDArray[np.int64]) -> Floats:
+        of = weights[:, c.codes].astype(np.float64)
+        ill, well = of * y, of * ~y
+        with np.errstate(divide="ignore", invalid="ignore"):
+            apart = [ill @ s / ill.sum(axis=1) - well @ s / well.sum(axis=1) for s in (clean, changed)]
+            return np.asarray((1 - apart[1] / apart[0])[:, None], np.float64)
+
+    value = float(statistic(np.ones((1, c.n_patients), np.int64))[0, 0])
+    return interval(value, replicate(statistic, c, seed=seed)[:, 0])
 
 
 def _change(key: str, material: Material, found: Mapping[str, Answered], seed: int, *, one_class: bool) -> Item:

@@ -139,8 +139,8 @@ def beside(item: Mapping[str, Any]) -> list[str]:
         said.append(f"AUROC {html.number(noise['value'], 2)} with noise in place of the mean image")
     if outline := facts.get("outline"):
         said.append(f"the outline of the hole alone tells pneumonia with AUROC {html.number(outline['value'], 2)}")
-    if alone := facts.get("alone"):
-        said.append(f"shown alone, it tells the classes with AUROC {html.number(alone['value'], 2)}")
+    if taken := facts.get("taken"):
+        said.append(f"{html.percent(taken['value'], 0)} of the classes' distance in log-odds goes")
     if void := facts.get("void"):
         said.append(f"not red, because {void}")
     if item["key"] == "hotspot" and "hotspot" in facts:
