@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from tests.serving.orthanc import Orthanc, start_orthanc
 
 INSTALL = Path(__file__).parents[2] / "scripts" / "pacs" / "install"
-MADE = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")

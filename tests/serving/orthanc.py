@@ -87,7 +87,7 @@ def _launch(folder: Path, shim: Path, options: Mapping[str, Any]) -> subprocess.
 
 
 def _until_ready(process: subprocess.Popen[str]) -> str:
-    """Read the log until it says that Orthanc has started, or ended; then keep reading, or a full pipe would stop it."""
+    """Read the log until it says that Orthanc has started, or ended; read on, or a full pipe would stop it."""
     assert process.stderr is not None
     watchdog = threading.Timer(_SECONDS, process.kill)
     watchdog.start()

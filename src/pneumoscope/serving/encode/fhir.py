@@ -158,7 +158,11 @@ def _observation(case: Case) -> dict[str, Any]:
     if words.flagged(finding):
         return {**content, "valueCodeableConcept": _concept(codes.PRESENT), "component": [component]}
     unknown = [{"system": _ABSENT, "code": "unknown", "display": "Unknown"}]
-    return {**content, "dataAbsentReason": {"coding": unknown, "text": words.caution(finding)}, "component": [component]}
+    return {
+        **content,
+        "dataAbsentReason": {"coding": unknown, "text": words.caution(finding)},
+        "component": [component],
+    }
 
 
 def _report(case: Case) -> dict[str, Any]:

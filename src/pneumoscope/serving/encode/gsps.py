@@ -20,7 +20,7 @@ from pneumoscope.images import dicom_errors, display_window, voi_table
 from pneumoscope.report.palette import ORANGE
 from pneumoscope.serving.encode import words
 from pneumoscope.serving.encode.header import number, read
-from pneumoscope.serving.encode.instance import Case, Encoded
+from pneumoscope.serving.encode.instance import CREATOR, Case, Encoded
 from pneumoscope.serving.encode.regions import outlines
 
 KIND = "gsps"
@@ -33,25 +33,27 @@ def build(case: Case) -> Encoded | None:
     grey = header.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
     if not grey or min(header.Rows, header.Columns) < 2 or source.get("ModalityLUTSequence"):
         return None
-    layer = presentation.GraphicLayer("RESEARCH", 1, words.NOTICE.replace("–", "-"), display_color=_colour(ORANGE))
+    layer = presentation.GraphicLayer("RESEARCH", 1, words.NOTICE, display_color=_colour(ORANGE))
+    # A presentation state has no content date; highdicom refuses one.
+    arguments = case.arguments(KIND, 9003, "Pneumoscope marks (research)")
     state = presentation.GrayscaleSoftcopyPresentationState(
-        referenced_images=[header],
+        referenced_images=[case.evidence],
         content_label="PNEUMOSCOPE",
         content_description=words.headline(case.finding),
-        content_creator_name="Pneumoscope",
+        content_creator_name=CREATOR,
         graphic_layers=[layer],
         graphic_annotations=[_annotation(case, layer)],
         modality_lut_transformation=_rescale(source),
         voi_lut_transformations=_voi(source),
         presentation_lut_transformation=PresentationLUTTransformation(_shape(header)),
-        **case.arguments(KIND, 9003, "Pneumoscope marks (research)"),
+        **{name: value for name, value in arguments.items() if name not in ("content_date", "content_time")},
     )
     return case.finish(KIND, state)
 
 
 def _annotation(case: Case, layer: Any) -> Any:
     header, finding = case.header, case.finding
-    lines = [words.NOTICE.replace("–", "-"), words.headline(finding), words.score(finding), words.caution(finding)]
+    lines = [words.NOTICE, words.headline(finding), words.score(finding), words.caution(finding)]
     text = presentation.TextObject(
         "\r\n".join(lines)[:1024], units="DISPLAY", bounding_box=_TEXT, text_justification="LEFT"
     )
@@ -87,8 +89,10 @@ def _voi(source: Dataset) -> list[Any] | None:
             centre, width, function = display_window(source)
     except ImageError:
         return None
-    shown = [number(centre), number(width)]
-    return [presentation.SoftcopyVOILUTTransformation(*shown, voi_lut_function=function)] if all(shown) else None
+    middle, span = number(centre), number(width)
+    if middle is None or not span:
+        return None
+    return [presentation.SoftcopyVOILUTTransformation(middle, span, voi_lut_function=function)]
 
 
 def _shape(header: Dataset) -> str:

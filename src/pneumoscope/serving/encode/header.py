@@ -35,7 +35,7 @@ def clean_header(source: Dataset) -> Dataset:
     Never raises for what a header holds. Identity of patient, study and image, and what orients and
     sizes the image, are kept; all else is left out. A missing or unusable UID becomes one derived from what there is.
     """
-    # Values that break the rules are expected here, and pydicom's warnings would print them, and so the patient, to a log.
+    # Values that break the rules are expected here; pydicom's warnings would print them, and so the patient, to a log.
     with disable_value_validation():
         header = Dataset()
         for keyword, checked in _CHECKS.items():

@@ -54,11 +54,12 @@ def _concept(code: Code) -> str:
 def _patient(case: Case) -> str:
     header = case.header
     issuer = escaped(header.get("IssuerOfPatientID", ""))
-    number = f"{escaped(header.PatientID)}^^^{issuer}" if header.PatientID else ""
+    # Both are required fields: where nothing is known an explicit null stands, which no patient can match.
+    number = f"{escaped(header.PatientID)}^^^{issuer}" if header.PatientID else '""'
     # DICOM: family, given, middle, prefix, suffix; HL7 has the last two the other way round.
     parts = [escaped(part) for part in str(header.PatientName).split("=")[0].split("^")] + [""] * 5
     family, given, middle, prefix, suffix = parts[:5]
-    name = "^".join([family, given, middle, suffix, prefix]).rstrip("^")
+    name = "^".join([family, given, middle, suffix, prefix]).rstrip("^") or '""'
     return f"PID|1||{number.rstrip('^')}||{name}||{header.PatientBirthDate}|{header.PatientSex}".rstrip("|")
 
 

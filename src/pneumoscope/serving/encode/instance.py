@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -20,7 +21,16 @@ from pneumoscope.serving.encode.uids import stable_uid, stable_uuid
 from pneumoscope.serving.finding import Finding
 
 MANUFACTURER = "Pneumoscope"
-_COPIED = ("IssuerOfPatientID", "PatientAge", "StudyDescription", "TimezoneOffsetFromUTC", "BodyPartExamined")
+CREATOR = "Pneumoscope^"  # a name of one component ends with a caret
+_COPIED = (
+    "PatientName",
+    "ReferringPhysicianName",
+    "IssuerOfPatientID",
+    "PatientAge",
+    "StudyDescription",
+    "TimezoneOffsetFromUTC",
+    "BodyPartExamined",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,13 @@ class Case:
     def header(self) -> Dataset:
         """The header, all values valid, as `clean_header` returns it."""
         return clean_header(self.finding.source)
+
+    @cached_property
+    def evidence(self) -> Dataset:
+        """The header without names, for highdicom: it prints names that it finds odd; `finish` adds them."""
+        nameless = deepcopy(self.header)
+        nameless.PatientName = nameless.ReferringPhysicianName = ""
+        return nameless
 
     @cached_property
     def bundle_sha256(self) -> str:
@@ -82,7 +99,7 @@ class Case:
             "series_description": description,
             "manufacturer": MANUFACTURER,
             "manufacturer_model_name": str(bundle.get("name", ""))[:64] or "bundle",
-            "software_versions": (f"Pneumoscope {__version__}", f"bundle {self.bundle_sha256[:12]}"),
+            "software_versions": [f"Pneumoscope {__version__}", f"bundle {self.bundle_sha256[:12]}"],
             "device_serial_number": self.bundle_sha256[:64] or "none",
             "content_qualification": "RESEARCH",
             "content_date": self._dated.date(),

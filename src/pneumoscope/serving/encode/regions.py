@@ -24,15 +24,17 @@ def outlines(heatmap: FloatArray | None, width: int, height: int) -> list[NDArra
         return []
     from skimage import measure
 
+    contours_of: Any = measure.find_contours  # neither has types
+    simplify: Any = measure.approximate_polygon
     # A frame of zeros closes what touches the border of the map.
     framed = np.pad(np.asarray(heatmap, np.float64), 1)
-    found: list[NDArray[Any]] = measure.find_contours(framed, LEVEL * float(heatmap.max()))
+    found: list[NDArray[Any]] = contours_of(framed, LEVEL * float(heatmap.max()))
     scale = np.array([width / heatmap.shape[1], height / heatmap.shape[0]])
     limits = np.array([width, height])
     drawn = []
     for contour in found:
         points = np.clip((contour[:, ::-1] - 0.5) * scale, 0, limits)
-        simple = measure.approximate_polygon(points, tolerance=max(width, height) / 400)
+        simple = simplify(points, tolerance=max(width, height) / 400)
         if _area(simple) > 0:  # of a hole it is negative
             drawn.append(np.round(simple, 2))
     drawn.sort(key=_area, reverse=True)
@@ -42,4 +44,4 @@ def outlines(heatmap: FloatArray | None, width: int, height: int) -> list[NDArra
 def _area(points: NDArray[np.float64]) -> float:
     """Return the area by Gauss's formula, positive where the higher values lie inside."""
     x, y = points.T
-    return float(x[1:] @ y[:-1] - x[:-1] @ y[1:]) / 2
+    return float(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2

@@ -29,7 +29,7 @@ def build(case: Case) -> Encoded:
     header = case.header
     pixels, reduced = draw(case)
     picture = SCImage.from_ref_dataset(
-        ref_dataset=header,
+        ref_dataset=case.evidence,
         pixel_array=pixels,
         photometric_interpretation="RGB",
         bits_allocated=8,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
-from highdicom.seg import Segmentation, SegmentAlgorithmTypeValues, SegmentDescription
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
 
 from pneumoscope.explanation.overlay import LEAST, stretch
 from pneumoscope.serving.encode import codes, words
-from pneumoscope.serving.encode.instance import MANUFACTURER, Case, Encoded
+from pneumoscope.serving.encode.instance import CREATOR, Case, Encoded
 
 KIND = "seg"
 
@@ -25,7 +25,7 @@ def build(case: Case) -> Encoded | None:
     if not words.flagged(finding) or finding.heatmap is None or not finding.heatmap.max() >= LEAST:
         return None
     grown = np.clip(stretch(finding.heatmap, header.Columns, header.Rows), 0, 1)
-    values = np.where(grown < LEAST, 0, np.rint(grown * 255)).astype(np.uint8)
+    values = np.where(grown < LEAST, 0, grown).astype(np.float32)
     bundle = finding.bundle
     algorithm = AlgorithmIdentificationSequence(
         name=str(bundle.get("name", "")) or "bundle", family=codes.SOFTWARE, version=case.bundle_sha256[:64] or "none"
@@ -41,14 +41,19 @@ def build(case: Case) -> Encoded | None:
         tracking_id="evidence",
     )
     segmentation = Segmentation(
-        source_images=[header],
+        source_images=[case.evidence],
         pixel_array=values,
         segmentation_type="FRACTIONAL",
         fractional_type="PROBABILITY",
         segment_descriptions=[segment],
         content_label="EVIDENCE",
         content_description="Where the evidence of the network lies",
-        content_creator_name=MANUFACTURER,
+        content_creator_name=CREATOR,
         **case.arguments(KIND, 9004, "Pneumoscope map (research)"),
     )
+    # highdicom draws this one at random
+    organization = case.uid(KIND, "dimensions")
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
+    segmentation.PatientOrientation = header.get("PatientOrientation")  # type 2C; highdicom leaves it out
     return case.finish(KIND, segmentation)

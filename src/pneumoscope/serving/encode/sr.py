@@ -30,11 +30,12 @@ def build(case: Case, form: Form = "comprehensive-3d") -> Encoded:
         procedure_reported=codes.CHEST_RADIOGRAPHY,
         imaging_measurements=[_whole_image(case), *_regions(case)],
         title=codes.REPORT,
-        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(codes.ENGLISH),
-        referenced_images=[case.header],
+        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
+            sr.CodedConcept.from_code(codes.ENGLISH)
+        ),
     )
     document = _FORMS[form](
-        evidence=[case.header],
+        evidence=[case.evidence],
         content=report[0],
         is_complete=True,
         is_final=False,
@@ -52,7 +53,7 @@ def _observer(case: Case) -> Any:
         model_name=str(case.finding.bundle.get("name", "")) or None,
         serial_number=case.bundle_sha256 or None,
     )
-    return sr.ObserverContext(codes.DEVICE, device)
+    return sr.ObserverContext(sr.CodedConcept.from_code(codes.DEVICE), device)
 
 
 def _algorithm(case: Case) -> Any:

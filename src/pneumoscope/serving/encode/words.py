@@ -5,7 +5,7 @@ from __future__ import annotations
 from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY
 from pneumoscope.serving.finding import Finding
 
-NOTICE = "FOR RESEARCH USE ONLY – NOT FOR DIAGNOSIS"
+NOTICE = "FOR RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 _NOT_ANALYSED = "not analysed, because "
 
 
