@@ -127,6 +127,8 @@ class Case:
             if f"{prefix}Date" in dataset:
                 setattr(dataset, f"{prefix}Date", date)
                 setattr(dataset, f"{prefix}Time", time)
+        for equipment in dataset.get("ContributingEquipmentSequence", []):
+            equipment.ContributionDateTime = f"{self._dated:%Y%m%d%H%M%S}"
         if "DateOfSecondaryCapture" in dataset:
             dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = date, time
         dataset.SpecificCharacterSet = "ISO_IR 192"
