@@ -412,3 +412,12 @@ def test_a_blank_map_gives_no_marks() -> None:
     blank = finding(heatmap=np.zeros_like(heat()))
     assert "seg" not in by_kind(encode(blank, KINDS, MADE))
     assert b"112033" not in by_kind(encode(blank, KINDS, MADE))["sr"].data
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("keyword", ["PatientName", "ReferringPhysicianName", "PatientBirthDate", "PatientID"])
+def test_what_is_odd_about_a_person_is_not_printed(keyword: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pydicom.config.disable_value_validation():
+        source = saved(radiograph(**{keyword: "SECRET"}))
+    assert len(encode(finding(source), KINDS, MADE)) == len(KINDS)
+    assert "SECRET" not in caplog.text

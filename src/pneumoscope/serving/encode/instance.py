@@ -121,7 +121,7 @@ class Case:
         """Copy what highdicom does not, replace its clock by `made`, and return the bytes."""
         for keyword in _COPIED:
             if keyword in self.header:
-                setattr(dataset, keyword, self.header[keyword].value)
+                dataset[keyword] = deepcopy(self.header[keyword])  # a new element: highdicom shares those of evidence
         date, time = DA(self._dated.date()), TM(self._dated.time())
         for prefix in ("InstanceCreation", "PresentationCreation"):
             if f"{prefix}Date" in dataset:
