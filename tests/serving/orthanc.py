@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PACS = Path(__file__).parents[2] / "scripts" / "pacs"
 _READY = re.compile(r"Orthanc has started")
@@ -86,6 +86,11 @@ def _launch(folder: Path, shim: Path, options: Mapping[str, Any]) -> subprocess.
     )
 
 
+def _drain(stream: IO[str]) -> None:
+    with stream:
+        stream.read()
+
+
 def _until_ready(process: subprocess.Popen[str]) -> str:
     """Read the log until it says that Orthanc has started, or ended; read on, or a full pipe would stop it."""
     assert process.stderr is not None
@@ -99,5 +104,5 @@ def _until_ready(process: subprocess.Popen[str]) -> str:
     else:
         process.wait(_SECONDS)
     watchdog.cancel()
-    threading.Thread(target=process.stderr.read, daemon=True).start()
+    threading.Thread(target=_drain, args=[process.stderr], daemon=True).start()
     return "".join(lines)

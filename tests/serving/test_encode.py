@@ -408,6 +408,11 @@ def test_a_real_pacs_takes_everything_over_the_web(orthanc: Orthanc) -> None:
     assert {item["00080018"]["Value"][0] for item in found} == {result.uid for result in results}
 
 
+def test_a_class_that_needs_a_frame_of_reference_gets_no_segmentation() -> None:
+    tomogram = radiograph(SOPClassUID="1.2.840.10008.5.1.4.1.1.2", Modality="CT")
+    assert "seg" not in by_kind(encode(finding(tomogram), KINDS, MADE))
+
+
 def test_a_blank_map_gives_no_marks() -> None:
     blank = finding(heatmap=np.zeros_like(heat()))
     assert "seg" not in by_kind(encode(blank, KINDS, MADE))

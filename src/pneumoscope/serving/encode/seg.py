@@ -8,21 +8,39 @@ from __future__ import annotations
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+)
 
 from pneumoscope.explanation.overlay import LEAST, stretch
 from pneumoscope.serving.encode import codes, words
 from pneumoscope.serving.encode.instance import CREATOR, Case, Encoded
 
 KIND = "seg"
+# Of other classes a segmentation needs a frame of reference, which a heat map has not.
+_PROJECTIONS = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+)
 
 
 def build(case: Case) -> Encoded | None:
-    """Return the segmentation; None unless flagged with a map: an empty one would read as nothing found.
+    """Return the segmentation; None unless a plain radiograph was flagged with a map: an empty one would read as nothing found.
 
     Values are 0..255 for 0..1, of the size of the radiograph; under a fifth they are 0, as in the overlay.
     """
     finding, header = case.finding, case.header
-    if not words.flagged(finding) or finding.heatmap is None or not finding.heatmap.max() >= LEAST:
+    if (
+        header.SOPClassUID not in _PROJECTIONS
+        or not words.flagged(finding)
+        or finding.heatmap is None
+        or not finding.heatmap.max() >= LEAST
+    ):
         return None
     grown = np.clip(stretch(finding.heatmap, header.Columns, header.Rows), 0, 1)
     values = np.where(grown < LEAST, 0, grown).astype(np.float32)
