@@ -31,7 +31,7 @@ def encode(
 ) -> tuple[Encoded, ...]:
     """Return the results of a finding, in the order of `kinds`; equal arguments give equal bytes.
 
-    A kind that has nothing to lie on is left out: `seg` unless the image was flagged and has a map, `gsps` for a
+    A kind that has nothing to lie on is left out: `seg` unless a plain radiograph was flagged with a map, `gsps` for a
     radiograph that is not grey. Every other kind says also that an image was not analysed, and why.
 
     Args:

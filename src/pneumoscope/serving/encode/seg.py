@@ -30,7 +30,7 @@ _PROJECTIONS = (
 
 
 def build(case: Case) -> Encoded | None:
-    """Return the segmentation; None unless a plain radiograph was flagged with a map: an empty one would read as nothing found.
+    """Return the segmentation; None unless a plain radiograph was flagged: an empty one reads as nothing found.
 
     Values are 0..255 for 0..1, of the size of the radiograph; under a fifth they are 0, as in the overlay.
     """
