@@ -31,6 +31,7 @@ _BOMB = "not decoded, because it may be a decompression bomb; scale it down firs
 # Formats that pictures come in; Pillow knows others, some of which start programs (EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 PLAIN = ("CR", "DX", "RG")  # DICOM PS3.3 C.7.3.1.1.1: the modalities of plain radiographs
+_PERCENTILES = (0.5, 99.5)  # of the grey values: black and white where a header has no window
 _WHITE_IS_ZERO = 0  # TIFF 6.0, tag 262
 # What the decoders raise on damaged files, found by changing bytes at random.
 _DAMAGE = (
@@ -276,11 +277,8 @@ def _read_dicom(path: Path) -> Radiograph:
 def _render(dataset: Any, width: int, height: int) -> Radiograph:
     """Decode and bring to 0..1 with air dark."""
     from pydicom.pixels.processing import apply_color_lut
-    from pydicom.pixels.utils import pixel_array
 
-    # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG 2000.
-    encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
-    stored = pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else "")
+    stored = _stored(dataset)
     notes: list[str] = []
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "PALETTE COLOR":
@@ -299,6 +297,45 @@ def _render(dataset: Any, width: int, height: int) -> Radiograph:
     return Radiograph(pixels, width, height, "DICOM", photometric, tuple(notes), modality)
 
 
+def _stored(dataset: Any) -> NDArray[Any]:
+    from pydicom.pixels.utils import pixel_array
+
+    # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG 2000.
+    encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    return pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else "")
+
+
+def display_window(dataset: Any) -> tuple[float, float, str]:
+    """Return centre, width and VOI LUT function by which `read_image` shows a grey DICOM image without a VOI LUT.
+
+    They are of the header, or else of the 0.5 and 99.5 percentiles, for which the pixels are decoded: do that within
+    `dicom_errors`.
+    """
+    from pydicom.pixels.processing import apply_modality_lut
+
+    if (window := _first_window(dataset)) is not None:
+        return window
+    low, high = np.percentile(apply_modality_lut(_stored(dataset), dataset), _PERCENTILES)
+    return float(low + high) / 2, max(1.0, float(high - low)), "LINEAR"
+
+
+def voi_table(dataset: Any) -> tuple[int, int, NDArray[np.uint16]] | None:
+    """Return the first VOI LUT of a header: the value of its first entry, bits per entry, and entries; None without.
+
+    To be asked within `dicom_errors`. Source: DICOM PS3.3, C.11.2.1.1.
+    """
+    if not dataset.get("VOILUTSequence"):
+        return None
+    item = dataset.VOILUTSequence[0]
+    entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    entries = entries or 65536
+    table = item.LUTData
+    if isinstance(table, bytes):
+        wide = "<u2" if dataset.original_encoding[1] in (True, None) else ">u2"
+        table = np.frombuffer(table, "u1" if len(table) < 2 * entries else wide)
+    return first, bits, np.asarray(table, np.uint16)[:entries]
+
+
 def _luma(colours: NDArray[Any], top: float) -> FloatArray:
     weights = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
     grey: FloatArray = colours[..., :3].astype(np.float32) @ weights / np.float32(top)
@@ -312,12 +349,12 @@ def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
     values = apply_modality_lut(stored, dataset)
     if not np.isfinite(values).all():
         raise ValueError("rescaled values are not finite")
-    if dataset.get("VOILUTSequence"):
-        return _look_up(values, dataset.VOILUTSequence[0], dataset.original_encoding[1])
+    if (looked_up := voi_table(dataset)) is not None:
+        return _look_up(values, *looked_up)
     window = _first_window(dataset)
     if window is None:
         notes.append("no window in the header: scaled by the 0.5 and 99.5 percentiles")
-        low, high = np.percentile(values, (0.5, 99.5))
+        low, high = np.percentile(values, _PERCENTILES)
         return np.clip(_scale(values, float(low), float(high)), 0, 1).astype(np.float32)
     centre, width, function = window
     if function == "SIGMOID":
@@ -329,17 +366,11 @@ def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
     return np.clip(_scale(values, low, high), 0, 1).astype(np.float32)
 
 
-def _look_up(values: NDArray[Any], item: Any, little_endian: bool | None) -> FloatArray:
+def _look_up(values: NDArray[Any], first: int, bits: int, table: NDArray[np.uint16]) -> FloatArray:
     """Apply a VOI LUT (PS3.3, C.11.2.1.1); pydicom's own wraps around with 8-bit entries beyond the 256th."""
-    entries, first, bits = (int(number) for number in item.LUTDescriptor)
-    entries = entries or 65536
-    table = item.LUTData
-    if isinstance(table, bytes):
-        wide = "<u2" if little_endian in (True, None) else ">u2"
-        table = np.frombuffer(table, "u1" if len(table) < 2 * entries else wide)
-    table = np.asarray(table, np.float32)[:entries] / np.float32(2**bits - 1)
-    index = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)
-    looked_up: FloatArray = np.clip(table[index], 0, 1).astype(np.float32)
+    shades = table.astype(np.float32) / np.float32(2**bits - 1)
+    index = np.clip(values.astype(np.int64) - first, 0, len(shades) - 1)
+    looked_up: FloatArray = np.clip(shades[index], 0, 1).astype(np.float32)
     return looked_up
 
 

@@ -7,10 +7,8 @@ from typing import Any
 import matplotlib
 import matplotlib.colors
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
+from PIL import Image
 
 from pneumoscope.records import FloatArray
 
@@ -27,12 +25,16 @@ def overlay(pixels: FloatArray, heat: FloatArray) -> NDArray[np.uint8]:
     of its maximum the map is not drawn.
     """
     height, width = pixels.shape
-    grown = tv.resize(torch.from_numpy(np.ascontiguousarray(heat))[None], [height, width], InterpolationMode.BILINEAR)[
-        0
-    ].numpy()
+    grown = stretch(heat, width, height)
     strength = STRONGEST * _drawn(grown)[..., None]
     grey = np.repeat(pixels[..., None], 3, axis=2)
     return np.asarray(np.clip(grey * (1 - strength) + _coloured(grown) * strength, 0, 1) * 255, dtype=np.uint8)
+
+
+def stretch(heat: FloatArray, width: int, height: int) -> FloatArray:
+    """Return float32 [height, width]: the map float32 [h, w] over the image, bilinear."""
+    grown = Image.fromarray(np.asarray(heat, np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(grown, np.float32)
 
 
 def layer(heat: FloatArray) -> NDArray[np.uint8]:
