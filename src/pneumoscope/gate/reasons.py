@@ -37,7 +37,7 @@ REASONS: Mapping[str, str] = {
 }
 _LATERAL = frozenset({"LL", "RL", "LLO", "RLO", "LLD", "RLD", "LAT", "LATERAL"})  # DICOM CID 4010, and words in use
 _CHEST = ("CHEST", "THORAX", "LUNG")
-_FAR = 2.25  # times the limit of `unlike`: beyond lay most photographs, and hardly a chest, in a trial on validation images
+_FAR = 2.25  # times the limit of `unlike`: in a trial beyond it lay most photographs, and hardly a chest
 _CUT = 0.25  # of a side of the image along which lung meets the border
 _LUNG = 0.5  # probability
 

@@ -168,7 +168,7 @@ def layouts(thumbs: Floats) -> Floats:
 def directions(features: FloatArray) -> Floats:
     """Return features float64 [n, F] of length 1: what is seen, not how strongly."""
     values = np.asarray(features, np.float64)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY)
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY))
 
 
 def turned_distances(layout: Density, canvases: Pixels) -> Floats:
