@@ -109,7 +109,7 @@ def page(side: int, rng: np.random.Generator) -> Pixels:
 
 
 def photographs(side: int, rng: np.random.Generator) -> Pixels:
-    """Return scikit-image's pictures, whole and three times cut at random, and fifty of its faces; a phantom left out."""
+    """Return scikit-image's pictures, whole and three times cut, and fifty of its faces; the phantom left out."""
     folder, found = Path(skimage.__file__).parent / "data", []
     for file in sorted(folder.iterdir()):
         if file.suffix not in (".png", ".jpg") or file.name == "phantom.png":
