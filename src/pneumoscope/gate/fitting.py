@@ -25,6 +25,7 @@ LEAST = 2  # images, of those learned from and of those held out
 _AXES: Mapping[str, int] = {"greys": 5, "layout": 20, "features": 64}
 _FITS_WITHIN = 2.5  # standard deviations above the mean log-distance: still an image like those learned from
 _FLOOR = 1e-6  # of the mean variance: no direction is held to be without spread
+_HAIR = 1e-4  # of a standard deviation
 _BATCH = 32
 _MOST = 5000  # images that a gate is fitted to: more change nothing measurable, and all are held in memory
 _MEASURED = 50  # images whose stored size is looked up
@@ -101,7 +102,10 @@ def fit_density(points: Floats, axes: int) -> Density:
     kept = max(1, min(axes, len(points) // 8, width - 1))
     floor = max(_FLOOR * float(variance.sum()) / width, 1e-12)
     rest = max(float(variance[kept:].sum()) / (width - kept), floor)
-    return Density(mean, directions_[:kept], np.maximum(variance[:kept], rest), rest)
+    # Rounded as they are stored, so that what sets the limits is what is loaded later.
+    parts = (mean, directions_[:kept], np.maximum(variance[:kept], rest))
+    mean, axes_, spread = (part.astype(np.float32).astype(np.float64) for part in parts)
+    return Density(mean, axes_, spread, float(np.float32(rest)))
 
 
 def limits(raw: Floats, rate: float) -> tuple[Floats, str]:
@@ -118,7 +122,8 @@ def limits(raw: Floats, rate: float) -> tuple[Floats, str]:
     rank = 0
     while rank + 1 < count and (raw > ordered[rank + 1]).any(axis=1).mean() <= rate:
         rank += 1
-    return ordered[rank], f"rank {rank + 1} of {count}"
+    # A hair more: in batches of another size the features differ in the seventh digit.
+    return ordered[rank] + _HAIR * np.maximum(raw.std(axis=0), _FLOOR), f"rank {rank + 1} of {count}"
 
 
 def drawn(rows: Sequence[int], seed: int) -> NDArray[np.int64]:
