@@ -132,7 +132,7 @@ def _exposure(gate: Gate, canvas: Pixels) -> str:
     """Return what is most unusual about the greys: their level, or their contrast."""
     mean, now = gate.densities["greys"].mean, greys(canvas[None])[0]
     level, contrast = float(now.mean() - mean.mean()), float(np.ptp(now) - np.ptp(mean))
-    if abs(level) >= abs(contrast):
+    if abs(level) >= abs(contrast) / 2:  # a dark or bright image is flatter as well
         return "brighter" if level > 0 else "darker"
     return "richer in contrast" if contrast > 0 else "flatter"
 
