@@ -108,7 +108,7 @@ def unfinished(bundle: Bundle, files: list[str], out: Path) -> None:
     """Leave what a run leaves that was stopped before its first shard."""
     from pneumoscope import archive
 
-    archive._claim(out.with_name(f"{out.name}.shards"), files, bundle, None, 4)
+    archive._claim(out.with_name(f"{out.name}.shards"), files, bundle, None, 4, True)
 
 
 def test_shards_of_another_job_are_not_taken(bundle: Bundle, files: list[str], tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def score_archive(
     shard_size: int = 1000,
     workers: int | None = None,
     address: str | None = None,
+    gate: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write one line per file to `out`, in order, and return how many files could not be read.
@@ -49,6 +50,7 @@ def score_archive(
         shard_size: images per shard, which is what a killed worker loses.
         workers: processes, one per core of this machine by default; each computes with its share of these cores.
         address: of an existing Ray cluster (`auto`, `HOST:PORT`, `ray://…`); None starts one on the loopback device.
+        gate: whether images unlike those the bundle learned from are refused.
         progress: told how many images are done, and of how many.
 
     Raises:
@@ -61,7 +63,7 @@ def score_archive(
     Classifier(bundle, operating_point=operating_point, engine=engine)  # what is wrong with it is told here and now
     folder = out.with_name(f"{out.name}.shards")
     count = -(-len(files) // shard_size)
-    _claim(folder, files, bundle, operating_point, shard_size)
+    _claim(folder, files, bundle, operating_point, shard_size, gate)
     done = [shard for shard in range(count) if shard_file(folder, shard).is_file()]
     if done:
         logger.warning("%d of %d shards are there from an earlier run", len(done), count)
@@ -77,6 +79,7 @@ def score_archive(
             threads=max(1, cores // workers),
             folder=str(Path.cwd()),
             shards=str(folder.resolve()),
+            gate=gate,
         )
         shards = [(shard, files[shard * shard_size : (shard + 1) * shard_size]) for shard in todo]
         seen = sum(_size(shard, shard_size, len(files)) for shard in done)
@@ -93,13 +96,16 @@ def _size(shard: int, shard_size: int, total: int) -> int:
     return min(shard_size, total - shard * shard_size)
 
 
-def _claim(folder: Path, files: Sequence[str], bundle: Bundle, operating_point: str | None, shard_size: int) -> None:
+def _claim(
+    folder: Path, files: Sequence[str], bundle: Bundle, operating_point: str | None, shard_size: int, gate: bool
+) -> None:
     """Write down what the shards are of; raise where those that are there are of something else."""
     plan = {
         "files": sha256_bytes(b"\0".join(os.fsencode(name) for name in files)),
         "bundle": bundle.sha256,
         "operating_point": operating_point,
         "shard_size": shard_size,
+        "gate": gate,
     }
     if (folder / _PLAN).is_file():
         if read_json(folder / _PLAN) != plan:

@@ -2,9 +2,10 @@
 
     weights.safetensors   tensors only; matrices in half precision
     model.onnx            the same network for fast runtimes (or model.xml and model.bin, where it was quantised)
+    gate.safetensors      which images it answers about; bundles written before there were gates have none
     card.json             network, preparation, calibration, operating points, population, training, evidence
 
-`card["sha256"]` identifies what computes: the weights and every section that changes an answer. Evidence
+`card["sha256"]` identifies what computes: the weights, the gate, and every section that changes an answer. Evidence
 (measured figures) may be added later without changing that identity; `card["card_sha256"]` guards the whole.
 """
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 SHIPPED = {name: Path(__file__).parent / "bundles" / name for name in ("default", "fast")}
-WEIGHTS, _CARD = "weights.safetensors", "card.json"
+WEIGHTS, GATE, _CARD = "weights.safetensors", "gate.safetensors", "card.json"
 _ONNX, _GRAPH, _GRAPH_WEIGHTS = "model.onnx", "model.xml", "model.bin"
 _FILES = {_ONNX, _GRAPH, _GRAPH_WEIGHTS}
 _COMPUTES = (
@@ -50,6 +51,7 @@ _COMPUTES = (
     "weights",
     "runtime",
 )
+_MAY_COMPUTE = ("gate",)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Bundle:
         """
         facts = self.card["runtime"]["files"]
         return {name: _read(self.folder / name, fact["sha256"]) for name, fact in facts.items()}
+
+    def gate_file(self) -> bytes | None:
+        """Return the bytes of its gate, None where it has none; raises `BundleError` where it is missing or changed."""
+        gate = self.card.get("gate")
+        return None if gate is None else _read(self.folder / GATE, gate["sha256"])
 
     @property
     def calibration(self) -> tuple[float, float]:
@@ -135,8 +142,8 @@ def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, 
 
     Args:
         path: its folder; replaced where it exists.
-        files: `weights.safetensors`, and what a fast runtime reads, by name.
-        sections: of the card, all but the notice and the hashes.
+        files: `weights.safetensors`, what a fast runtime reads, and `gate.safetensors` where there is a gate, by name.
+        sections: of the card, all but the notice and the hashes; `gate` if and only if there is one.
 
     Raises:
         StorageError: the folder holds something else, or cannot be written.
@@ -150,10 +157,12 @@ def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, 
         "notice": RESEARCH_ONLY,
         **sections,
         "weights": {"file": WEIGHTS, **facts[WEIGHTS]},
-        "runtime": {**sections["runtime"], "files": {name: fact for name, fact in facts.items() if name != WEIGHTS}},
+        "runtime": {**sections["runtime"], "files": {name: fact for name, fact in facts.items() if name in _FILES}},
     }
+    if GATE in files:
+        card["gate"] = {**sections["gate"], "file": GATE, **facts[GATE]}
     card = plain(card)
-    card["sha256"] = _hash({key: card[key] for key in _COMPUTES})
+    card["sha256"] = _identity(card)
     with atomic_folder(path) as temporary:
         for name, data in files.items():
             (temporary / name).write_bytes(data)
@@ -168,6 +177,12 @@ def add_evidence(path: Path, evidence: Mapping[str, Any]) -> None:
             raise BundleError("evidence of another bundle was offered", path=path, remedy="evaluate this one")
     card["evidence"] = {**card.get("evidence", {}), **plain(evidence)}
     write_json(path / _CARD, _sealed(card))
+
+
+def _identity(card: Mapping[str, Any]) -> str:
+    """Hash what computes; without a gate it is what it was before there were any."""
+    parts = {key: card[key] for key in _COMPUTES}
+    return _hash(parts | {key: card[key] for key in _MAY_COMPUTE if key in card})
 
 
 def _sealed(card: dict[str, Any]) -> dict[str, Any]:
@@ -197,6 +212,10 @@ def load_bundle(path: Path | None = None) -> Bundle:
     card = _read_card(folder)
     for name, fact in {WEIGHTS: card["weights"], **card["runtime"]["files"]}.items():
         _read(folder / name, fact["sha256"])
+    if "gate" in card:
+        _read(folder / GATE, card["gate"]["sha256"])
+    elif (folder / GATE).exists():
+        raise BundleError("holds a gate that its card does not name", path=folder, remedy="copy the bundle again")
     try:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preparation"].items()}
         return Bundle(folder, card, Preparation(**fields))
@@ -243,7 +262,7 @@ def _read_card(folder: Path) -> Mapping[str, Any]:
         whole = (
             _FILES.issuperset(card["runtime"]["files"])
             and card["card_sha256"] == _hash(body)
-            and card["sha256"] == _hash({key: card[key] for key in _COMPUTES})
+            and card["sha256"] == _identity(card)
         )
     except (json.JSONDecodeError, AttributeError, KeyError, RecursionError, TypeError) as error:
         raise BundleError("is damaged or is no card", path=file, remedy="copy the bundle again") from error

@@ -45,6 +45,7 @@ class Scoring:
     threads: int
     folder: str
     shards: str
+    gate: bool
 
 
 def shard_file(folder: Path, shard: int) -> Path:
@@ -205,6 +206,7 @@ class Scorer:
                 operating_point=scoring.operating_point,
                 engine=scoring.engine,
                 threads=scoring.threads,
+                gate=scoring.gate,
             )
         lines = list(self.classifier.predict(files, batch_size=scoring.batch_size, workers=scoring.threads))
         path = shard_file(Path(scoring.shards), shard)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from pneumoscope.bundle import add_evidence, save_bundle
+from pneumoscope.bundle import add_evidence, load_bundle, save_bundle
 from pneumoscope.calibration import calibrate, calibration_sections
 from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, Progress, open_cache
@@ -30,12 +31,13 @@ from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json, write_text
+from pneumoscope.gate.fitting import add_gate, drawn, least_side
 from pneumoscope.lungs import LungSegmenter, crop_of, why_not_found
 from pneumoscope.models.network import Network, build_network, require_size, round_weights
 from pneumoscope.models.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels, Preparation
-from pneumoscope.provenance import environment, is_synthetic, limits, population, split_counts
+from pneumoscope.provenance import ages, environment, is_synthetic, limits, population, split_counts
 from pneumoscope.training.dataset import CLASSES, in_other_surroundings
 from pneumoscope.training.features import best_device, predict_logits
 from pneumoscope.training.fit import Hardware, Report, Row
@@ -232,7 +234,7 @@ def bundle_network(
     weights: LoadReport | None,
     history: Sequence[Row],
 ) -> None:
-    """Calibrate and choose thresholds on the validation split, and write the bundle."""
+    """Calibrate, choose thresholds and fit the gate's limits on the validation split, and write the bundle."""
     logits = predict_logits(run.network, run.cache, run.val.rows, run.preparation, best_device()).double().numpy()
     run.network.cpu()
     truth = (~run.val.allowed[:, 0]).astype(int)
@@ -257,7 +259,15 @@ def bundle_network(
         },
         "limits": limits(divided),
     }
-    save_bundle(path, run.network, run.preparation, sections)
+    with TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "draft"
+        save_bundle(draft, run.network, run.preparation, sections)
+        learned, held = (drawn(part.rows, run.experiment.seed) for part in (run.train, run.val))
+        add_gate(
+            load_bundle(draft), path, run.cache.pixels[learned], run.cache.pixels[held],
+            smallest_side=least_side([sample.path for sample in divided.select("val").samples], run.preparation.size),
+            ages=ages(divided),
+        )  # fmt: skip
 
 
 def _without_paths(experiment: Experiment) -> dict[str, Any]:

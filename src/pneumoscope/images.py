@@ -58,8 +58,8 @@ class Radiograph:
 
     `pixels`: float32 [H, W] in 0..1, 0 black, 1 white, air dark (photometric interpretation resolved).
     `width`, `height`: size of the stored image in pixels; `pixels` may be smaller where a reduced
-    decoding was asked for. `notes`: what had to be put right on the way. `modality`: DICOM (0008,0060), None
-    where it is not said.
+    decoding was asked for. `notes`: what had to be put right on the way. From a DICOM header, None where it is not
+    said: `modality` (0008,0060), `body_part` (0018,0015), `view` (0018,5101), `age_years` (0010,1010).
     """
 
     pixels: FloatArray
@@ -69,6 +69,9 @@ class Radiograph:
     mode: str
     notes: tuple[str, ...] = ()
     modality: str | None = None
+    body_part: str | None = None
+    view: str | None = None
+    age_years: float | None = None
 
 
 @contextmanager
@@ -293,8 +296,26 @@ def _render(dataset: Any, width: int, height: int) -> Radiograph:
             pixels = np.float32(1.0) - pixels
             reason = "MONOCHROME1" if photometric == "MONOCHROME1" else "Presentation LUT"
             notes.append(f"inverted for display ({reason})")
-    modality = str(dataset.get("Modality", "")) or None
-    return Radiograph(pixels, width, height, "DICOM", photometric, tuple(notes), modality)
+    modality, part, view, age = (
+        str(dataset.get(name, "") or "").strip() or None
+        for name in ("Modality", "BodyPartExamined", "ViewPosition", "PatientAge")
+    )
+    return Radiograph(
+        pixels, width, height, "DICOM", photometric, tuple(notes), modality, part, view, age_in_years(age)
+    )
+
+
+def age_in_years(text: str | None) -> float | None:
+    """Turn a DICOM age string into years (PS3.5, 6.2: nnnD, nnnW, nnnM, nnnY), None where it is not one.
+
+    >>> age_in_years("018M")
+    1.5
+    """
+    if not text or len(text) < 2 or not text[:-1].isdecimal():
+        return None
+    unit = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}.get(text[-1].upper(), math.nan)
+    years = int(text[:-1]) / unit
+    return years if math.isfinite(years) else None
 
 
 def _stored(dataset: Any) -> NDArray[Any]:

@@ -20,7 +20,9 @@ from pneumoscope.bundle import Bundle, load_bundle
 from pneumoscope.calibration import pneumonia_logit, probabilities
 from pneumoscope.errors import BundleError, DataError, ImageError
 from pneumoscope.files import plain
-from pneumoscope.images import PLAIN, RASTER_SUFFIXES, Radiograph, is_dicom, read_image
+from pneumoscope.gate.reasons import LungMasks, Refusal, by_facts, by_modality, by_pixels
+from pneumoscope.gate.scores import CHECKS, read_gate
+from pneumoscope.images import RASTER_SUFFIXES, Radiograph, is_dicom, read_image
 from pneumoscope.lungs import crop_of
 from pneumoscope.preparation import Pixels, to_canvas, to_input
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
@@ -36,10 +38,23 @@ class _Decoded:
     quality: Mapping[str, Any]
     error: str | None
     milliseconds: float
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    probability: float
+    odds: float
+    viral: float | None
+    gate: Mapping[str, float]
+    refusal: Refusal | None
 
 
 class Classifier:
     """A bundle ready to answer.
+
+    `gate`: whether it may say that an image is none for it, as far as the bundle holds a gate; nearly constant images
+    and other modalities are refused always.
 
     >>> from pneumoscope.predict import Classifier
     >>> classifier = Classifier.load()  # doctest: +SKIP
@@ -54,8 +69,12 @@ class Classifier:
         engine: Engine = "auto",
         device: str = "cpu",
         threads: int | None = None,
+        gate: bool = True,
     ) -> None:
         self.bundle = bundle
+        data = bundle.gate_file() if gate else None
+        self.gate = None if data is None else read_gate(data, bundle.card["gate"], bundle.folder)
+        self._lungs = LungMasks()
         self.operating_point = operating_point or str(bundle.card["operating_point"])
         points = bundle.card["operating_points"]
         if self.operating_point not in points:
@@ -66,7 +85,9 @@ class Classifier:
         self.threshold = float(points[self.operating_point]["threshold"])
         self.calibration = bundle.calibration
         self.device = device
-        self.runtime = open_runtime(bundle, engine=engine, device=device, threads=threads)
+        self.runtime = open_runtime(
+            bundle, engine=engine, device=device, threads=threads, features=self.gate is not None
+        )
         self.crop = crop_of(bundle.preparation)
 
     @classmethod
@@ -113,44 +134,69 @@ class Classifier:
             canvas = self.canvas(radiograph)
         except ImageError as error:
             return _Decoded(path, None, {}, str(error), spent())
-        return _Decoded(path, canvas, _quality(radiograph, canvas), None, spent())
+        quality = _quality(radiograph, canvas)
+        return _Decoded(path, canvas, quality, None, spent(), self._refused_by_facts(radiograph, quality))
+
+    def _refused_by_facts(self, radiograph: Radiograph, quality: Mapping[str, Any]) -> Refusal | None:
+        refusal = by_modality(radiograph.modality)
+        if refusal is None and quality["contrast"] < _FLAT:
+            refusal = Refusal("flat")
+        return by_facts(self.gate, radiograph) if refusal is None and self.gate is not None else refusal
 
     def _answer(self, batch: Sequence[_Decoded]) -> Iterator[Prediction]:
         started = time.perf_counter()
-        good = [item for item in batch if item.canvas is not None]
-        answers: dict[int, tuple[float, float, float | None]] = {}
-        if good:
-            logits = self.logits(np.stack([item.canvas for item in good if item.canvas is not None]))
-            p, viral = probabilities(logits, *self.calibration)
-            odds = pneumonia_logit(logits)
-            for index, item in enumerate(good):
-                answers[id(item)] = (
-                    float(p[index]),
-                    float(odds[index]),
-                    None if viral is None else float(viral[index]),
-                )
+        good = [item for item in batch if item.canvas is not None and item.refusal is None]
+        canvases = [item.canvas for item in good if item.canvas is not None]
+        answers = dict(zip(map(id, good), self._answers(np.stack(canvases)), strict=True)) if canvases else {}
         share = (time.perf_counter() - started) * 1000 / max(1, len(good))
         for item in batch:
             yield self._prediction(item, answers.get(id(item)), share)
 
-    def _prediction(self, item: _Decoded, answer: tuple[float, float, float | None] | None, share: float) -> Prediction:
+    def _answers(self, canvases: Pixels) -> list[_Answer]:
+        """Return an answer for each of uint8 [B, canvas, canvas]."""
+        if self.gate is None:
+            logits = self.logits(canvases)
+            scores = np.zeros((len(canvases), 0))
+        else:
+            logits, features = self.runtime.answer(to_input(canvases, self.bundle.preparation))
+            scores = self.gate.scores(canvases, features)
+        p, viral = probabilities(logits, *self.calibration)
+        odds = pneumonia_logit(logits)
+        return [
+            _Answer(
+                float(p[index]),
+                float(odds[index]),
+                None if viral is None else float(viral[index]),
+                {name: round(float(score), 4) for name, score in zip(CHECKS, scores[index], strict=False)},
+                None if self.gate is None else by_pixels(self.gate, scores[index], canvas, self._lungs),
+            )
+            for index, canvas in enumerate(canvases)
+        ]
+
+    def _prediction(self, item: _Decoded, answer: _Answer | None, share: float) -> Prediction:
+        refusal = item.refusal if answer is None else answer.refusal
+        told: dict[str, Any] = dict(item.quality)
+        if answer is not None and answer.gate:
+            told["gate"] = answer.gate
+        if refusal is not None:
+            told["refused_by"] = refusal.check
         common: dict[str, Any] = {
             "path": item.path,
             "threshold": self.threshold,
-            "quality": item.quality,
+            "quality": told,
             "bundle": self.bundle.label,
             "milliseconds": item.milliseconds + (share if answer else 0.0),
         }
+        if refusal is not None:
+            return Prediction(probability=None, label=None, abstained=True, reason=str(refusal), **common)
         if answer is None:
             return Prediction(probability=None, label=None, error=item.error, **common)
-        if reason := _not_analysed(item.quality):
-            return Prediction(probability=None, label=None, abstained=True, reason=reason, **common)
-        probability, odds, viral = answer
+        probability, viral = answer.probability, answer.viral
         return Prediction(
             probability=probability,
             label=PNEUMONIA if probability >= self.threshold else NORMAL,
             subtype=None if viral is None else {BACTERIAL: 1 - viral, VIRAL: viral},
-            logit=odds,
+            logit=answer.odds,
             **common,
         )
 
@@ -165,14 +211,6 @@ def _quality(radiograph: Radiograph, canvas: Pixels) -> dict[str, Any]:
         "modality": radiograph.modality,
         "notes": list(radiograph.notes),
     }
-
-
-def _not_analysed(quality: Mapping[str, Any]) -> str | None:
-    if quality["modality"] is not None and quality["modality"] not in PLAIN:
-        return f"not analysed, because its modality is {quality['modality']}: no plain radiograph"
-    if quality["contrast"] < _FLAT:
-        return "not analysed, because the image is nearly constant and shows nothing"
-    return None
 
 
 def as_line(prediction: Prediction) -> str:

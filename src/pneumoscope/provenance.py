@@ -20,6 +20,7 @@ from pneumoscope.training.features import best_device
 from pneumoscope.training.fit import Hardware
 
 SYNTHETIC_SITE = "synthetic"
+_KERMANY_AGES = (1.0, 5.0)  # Kermany et al., Cell 2018
 
 
 def split_counts(divided: Manifest) -> dict[str, dict[str, int]]:
@@ -57,6 +58,18 @@ def population(divided: Manifest) -> dict[str, Any]:
     return {"description": _in_words(facts), **facts}
 
 
+def ages(divided: Manifest) -> tuple[float, float] | None:
+    """Return the youngest and the oldest age in years that it is meant for: those learned from, None where unknown."""
+    known = [s.age_years for s in divided.samples if s.split == "train" and s.age_years is not None]
+    if known:
+        return min(known), max(known)
+    return _KERMANY_AGES if _is_kermany(divided.samples) else None
+
+
+def _is_kermany(samples: Sequence[Sample]) -> bool:
+    return any(sample.patient_id.startswith(("bacteria-person", "virus-person")) for sample in samples)
+
+
 def _in_words(facts: Mapping[str, Any]) -> str:
     ages = facts["age_years"]
     who = f"{facts['images']:,} images of {facts['patients']:,} patients"
@@ -81,7 +94,7 @@ def limits(divided: Manifest) -> list[str]:
 
 
 def _known_limits(samples: Sequence[Sample]) -> list[str]:
-    if any(sample.patient_id.startswith(("bacteria-person", "virus-person")) for sample in samples):
+    if _is_kermany(samples):
         return [
             "The images show children of one to five years from one hospital (Guangzhou).",
             "Adults are outside its population: on adults it has nothing to say.",

@@ -23,6 +23,7 @@ from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError, DataError
 from pneumoscope.evaluation.comparison import compare
+from pneumoscope.gate.fitting import drawn, refit_gate
 from pneumoscope.lungs import crop_of
 from pneumoscope.preparation import Pixels, to_input
 from pneumoscope.records import PNEUMONIA
@@ -63,7 +64,8 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
 
     cache = open_cache(val.samples, canvas=canvas, aspect=aspect, crop=crop)
     kept = [(sample, row) for sample, row in zip(val.samples, cache.rows, strict=True) if row >= 0]
-    pixels = _inputs(cache, [row for _, row in kept], bundle)
+    val_rows = [row for _, row in kept]
+    pixels = _inputs(cache, val_rows, bundle)
     truth = np.array([sample.label == PNEUMONIA for sample, _ in kept], int)
     patients = [sample.patient_id for sample, _ in kept]
     sections = {key: value for key, value in bundle.card.items() if key not in _ANEW}
@@ -85,7 +87,12 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
     points = points_at(bundle.card["operating_points"], truth, probability, patients)
     sections |= calibration_sections(fitted, points)
     sections["calibration"]["method"] = "temperature and bias fitted to the original's probabilities of training images"
-    write_bundle(out, {WEIGHTS: weights, **graph}, sections)
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "draft"
+        write_bundle(draft, {WEIGHTS: weights, **graph}, sections)
+        refit_gate(
+            load_bundle(draft), bundle, out, shown.pixels[drawn(rows, seed)], cache.pixels[drawn(val_rows, seed)]
+        )
     original = _probabilities(bundle, pixels)
     point = bundle.card["operating_point"]
     compared = compare(
@@ -101,7 +108,7 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
     return dict(load_bundle(out).card)
 
 
-_ANEW = ("schema", "pneumoscope", "notice", "weights", "sha256", "card_sha256", "evidence")
+_ANEW = ("schema", "pneumoscope", "notice", "weights", "sha256", "card_sha256", "evidence", "gate")
 
 
 def _inputs(cache: PixelCache, rows: list[int], bundle: Bundle) -> Pixels:

@@ -19,21 +19,36 @@ if TYPE_CHECKING:
     import openvino
 
 Engine = Literal["auto", "openvino", "torch"]
+Logits = NDArray[np.float32]
 ENGINES: tuple[Engine, ...] = ("auto", "openvino", "torch")
 _INSTALL = "pip install openvino"
 logger = logging.getLogger(__name__)
 
 
+def _no_features(pixels: Pixels) -> tuple[Logits, Logits]:
+    raise ConfigError("this runtime gives no features", remedy="open it with features=True")
+
+
 @dataclass(frozen=True)
 class Runtime:
-    """`logits`: float32 [B, classes] from uint8 [B, S, S], from any thread; `engine`: what computes them."""
+    """`logits`: float32 [B, classes] from uint8 [B, S, S], from any thread; `engine`: what computes them.
+
+    `answer`: the same logits, and float32 [B, F], what the head reads (with `mirror` the mean of both views); only
+    where features were asked for.
+    """
 
     engine: str
-    logits: Callable[[Pixels], NDArray[np.float32]]
+    logits: Callable[[Pixels], Logits]
+    answer: Callable[[Pixels], tuple[Logits, Logits]] = _no_features
 
 
 def open_runtime(
-    bundle: Bundle, *, engine: Engine = "auto", device: str = "cpu", threads: int | None = None
+    bundle: Bundle,
+    *,
+    engine: Engine = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    features: bool = False,
 ) -> Runtime:
     """Make a bundle's network ready to compute.
 
@@ -43,6 +58,7 @@ def open_runtime(
             otherwise PyTorch, with a message that says why.
         device: a PyTorch device; other than `cpu` it implies PyTorch.
         threads: how many threads compute (None: as many as there are cores).
+        features: also give what the head reads; logits stay the same, to the bit.
 
     Raises:
         ConfigError: the engine asked for is not installed or cannot use the device.
@@ -58,8 +74,8 @@ def open_runtime(
     elif engine == "openvino" and (reason := _why_not_openvino(bundle, device)):
         raise ConfigError(f"OpenVINO cannot compute, because {reason}", remedy='use the engine "torch"')
     if engine == "openvino":
-        return Runtime("openvino", _openvino(bundle, threads))
-    return Runtime("torch", _torch(bundle, device, threads))
+        return _openvino(bundle, threads, features)
+    return _torch(bundle, device, threads)
 
 
 def _why_not_openvino(bundle: Bundle, device: str) -> str | None:
@@ -82,7 +98,7 @@ def import_openvino() -> Any:
     return openvino
 
 
-def _openvino(bundle: Bundle, threads: int | None) -> Callable[[Pixels], NDArray[np.float32]]:
+def _openvino(bundle: Bundle, threads: int | None, features: bool) -> Runtime:
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         # The default takes bf16 where the CPU offers it, which is slower without AMX and changes answers.
@@ -94,6 +110,8 @@ def _openvino(bundle: Bundle, threads: int | None) -> Callable[[Pixels], NDArray
     files = bundle.runtime_files()
     try:
         model: openvino.Model = core.read_model(*(files[name] for name in sorted(files, reverse=True)))
+        if features:
+            model.add_outputs([_read_by_head(model)])
         compiled: openvino.CompiledModel = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         reason = str(error).strip().rsplit("\n", maxsplit=1)[-1][:200]
@@ -101,15 +119,34 @@ def _openvino(bundle: Bundle, threads: int | None) -> Callable[[Pixels], NDArray
             f"OpenVINO cannot read its model ({reason})", path=bundle.folder, remedy='use the engine "torch"'
         ) from error
 
-    def logits(pixels: Pixels) -> NDArray[np.float32]:
+    def infer(pixels: Pixels) -> Any:
         # A request of its own, because one request serves one thread.
-        result = compiled.create_infer_request().infer([np.ascontiguousarray(pixels)], share_inputs=True)
-        return np.array(result[0], dtype=np.float32)
+        return compiled.create_infer_request().infer([np.ascontiguousarray(pixels)], share_inputs=True)
 
-    return logits
+    def logits(pixels: Pixels) -> Logits:
+        return np.array(infer(pixels)[0], dtype=np.float32)
+
+    def answer(pixels: Pixels) -> tuple[Logits, Logits]:
+        found = infer(pixels)
+        views = np.array(found[1], dtype=np.float32).reshape(-1, len(pixels), found[1].shape[-1])
+        return np.array(found[0], dtype=np.float32), views.mean(axis=0)
+
+    return Runtime("openvino", logits, answer if features else _no_features)
 
 
-def _torch(bundle: Bundle, device: str, threads: int | None) -> Callable[[Pixels], NDArray[np.float32]]:
+def _read_by_head(model: openvino.Model) -> Any:
+    """Return the output that the last matrix product reads: the head is one linear layer."""
+    node = model.get_results()[0]
+    while node.get_type_name() != "MatMul":
+        if not node.get_input_size():
+            raise RuntimeError("no linear head was found in it")
+        node = node.input_value(0).get_node()
+    source = node.input_value(0)
+    quantised = source.get_node().get_type_name() == "FakeQuantize"
+    return source.get_node().input_value(0) if quantised else source
+
+
+def _torch(bundle: Bundle, device: str, threads: int | None) -> Runtime:
     import torch
 
     from pneumoscope.models.export import Deployed
@@ -121,9 +158,10 @@ def _torch(bundle: Bundle, device: str, threads: int | None) -> Callable[[Pixels
     except RuntimeError as error:
         raise ConfigError(f"PyTorch cannot use the device {device!r}", remedy='use "cpu"') from error
 
-    def logits(pixels: Pixels) -> NDArray[np.float32]:
+    def answer(pixels: Pixels) -> tuple[Logits, Logits]:
         with torch.inference_mode():
-            result: NDArray[np.float32] = network(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
-        return result
+            found = network.answer(torch.from_numpy(pixels).to(device))
+        logits, features = (part.float().cpu().numpy() for part in found)
+        return logits, features
 
-    return logits
+    return Runtime("torch", lambda pixels: answer(pixels)[0], answer)

@@ -13,8 +13,9 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
-from pneumoscope.data.sources import age_in_years, open_source
+from pneumoscope.data.sources import open_source
 from pneumoscope.errors import DataError
+from pneumoscope.images import age_in_years
 from pneumoscope.records import NORMAL, PNEUMONIA
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,14 @@ from pneumoscope.adaptation.evidence import (
 )
 from pneumoscope.adaptation.material import Material, read_material
 from pneumoscope.adaptation.methods import METHODS, Change, Site
-from pneumoscope.bundle import WEIGHTS, Bundle, save_bundle, write_bundle
+from pneumoscope.bundle import WEIGHTS, Bundle, load_bundle, save_bundle, write_bundle
 from pneumoscope.calibration import points_at
-from pneumoscope.cohort import Floats
+from pneumoscope.cohort import Bools, Floats
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError
 from pneumoscope.evaluation.bootstrap import RESAMPLES
 from pneumoscope.files import plain, write_json
+from pneumoscope.gate.fitting import refit_gate
 from pneumoscope.predict import Classifier
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.validation.study import Study
@@ -39,7 +41,7 @@ from pneumoscope.validation.validate import taught
 
 LABELS = (20, 50, 100, 200)
 _DRAWS = 100
-_ANEW = ("schema", "pneumoscope", "notice", "weights", "sha256", "card_sha256", "evidence")
+_ANEW = ("schema", "pneumoscope", "notice", "weights", "sha256", "card_sha256", "evidence", "gate")
 NOT_TRIED = {"light fine-tuning": "train with `model.weights` set to the bundle's folder, and evaluate that"}
 Say = Callable[[str], None]
 
@@ -115,7 +117,8 @@ def adapt(
     found |= choice.found
     found["limits"] = _limits(found, original)
     if choice.change is not None:
-        _write(out, site, images, choice, found)
+        known = [sample.age_years for sample in manifest.labelled().samples if sample.age_years is not None]
+        _write(out, site, images, choice, found, (min(known), max(known)) if known else None)
     write_json(evidence_file(out), found)
     return plain(found)  # type: ignore[no-any-return]
 
@@ -276,7 +279,9 @@ def _limits(found: Mapping[str, Any], original: Manifest | None) -> list[str]:
     ]
 
 
-def _write(out: Path, site: Site, images: Material, choice: Choice, found: Mapping[str, Any]) -> None:
+def _write(
+    out: Path, site: Site, images: Material, choice: Choice, found: Mapping[str, Any], ages: tuple[float, float] | None
+) -> None:
     bundle, change = site.bundle, choice.change
     assert change is not None
     labelled = METHODS[str(found["adopted"])].labels
@@ -299,12 +304,24 @@ def _write(out: Path, site: Site, images: Material, choice: Choice, found: Mappi
         "limits": [*bundle.card.get("limits", ()), *found["limits"]],
         "adaptation": dict(found),
     }
-    if change.weights:
-        save_bundle(out, change.applied(bundle), bundle.preparation, card)
-        return
-    files = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **bundle.runtime_files()}
-    runtime = {key: value for key, value in bundle.card["runtime"].items() if key != "files"}
-    write_bundle(out, files, {**card, "preparation": asdict(bundle.preparation), "runtime": runtime})
+    with TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "draft"
+        if change.weights:
+            save_bundle(draft, change.applied(bundle), bundle.preparation, card)
+        else:
+            files = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **bundle.runtime_files()}
+            runtime = {key: value for key, value in bundle.card["runtime"].items() if key != "files"}
+            write_bundle(draft, files, {**card, "preparation": asdict(bundle.preparation), "runtime": runtime})
+        # Whom it is meant for has changed, so which images are unlike those is asked anew, here.
+        held = _a_third(images, site.seed)
+        refit_gate(load_bundle(draft), bundle, out, images.canvases[~held], images.canvases[held], ages=ages)
+
+
+def _a_third(images: Material, seed: int) -> Bools:
+    """Return bool [n]: the images of a third of the patients."""
+    patients = np.unique(images.patients)
+    chosen = np.random.default_rng(seed).choice(patients, max(1, patients.size // 3), replace=False)
+    return np.isin(images.patients, chosen)
 
 
 def _kept_points(bundle: Bundle, images: Material, change: Change) -> dict[str, Any]:

@@ -30,6 +30,10 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads that compute; as many as cores by default.")
 ]
 
+Gate = Annotated[
+    bool, typer.Option("--gate/--no-gate", help="Whether images unlike those the bundle learned from are refused.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
@@ -57,6 +61,7 @@ def predict(
     ray_address: Annotated[
         str | None, typer.Option("--ray-address", help="With ray: an existing cluster, not one of this machine.")
     ] = None,
+    gate: Gate = True,
 ) -> None:
     """Print one JSON line per image, in input order; exit 3 where some could not be read."""
     from pneumoscope.errors import ConfigError
@@ -81,10 +86,11 @@ def predict(
                 shard_size=shard_size,
                 workers=workers,
                 address=ray_address,
+                gate=gate,
                 progress=update,
             )
     else:
-        classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
+        classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
         failed = write_lines(classifier, files, jsonl, batch_size)
     if failed:
         say(f"{failed} of {len(files)} images could not be read; their lines say why")
@@ -247,6 +253,7 @@ def evaluate(
     ] = False,
     explanations: Annotated[int, typer.Option(min=0, max=50, help="Images to explain of each kind of answer.")] = 3,
     seed: Seed = 0,
+    gate: Gate = True,
 ) -> None:
     """Score a bundle on labelled images: metrics.json, predictions.csv, figures, and an HTML page."""
     from pneumoscope.data.sources import open_source
@@ -254,7 +261,7 @@ def evaluate(
     from pneumoscope.predict import Classifier
 
     refuse_run(out, "test")
-    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
+    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
     look = announced(classifier, data, operating_point, out) if official else None
     manifest = open_source(data)
     if split is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +15,15 @@ import pandas as pd
 from pneumoscope.data.manifest import COLUMNS, Manifest
 from pneumoscope.data.naming import patient_from_name, subtype_from_name
 from pneumoscope.errors import DataError, ImageError, storage_errors
-from pneumoscope.images import RASTER_SUFFIXES, dicom_errors, image_errors, in_archive, is_dicom, read_header
+from pneumoscope.images import (
+    RASTER_SUFFIXES,
+    age_in_years,
+    dicom_errors,
+    image_errors,
+    in_archive,
+    is_dicom,
+    read_header,
+)
 from pneumoscope.records import LABELS, NORMAL, PNEUMONIA, SPLITS, SUBTYPES, Sample
 
 _LAYOUTS = (
@@ -295,16 +302,3 @@ def _sample_from_header(file: Path, header: Any, row: Sample | None) -> Sample:
         view=(row.view if row else None) or text("ViewPosition"),
         covariates={**covariates, **(dict(row.covariates) if row else {})},
     )
-
-
-def age_in_years(text: str | None) -> float | None:
-    """Turn a DICOM age string into years (PS3.5, 6.2: nnnD, nnnW, nnnM, nnnY), None where it is not one.
-
-    >>> age_in_years("018M")
-    1.5
-    """
-    if not text or len(text) < 2 or not text[:-1].isdecimal():
-        return None
-    unit = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}.get(text[-1].upper(), math.nan)
-    years = int(text[:-1]) / unit
-    return years if math.isfinite(years) else None

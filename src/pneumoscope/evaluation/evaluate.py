@@ -14,6 +14,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.ledger import Look, record
 from pneumoscope.evaluation.metrics import confusion, evaluate_predictions, subtype_metrics
+from pneumoscope.evaluation.selective import selective
 from pneumoscope.files import out_folder, write_json, write_text
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA, VIRAL, Prediction, Sample
@@ -82,12 +83,14 @@ def score(
         "n": len(pairs),
         "n_patients": len(set(patients)),
         "not_analysed": len(samples) - len(pairs),
+        "refused": dict(Counter(str(p.quality.get("refused_by")) for p in predictions if p.abstained)),
         "failed": sum(prediction.error is not None for prediction in predictions),
         "prevalence": sum(y) / len(y),
         "threshold": threshold,
         "metrics": {name: estimate.as_json() for name, estimate in metrics.items()},
         "confusion": confusion(y, [value >= threshold for value in probability]),
     }
+    result["selective"] = selective(y, probability, patients, threshold, seed=seed).as_json()
     if subtype := _subtype(pairs, seed):
         result["subtype"] = subtype
     return result

@@ -33,8 +33,21 @@ class Deployed(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits float32 [B, classes] from uint8 [B, S, S]."""
+        return answer(self.network, self._images(pixels), mirror=self.mirror)
+
+    def answer(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same logits, and what the head reads, float32 [B, F], the mean of the views."""
+        images = self._images(pixels)
+        if self.mirror:
+            images = torch.cat([images, images.flip(-1)]).contiguous(memory_format=torch.channels_last)
+        features = self.network.embed(images)
+        both = self.network.head(features), features
+        logits, read = (part.reshape(-1, len(pixels), part.shape[-1]).mean(dim=0) for part in both)
+        return logits, read
+
+    def _images(self, pixels: Tensor) -> Tensor:
         images = standardise(pixels[:, None], self.mean, self.std)
-        return answer(self.network, images.contiguous(memory_format=torch.channels_last), mirror=self.mirror)
+        return images.contiguous(memory_format=torch.channels_last)
 
 
 def to_onnx(network: Network, preparation: Preparation) -> bytes:

@@ -146,7 +146,19 @@ def drawings(evaluation: Evaluation, name: str, score_name: str = figures.PROBAB
             figures.precision_recall([curve]),
             "Precision against recall. The grey line is the prevalence, which guessing would reach.",
         )
+    if section := evaluation.metrics.get("selective"):
+        drawn["risk_coverage"] = html.drawing(figures.risk_coverage(section, name), _gain(section))
     return drawn
+
+
+def _gain(section: Mapping[str, Any]) -> str:
+    """Say what is won where the least certain images are left to people."""
+    gain, share = section["gain"], f"{section['coverage']:.0%}"
+    told = "Accuracy where only the images whose score lies farthest from the threshold are answered; band: 95 %."
+    if gain["value"] is None or None in gain["ci95"]:
+        return told
+    low, high = gain["ci95"]
+    return f"{told} At {share} it changes by {gain['value']:+.3f} ({low:+.3f} to {high:+.3f})."
 
 
 def _groups(rows: pd.DataFrame) -> dict[str, figures.FloatVector]:

@@ -224,6 +224,23 @@ def score_histogram(
     return figure
 
 
+def risk_coverage(section: Mapping[str, Any], name: str) -> Figure:
+    """Draw accuracy with its 95 % interval against the share of images answered, from `selective` of `metrics.json`."""
+    figure, axes = _single(4.9, 3.9, f"Accuracy of {name} where only the most certain images are answered")
+    points = [point for point in section["curve"] if point["accuracy"]["value"] is not None]
+    shares = [point["coverage"] for point in points]
+    ends = [point["accuracy"]["ci95"] for point in points]
+    values = [point["accuracy"]["value"] for point in points]
+    low, high = (
+        [value if end[side] is None else end[side] for value, end in zip(values, ends, strict=True)] for side in (0, 1)
+    )
+    axes.fill_between(shares, low, high, color=BLUE, alpha=0.18, linewidth=0)
+    axes.plot(shares, values, color=BLUE, linewidth=1.8, marker="o", markersize=4)
+    axes.set(xlabel="share of images answered, the most certain first", ylabel="accuracy", ylim=(None, 1.005))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
 # --- tables as figures ------------------------------------------------------------------------------------
 
 

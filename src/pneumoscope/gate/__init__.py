@@ -1,0 +1,1 @@
+"""Which images a bundle does not answer about, and why: those unlike the ones it learned from."""
