@@ -11,6 +11,7 @@ from scipy import stats
 from pneumoscope.cohort import Cohort, cohort
 from pneumoscope.evaluation.bootstrap import (
     interval,
+    interval_corrected,
     interval_of_distance,
     p_value,
     replicate,
@@ -45,6 +46,18 @@ def test_it_is_the_standard_error_of_the_patients():
     found = interval(float(values.mean()), replicates)
     assert (found.low, found.high) == pytest.approx(np.quantile(replicates, [0.025, 0.975]))
     assert found.method == "patient bootstrap, percentile, 4000 resamples"
+
+
+def test_the_corrected_interval_is_that_of_percentiles_where_nothing_is_to_be_corrected():
+    around = np.linspace(-1, 1, 2001)
+    assert interval_corrected(0.0, around).low == pytest.approx(interval(0.0, around).low)
+    shifted = interval_corrected(0.2, around)  # most resamples lie below: it goes up
+    assert shifted.low > interval(0.2, around).low
+    assert shifted.high > interval(0.2, around).high
+    ones = interval_corrected(1.0, np.ones(500))
+    assert (ones.low, ones.high) == (1, 1)
+    assert np.isnan(interval_corrected(1.0, np.full(500, np.nan)).low)
+    assert "bootstrap, corrected percentile" in shifted.method
 
 
 def test_resamples_of_one_class_are_dropped_and_counted():

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from pneumoscope.cohort import Cohort, Floats, resampled_weights
 from pneumoscope.records import Estimate
@@ -51,6 +52,22 @@ def interval(value: float, replicates: Floats) -> Estimate:
         method += f", {total - kept.size} undefined and dropped"
     low, high = (float(q) for q in np.quantile(kept, (0.025, 0.975)))
     return Estimate(value, low, high, method)
+
+
+def interval_corrected(value: float, replicates: Floats) -> Estimate:
+    """Return `value` with the bias-corrected percentile interval of its bootstrap `replicates` [B].
+
+    For figures that resamples lie beside on average, such as the AUPRC (Efron and Tibshirani 1993, 14.3, without
+    acceleration). Undefined replicates as in `interval`.
+    """
+    estimate = interval(value, replicates)
+    if np.isnan(estimate.low):
+        return estimate
+    kept = replicates[~np.isnan(replicates)]
+    below = (np.count_nonzero(kept < value) + 0.5 * np.count_nonzero(kept == value)) / kept.size
+    shift = 2 * stats.norm.ppf(np.clip(below, 1 / (kept.size + 1), kept.size / (kept.size + 1)))
+    low, high = (float(q) for q in np.quantile(kept, stats.norm.cdf(shift + np.array(stats.norm.ppf((0.025, 0.975))))))
+    return replace(estimate, low=low, high=high, method=estimate.method.replace("percentile", "corrected percentile"))
 
 
 def interval_of_distance(value: float, replicates: Floats, chance: Floats) -> Estimate:

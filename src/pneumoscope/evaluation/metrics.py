@@ -15,6 +15,7 @@ from pneumoscope.evaluation.bootstrap import (
     RESAMPLES,
     Statistic,
     interval,
+    interval_corrected,
     interval_of_distance,
     replicate,
     without_false_certainty,
@@ -64,6 +65,8 @@ def evaluate_predictions(
     ece = METRICS.index("ece")
     found["ece"] = interval_of_distance(float(values[ece]), columns[ece], chance)
     found["auroc"] = auroc_estimate(c)
+    area = METRICS.index("auprc")
+    found["auprc"] = interval_corrected(float(values[area]), columns[area])
     for name, estimate in found.items():
         if np.isnan(estimate.value):
             found[name] = replace(estimate, method=_UNDEFINED.get(name, ONE_CLASS))
