@@ -6,11 +6,14 @@ parent waits as long as it was told, kills, and starts another.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 import resource
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -105,30 +108,52 @@ class Child:
 
 def _live(connection: Connection, factory: Factory, settings: Any, memory_mb: int) -> None:
     """Run in the child: answer until the parent is gone."""
-    sys.excepthook = _report
     limit = memory_mb << 20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    try:
-        answer = factory(settings)
-    except PneumoscopeError as error:
-        connection.send((_REFUSED, error))
-        return
-    connection.send((_READY, None))
-    while True:
+    with Discreet("analysis"):
         try:
-            question = connection.recv()
-        except EOFError:
-            return
-        try:
-            told = (_ANSWER, answer(question))
+            answer = factory(settings)
         except PneumoscopeError as error:
-            told = (_REFUSED, error)
-        connection.send(told)
+            connection.send((_REFUSED, error))
+            return
+        connection.send((_READY, None))
+        while True:
+            try:
+                question = connection.recv()
+            except EOFError:
+                return
+            try:
+                told = (_ANSWER, answer(question))
+            except PneumoscopeError as error:
+                told = (_REFUSED, error)
+            connection.send(told)
 
 
-def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Say what ended the child and where, without the message: that may quote a patient's header."""
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    print(f"analysis process: {kind.__name__}{where}", file=sys.stderr, flush=True)
+class Discreet:
+    """Ends the process on an error, and says what it was and where, without its message.
+
+    That may quote a patient's header, and multiprocessing would print it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, SystemExit):
+            return
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = "" if trace is None else f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        line = {
+            "event": "process failed",
+            "process": self.name,
+            "level": "error",
+            "error": kind.__name__,
+            "place": place,
+        }
+        print(json.dumps(line), file=sys.stderr, flush=True)
+        os._exit(1)

@@ -70,7 +70,6 @@ class ClientTls(Section):
 class Receive(Section):
     """The DICOM listener. `callers`: the titles that may send; at least one.
 
-    `peers`: `TITLE = "host:port"` of callers that want their storage commitment reported on a new association.
     `seconds`: how long a peer may be silent. `free_mb`: with less space left on the disk images are refused (0xA700).
     `port` 0 takes a free one.
     """
@@ -79,41 +78,10 @@ class Receive(Section):
     port: Port = 11112
     bind: str = "127.0.0.1"
     callers: Annotated[tuple[AETitle, ...], Field(min_length=1)]
-    peers: dict[AETitle, Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]] = Field(default_factory=dict)
     associations: Count = 20
     seconds: Seconds = 60.0
     free_mb: Annotated[int, Field(ge=0)] = 500
     tls: Tls | None = None
-
-
-class Stow(Section):
-    """The web listener for images. `token_file`: one line that a sender must show as its bearer token."""
-
-    enabled: bool = False
-    token_file: File | None = None
-    max_mb: Count = 1024
-
-    @model_validator(mode="after")
-    def _fits(self) -> Stow:
-        if self.enabled and self.token_file is None:
-            raise ValueError("stow.enabled needs stow.token_file: nobody may send unasked")
-        return self
-
-
-class Source(Section):
-    """An Orthanc whose new images are fetched every `seconds`. `password_file`: one line, with `user`."""
-
-    name: Name
-    url: Url
-    seconds: Seconds = 5.0
-    user: str | None = None
-    password_file: File | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> Source:
-        if (self.user is None) != (self.password_file is None):
-            raise ValueError("user and password_file go together")
-        return self
 
 
 class Analyse(Section):
@@ -205,7 +173,7 @@ class Database(Section):
 
 
 class Web(Section):
-    """Pages, health, metrics and STOW-RS."""
+    """Pages, health and metrics."""
 
     bind: str = "127.0.0.1"
     port: Port = 8042
@@ -217,12 +185,6 @@ class Journal(Section):
     path: File | None = None
     key: File | None = None
     site: str | None = None
-
-
-class Retention(Section):
-    """After `days` images, result objects and identities are erased; counts and the journal stay."""
-
-    days: Annotated[float, Field(gt=0)] = 30.0
 
 
 class Logs(Section):
@@ -238,8 +200,6 @@ class Gateway(Section):
     folder: File
     shadow: bool = False
     receive: Receive
-    stow: Stow = Stow()
-    source: tuple[Source, ...] = ()
     analyse: Analyse = Analyse()
     bundle: BundleChoice = BundleChoice()
     worker: Worker = Worker()
@@ -248,17 +208,13 @@ class Gateway(Section):
     store: Database = Database()
     web: Web = Web()
     journal: Journal = Journal()
-    retention: Retention = Retention()
     logs: Logs = Logs()
 
     @model_validator(mode="after")
     def _fits(self) -> Gateway:
-        for what, names in (
-            ("destinations", [item.name for item in self.destination]),
-            ("sources", [item.name for item in self.source]),
-        ):
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"two {what} are called {twice[0]}")
+        names = [item.name for item in self.destination]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two destinations are called {twice[0]}")
         return self
 
     @property

@@ -62,7 +62,7 @@ class Intake:
 
         Args:
             arrival: a file on the file system of `folder`; moved, or removed where it is not needed.
-            source: who brought it: `dicom:TITLE`, `stow`, `poll:NAME`.
+            source: who brought it: such as `dicom:TITLE`.
 
         Raises:
             ImageError: it is no DICOM object; the file stays where it was.

@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType, MappingProxyType
 
 from pneumoscope.bundle import load_bundle
+from pneumoscope.serving.child import Discreet
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.logs import configure, logger
@@ -46,11 +47,12 @@ def live(name: str, config: Gateway) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
-    store = open_store(config.database)
-    try:
-        _LIVES[name.rstrip("0123456789").rstrip("-")](name, config, store, stop)
-    finally:
-        store.close()
+    with Discreet(name):
+        store = open_store(config.database)
+        try:
+            _LIVES[name.rstrip("0123456789").rstrip("-")](name, config, store, stop)
+        finally:
+            store.close()
     logger(name).info("ended")
 
 

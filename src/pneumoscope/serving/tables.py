@@ -1,10 +1,10 @@
 """The gateway's tables. Everything it promised to a sender or owes to a destination is a row here.
 
     images ─ jobs ─ results ─ objects ─ deliveries
-    commitments, cursors, processes
+    processes
 
 An image has one job, also where it is not analysed: then the job says why. Identities (patient, accession number) are
-in `images` alone, and retention blanks them; nothing of them reaches a log.
+in `images` alone; nothing of them reaches a log.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Image(Base):
     """One version of one SOP instance, as it was received.
 
     `digest`: SHA-256 of data set and transfer syntax. `version` counts different contents under one UID. `file` is
-    relative to the folder of images, None after retention. `size` in bytes. `source`: `dicom:TITLE`, `stow`
-    or `poll:NAME`. `notes`: what a person should know of it. `header`: DICOM facts without identity (`Header.facts`).
+    relative to the folder of images. `size` in bytes. `source`: such as `dicom:TITLE`. `notes`: what a person should
+    know of it. `header`: DICOM facts without identity (`Header.facts`).
     """
 
     __tablename__ = "images"
@@ -165,7 +165,7 @@ class Result(Base):
 
 
 class Object(Base):
-    """A built object, byte for byte as it is sent, however often. `data` is None after retention."""
+    """A built object, byte for byte as it is sent, however often. `data` is None once erased."""
 
     __tablename__ = "objects"
 
@@ -201,31 +201,6 @@ class Delivery(Base):
     reason: Mapped[str | None]
 
     object: Mapped[Object] = relationship(back_populates="deliveries")
-
-
-class Commitment(Base):
-    """A request for storage commitment and whether its answer was delivered (PS3.4, annex J)."""
-
-    __tablename__ = "commitments"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    transaction_uid: Mapped[str] = mapped_column(String(64))
-    caller: Mapped[str] = mapped_column(String(16))
-    wanted: Mapped[dict[str, Any]]
-    asked_at: Mapped[datetime]
-    not_before: Mapped[datetime]
-    attempts: Mapped[int]
-    reported_at: Mapped[datetime | None]
-
-
-class Cursor(Base):
-    """How far a polled source was read."""
-
-    __tablename__ = "cursors"
-
-    source: Mapped[str] = mapped_column(String(40), primary_key=True)
-    position: Mapped[int]
-    read_at: Mapped[datetime]
 
 
 class Beat(Base):

@@ -14,25 +14,6 @@ depends_on = None
 def upgrade() -> None:
     """Make them."""
     op.create_table(
-        "commitments",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
-        sa.Column("caller", sa.String(length=16), nullable=False),
-        sa.Column("wanted", sa.JSON(), nullable=False),
-        sa.Column("asked_at", sa.DateTime(), nullable=False),
-        sa.Column("not_before", sa.DateTime(), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("reported_at", sa.DateTime(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_commitments")),
-    )
-    op.create_table(
-        "cursors",
-        sa.Column("source", sa.String(length=40), nullable=False),
-        sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("read_at", sa.DateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("source", name=op.f("pk_cursors")),
-    )
-    op.create_table(
         "images",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("sop_uid", sa.String(length=64), nullable=False),
