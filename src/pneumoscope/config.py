@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,13 +14,16 @@ from pneumoscope.files import write_text
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Read = TypeVar("Read", bound=BaseModel)
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of a TOML file: an unknown key, a wrong type or a number out of range is an error."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """How the source is divided; every division keeps a patient whole.
 
     `split = "grouped"` rejoins all that is not marked test and divides anew; `"source"` takes the
@@ -44,7 +47,7 @@ class DataConfig(_Section):
         return self
 
 
-class PrepareConfig(_Section):
+class PrepareConfig(Section):
     """What every image goes through, in training and in use.
 
     `canvas` pixels are cached; `size` pixels go into the network. `mean` and `std` default to those of
@@ -74,7 +77,7 @@ class PrepareConfig(_Section):
         return self.canvas or self.size
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     """Random changes in training only; 0 switches one off. Angles in degrees, shifts in fractions of the side.
 
     `frame`: how often up to an eighth of each side is painted over, where markers, borders and labels are.
@@ -103,7 +106,7 @@ class AugmentConfig(_Section):
         return self == AugmentConfig()
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network, its weights, and how much of it learns.
 
     `network`: `custom-cnn` or any timm name. `weights`: `none`, `offline` (package on this machine),
@@ -127,7 +130,7 @@ class ModelConfig(_Section):
         return self
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Optimisation. Rates are for AdamW; `layer_decay` multiplies the rate from each stage to the one before it.
 
     `ema = 0` switches the exponential moving average off; the average warms up over the first steps.
@@ -171,7 +174,7 @@ class TrainConfig(_Section):
     workers: Annotated[int, Field(ge=0, le=128)] = 0
 
 
-class Experiment(_Section):
+class Experiment(Section):
     """One training experiment."""
 
     title: str = ""
@@ -214,6 +217,20 @@ class Experiment(_Section):
 
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment file; raises `ConfigError` that names the key and what is expected there."""
+    return resolve_files(read_toml(path, Experiment, "docs/reference/experiment.md"), path.parent)
+
+
+def read_toml(path: Path, model: type[Read], page: str) -> Read:
+    """Read a TOML file as a model.
+
+    Args:
+        path: the file.
+        model: what its tables and keys must be.
+        page: of the documentation, which an error names as the remedy.
+
+    Raises:
+        ConfigError: the file is no TOML, or a key is unknown, ill-typed or out of range.
+    """
     with storage_errors(path):
         text = path.read_bytes()
     try:
@@ -221,10 +238,9 @@ def load_experiment(path: Path) -> Experiment:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"is not valid TOML ({error})", path=path, remedy="mend the line") from error
     try:
-        experiment = Experiment.model_validate(_tuples(raw))
+        return model.model_validate(_tuples(raw))
     except ValidationError as error:
-        raise ConfigError(_explain(error), path=path, remedy="see docs/reference/experiment.md") from error
-    return resolve_files(experiment, path.parent)
+        raise ConfigError(_explain(error), path=path, remedy=f"see {page}") from error
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
@@ -244,7 +260,7 @@ def _tuples(value: object) -> object:
 def _explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
-        key = ".".join(str(step) for step in item["loc"]) or "the experiment"
+        key = ".".join(str(step) for step in item["loc"]) or "the file"
         if item["type"] == "extra_forbidden":
             parts.append(f"unknown key {key}")
         else:

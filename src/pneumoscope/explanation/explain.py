@@ -144,7 +144,7 @@ def _explain_one(
     # The same reduced decoding as in `predict`, so that the map belongs to the score beside it.
     canvas = classifier.canvas(read_image(path, at_least=2 * classifier.bundle.preparation.canvas))
     heatmaps = {name: explain_canvas(classifier, canvas, name, wanted.options, check=wanted.check) for name in methods}
-    box = _image_box(pixels.shape, classifier)
+    box = image_box(pixels.shape, classifier)
     image: dict[str, Any] = {**about, "box": box}
     lungs = None
     if wanted.segmenter is not None:
@@ -229,7 +229,7 @@ def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
         np.savez_compressed(stream, **arrays)
 
 
-def _image_box(shape: tuple[int, ...], classifier: Classifier) -> list[int]:
+def image_box(shape: tuple[int, ...], classifier: Classifier) -> list[int]:
     """Return top, bottom, left, right (half-open) of what is image, not padding, in what the network sees."""
     size = classifier.bundle.preparation.size
     if classifier.bundle.preparation.aspect != "pad":

@@ -1,0 +1,246 @@
+"""The journal: every answer, once, without identity, in a file that is only ever appended to.
+
+One SQLite file. Triggers refuse changes and deletions; an entry is on the disk when it is written; an entry whose
+key is there already is the same answer told twice, after a crash, and is not written again. Several processes may
+append at once. Who a patient was can be told only with the key of the pseudonyms, which lies elsewhere.
+
+Monitoring reads nothing but this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.errors import DataError, StorageError, storage_errors
+from pneumoscope.files import atomic_path, plain, sha256_bytes
+from pneumoscope.records import LABELS, Prediction
+
+SCHEMA = 1
+_BUSY_SECONDS = 30
+_OLDEST = 90.0  # years; higher ages identify (45 CFR 164.514(b)(2)(i)(C))
+_JSON = ("subtype", "quality", "covariates", "embedding")
+_TABLES = """
+CREATE TABLE IF NOT EXISTS predictions (
+    key TEXT PRIMARY KEY, at TEXT NOT NULL, study TEXT, patient TEXT, device TEXT, site TEXT, bundle TEXT NOT NULL,
+    bundle_sha256 TEXT NOT NULL, probability REAL, calibrated INTEGER NOT NULL, threshold REAL NOT NULL, label TEXT,
+    abstained INTEGER NOT NULL, reason TEXT, subtype TEXT NOT NULL, quality TEXT NOT NULL, covariates TEXT NOT NULL,
+    embedding TEXT NOT NULL, milliseconds REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS labels (
+    key TEXT PRIMARY KEY, at TEXT NOT NULL, study TEXT NOT NULL, label TEXT NOT NULL, source TEXT NOT NULL,
+    note TEXT);
+CREATE INDEX IF NOT EXISTS predictions_at ON predictions (at);
+CREATE INDEX IF NOT EXISTS labels_study ON labels (study);
+CREATE TRIGGER IF NOT EXISTS predictions_kept BEFORE UPDATE ON predictions
+    BEGIN SELECT RAISE(ABORT, 'the journal is only appended to'); END;
+CREATE TRIGGER IF NOT EXISTS predictions_stay BEFORE DELETE ON predictions
+    BEGIN SELECT RAISE(ABORT, 'the journal is only appended to'); END;
+CREATE TRIGGER IF NOT EXISTS labels_kept BEFORE UPDATE ON labels
+    BEGIN SELECT RAISE(ABORT, 'the journal is only appended to'); END;
+CREATE TRIGGER IF NOT EXISTS labels_stay BEFORE DELETE ON labels
+    BEGIN SELECT RAISE(ABORT, 'the journal is only appended to'); END;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One answer.
+
+    `key`: of this answer, the same when it is told again. `at`: aware time. `study`, `patient`, `device`, `site`:
+    pseudonyms, or None. `covariates`: DICOM facts without identity. `embedding`: a few numbers that place the image,
+    None where the bundle gives none. The rest as in `records.Prediction`.
+    """
+
+    key: str
+    at: datetime
+    bundle: str
+    bundle_sha256: str
+    probability: float | None
+    calibrated: bool
+    threshold: float
+    label: str | None
+    abstained: bool
+    reason: str | None
+    milliseconds: float
+    study: str | None = None
+    patient: str | None = None
+    device: str | None = None
+    site: str | None = None
+    subtype: Mapping[str, float] | None = None
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    covariates: Mapping[str, Any] = field(default_factory=dict)
+    embedding: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What was found out later about a study: `label` NORMAL or PNEUMONIA; `source`: who says so, such as `page`."""
+
+    key: str
+    at: datetime
+    study: str
+    label: str
+    source: str
+    note: str | None = None
+
+
+class Pseudonyms:
+    """Keys that are the same for the same person, study, device or site, and tell nothing without the secret."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    @classmethod
+    def load(cls, path: Path) -> Pseudonyms:
+        """Read the secret, or make one that only its owner may read; raises `DataError` where it is too short."""
+        with storage_errors(path):
+            if not path.exists():
+                with atomic_path(path) as temporary:
+                    temporary.write_text(secrets.token_hex(32), encoding="ascii")
+                path.chmod(0o600)
+            secret = path.read_bytes().strip()
+        if len(secret) < 32:
+            raise DataError("the secret of the pseudonyms is too short", path=path, remedy="give 32 characters or more")
+        return cls(secret)
+
+    def of(self, kind: str, *parts: str | None) -> str | None:
+        """Return a pseudonym of 24 hex digits (HMAC-SHA-256), None where nothing is known."""
+        if not any(parts):
+            return None
+        told = json.dumps([kind, *parts]).encode()
+        return hmac.new(self._secret, told, hashlib.sha256).hexdigest()[:24]
+
+
+def entry_of(prediction: Prediction, card: Mapping[str, Any], key: str, at: datetime, **known: Any) -> Entry:
+    """Return the entry of a prediction; `known`: pseudonyms, covariates, embedding, as `Entry` has them.
+
+    `card`: of the bundle that answered. Age over 90 years becomes 90, and the path is left out.
+    """
+    covariates = dict(known.pop("covariates", {}))
+    if (covariates.get("age_years") or 0) > _OLDEST:
+        covariates["age_years"] = _OLDEST
+    return Entry(
+        key=key,
+        at=at,
+        bundle=prediction.bundle,
+        bundle_sha256=str(card["sha256"]),
+        probability=prediction.probability,
+        calibrated=bool(card.get("calibration")),
+        threshold=prediction.threshold,
+        label=prediction.label,
+        abstained=prediction.abstained,
+        reason=prediction.reason if prediction.error is None else "could not be read",
+        milliseconds=prediction.milliseconds,
+        subtype=prediction.subtype,
+        quality=prediction.quality,
+        covariates=covariates,
+        **known,
+    )
+
+
+def answer_key(bundle_sha256: str, content_sha256: str, operating_point: str) -> str:
+    """Return the key of an answer: what answered, about which content."""
+    return sha256_bytes(f"{bundle_sha256} {content_sha256} {operating_point}".encode())[:32]
+
+
+class Journal:
+    """An open journal."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a journal, or begin one.
+
+        Raises:
+            DataError: the file is something else, or of a newer version.
+            StorageError: it cannot be written.
+        """
+        self.path = path
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with self._open() as connection:
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found > SCHEMA:
+                raise DataError(
+                    f"was written in format {found}, this version knows {SCHEMA}",
+                    path=path,
+                    remedy="update Pneumoscope",
+                )
+            connection.executescript(f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version = {SCHEMA};COMMIT;")
+
+    def append(self, entry: Entry) -> bool:
+        """Write an answer, on the disk when this returns; False where its key is there already."""
+        return self._insert("predictions", asdict(entry))
+
+    def append_label(self, label: Label) -> bool:
+        """Write what was found out about a study; False where its key is there already, `DataError` for no label."""
+        if label.label not in LABELS:
+            raise DataError(f"{label.label!r} is no label", path=self.path, remedy=f"use {' or '.join(LABELS)}")
+        return self._insert("labels", asdict(label))
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield all answers, by time."""
+        with self._open() as connection:
+            for row in connection.execute("SELECT * FROM predictions ORDER BY at, key"):
+                told = {**dict(row), **{name: json.loads(row[name]) for name in _JSON}}
+                told |= {name: bool(told[name]) for name in ("calibrated", "abstained")}
+                yield Entry(**{**told, "at": datetime.fromisoformat(told["at"])})
+
+    def labels(self) -> Iterator[Label]:
+        """Yield all labels, by time."""
+        with self._open() as connection:
+            for row in connection.execute("SELECT * FROM labels ORDER BY at, key"):
+                yield Label(**{**dict(row), "at": datetime.fromisoformat(row["at"])})
+
+    def _insert(self, table: str, told: dict[str, Any]) -> bool:
+        told["at"] = told["at"].astimezone(UTC).isoformat(timespec="milliseconds")
+        for name in _JSON:
+            if name in told:
+                told[name] = json.dumps(plain(told[name]), ensure_ascii=False, allow_nan=False)
+        columns = ", ".join(told)
+        marks = ", ".join(f":{name}" for name in told)
+        with self._open() as connection:
+            done = connection.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", told)
+            return done.rowcount == 1
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
+                connection.row_factory = sqlite3.Row
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                yield connection
+        except sqlite3.OperationalError as error:
+            raise StorageError(
+                f"the journal cannot be used ({error})", path=self.path, remedy="check the disk and who owns the file"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise DataError(f"is no journal ({error})", path=self.path, remedy="choose another file") from error
+
+
+def columns() -> tuple[str, ...]:
+    """Return the names of what an entry holds, in the order of `Entry`."""
+    return tuple(item.name for item in fields(Entry))
+
+
+def default_key(journal: Path) -> Path:
+    """Return where the secret of a journal's pseudonyms lies, unless another place is chosen."""
+    return journal.with_name(journal.name + ".key")
+
+
+def content_sha256(path: str) -> str | None:
+    """Return the SHA-256 of an image file, None where it cannot be read (rows of an archive have none either)."""
+    file = Path(path)
+    if not file.is_file() or not os.access(file, os.R_OK):
+        return None
+    with storage_errors(file), file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

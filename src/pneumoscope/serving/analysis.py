@@ -1,0 +1,158 @@
+"""One radiograph from file to finished results. Runs in the child that may be killed."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from pneumoscope.errors import ConfigError
+from pneumoscope.images import Radiograph, read_header, read_image
+from pneumoscope.records import PNEUMONIA, FloatArray, Prediction
+from pneumoscope.serving.config import BundleChoice
+from pneumoscope.serving.encode import Encoded, encode
+from pneumoscope.serving.finding import Finding
+
+if TYPE_CHECKING:
+    from pneumoscope.predict import Classifier
+
+NO_MAP = "none"
+_COARSE = 512  # side of a map that covers more than what the network saw
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the child is asked: a DICOM file, the objects to be built, and the time that they carry."""
+
+    path: Path
+    kinds: Sequence[str]
+    made: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What the child answers. `map_png`: grey PNG over the whole image. `embedding`: None where the bundle has none."""
+
+    prediction: Prediction
+    card_sha256: str
+    calibrated: bool
+    operating_point: str
+    urgent: bool
+    objects: tuple[Encoded, ...] = ()
+    map_png: bytes | None = None
+    explained_by: str | None = None
+    embedding: tuple[float, ...] | None = None
+    seconds: float = 0.0
+
+
+def open_analysis(choice: BundleChoice) -> Callable[[Task], Analysis]:
+    """Load a bundle, and return the function that answers about an image with it.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        ConfigError: no method of explanation has that name.
+    """
+    from pneumoscope.predict import Classifier
+
+    classifier = Classifier.load(choice.path, operating_point=choice.operating_point)
+    if choice.explain != NO_MAP:
+        from pneumoscope.explanation import METHODS
+
+        if choice.explain not in METHODS:
+            raise ConfigError(f"no method is called {choice.explain!r}", remedy=f"use {', '.join(METHODS)} or none")
+    _warm(classifier, choice.explain)
+
+    def analyse(task: Task) -> Analysis:
+        return _analyse(classifier, choice.explain, task)
+
+    return analyse
+
+
+def _warm(classifier: Classifier, method: str) -> None:
+    """Answer once, so that the first patient does not wait for what is loaded and compiled on first use."""
+    side = classifier.bundle.preparation.canvas
+    canvas = np.zeros((side, side), np.uint8)
+    classifier.logits(canvas[None])
+    if method != NO_MAP:
+        _map(classifier, method, canvas)
+
+
+def _analyse(classifier: Classifier, method: str, task: Task) -> Analysis:
+    started = time.perf_counter()
+    prediction = next(iter(classifier.predict([task.path])))
+    image, heat, explained_by = None, None, None
+    if prediction.error is None:
+        radiograph = read_image(task.path, at_least=2 * classifier.bundle.preparation.canvas)
+        image = radiograph.pixels
+        if method != NO_MAP and not prediction.abstained:
+            heat, explained_by = _explain(classifier, method, radiograph)
+    urgent = prediction.label == PNEUMONIA
+    finding = Finding(
+        source=read_header(task.path),
+        # The file's place in the store is nobody's business outside.
+        prediction=replace(prediction, path=""),
+        image=image,
+        heatmap=heat,
+        bundle=classifier.bundle.card,
+        explained_by=explained_by,
+        urgent=urgent,
+    )
+    objects = encode(finding, task.kinds, task.made) if task.kinds and prediction.error is None else ()
+    return Analysis(
+        prediction=prediction,
+        card_sha256=classifier.bundle.sha256,
+        calibrated=bool(classifier.bundle.card.get("calibration")),
+        operating_point=classifier.operating_point,
+        urgent=urgent,
+        objects=objects,
+        map_png=None if heat is None else _png(heat),
+        explained_by=explained_by,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _explain(classifier: Classifier, method: str, radiograph: Radiograph) -> tuple[FloatArray | None, str]:
+    values, verdict = _map(classifier, method, classifier.canvas(radiograph))
+    told = f"{method}, {verdict}"
+    return (None if verdict == "blank" else _over_image(classifier, values, radiograph.pixels)), told
+
+
+def _map(
+    classifier: Classifier, method: str, canvas: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+) -> tuple[FloatArray, str]:
+    from pneumoscope.explanation.explain import explain_canvas
+
+    heatmap = explain_canvas(classifier, canvas, method)
+    return heatmap.values, heatmap.verdict
+
+
+def _over_image(classifier: Classifier, values: FloatArray, pixels: FloatArray) -> FloatArray:
+    """Return a map float32 [h, w] stretched over the whole image, not over what the network saw of it alone."""
+    from pneumoscope.explanation.explain import image_box
+
+    shown = pixels if classifier.crop is None else classifier.crop(pixels)
+    top, bottom, left, right = image_box(shown.shape, classifier)
+    values = values[top:bottom, left:right]
+    if classifier.crop is None:
+        return values
+    height, width = pixels.shape
+    top, bottom, left, right = classifier.crop.box(pixels)
+    scale = _COARSE / max(height, width)
+    whole = np.zeros((max(1, round(height * scale)), max(1, round(width * scale))), np.float32)
+    place = whole[round(top * scale) : round(bottom * scale), round(left * scale) : round(right * scale)]
+    size = (place.shape[1], place.shape[0])
+    place[:] = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+    return whole
+
+
+def _png(heat: FloatArray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,98 @@
+"""`pneumoscope serve --check`: what would stop the gateway, told before it starts."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pydicom.uid import ImplicitVRLittleEndian
+
+from pneumoscope.bundle import load_bundle
+from pneumoscope.errors import ConfigError, PneumoscopeError
+from pneumoscope.files import out_folder
+from pneumoscope.journal import Journal
+from pneumoscope.serving.association import VERIFICATION, associate, client_tls
+from pneumoscope.serving.config import Destination, Gateway
+from pneumoscope.serving.rules import ages_of
+from pneumoscope.serving.store import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `fault`: None where it is well; `fatal`: the gateway would not work with it."""
+
+    what: str
+    told: str
+    fault: str | None = None
+    fatal: bool = True
+
+
+def check(config: Gateway) -> Iterator[Finding]:
+    """Yield what was looked at, one by one."""
+    yield _tried("folder", lambda: str(out_folder(config.folder)))
+    yield _tried("database", lambda: _database(config))
+    yield _tried("journal", lambda: str(Journal(config.journal_file).path))
+    yield _tried("bundle", lambda: _bundle(config))
+    yield _tried("receive", lambda: _free(config.receive.bind, config.receive.port, "receive.port"))
+    yield _tried("web", lambda: _free(config.web.bind, config.web.port, "web.port"))
+    if config.receive.tls is not None:
+        from pneumoscope.serving.receive import server_tls
+
+        tls = config.receive.tls
+        yield _tried(
+            "receive.tls",
+            lambda: "client certificates " + ("asked for" if server_tls(tls).verify_mode else "not asked for"),
+        )
+    for item in config.destination:
+        if item.enabled:
+            yield _reach(item)
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, look())
+    except PneumoscopeError as error:
+        return Finding(what, str(error), error.what)
+
+
+def _database(config: Gateway) -> str:
+    store = open_store(config.database, migrate=True)
+    store.close()
+    return store.engine.dialect.name
+
+
+def _bundle(config: Gateway) -> str:
+    bundle = load_bundle(config.bundle.path)
+    point = config.bundle.operating_point or bundle.card["operating_point"]
+    if point not in bundle.card["operating_points"]:
+        raise ConfigError(f"the bundle has no operating point {point!r}", remedy="mend bundle.operating_point")
+    ages = ages_of(config.analyse, bundle.card)
+    told = "no limit of age: neither analyse.age_years nor the bundle says one"
+    return f"{bundle.label}, {point}, " + (told if ages is None else f"{ages[0]:g} to {ages[1]:g} years")
+
+
+def _free(host: str, port: int, key: str) -> str:
+    try:
+        with socket.create_server((host, port)):
+            return f"{host}:{port}"
+    except OSError as error:
+        raise ConfigError(f"{host}:{port} cannot be listened at ({error.strerror})", remedy=f"change {key}") from error
+
+
+def _reach(to: Destination) -> Finding:
+    """A destination that is down is no fault of the configuration: what is owed to it waits."""
+    what = f"destination {to.name}"
+    try:
+        if to.tls is not None:
+            client_tls(to.tls)
+    except ConfigError as error:
+        return Finding(what, str(error), error.what)
+    if to.kind == "dicom":
+        association = associate(to, [(VERIFICATION, [ImplicitVRLittleEndian])], min(5.0, to.seconds))
+        if not association.is_established:
+            return Finding(what, "does not answer", "does not answer", fatal=False)
+        answered = association.send_c_echo().get("Status") == 0
+        association.release()
+        return Finding(what, "answers C-ECHO") if answered else Finding(what, "refuses C-ECHO", "refuses", fatal=False)
+    return Finding(what, to.url or str(to.folder or f"{to.host}:{to.port}"))

@@ -1,0 +1,270 @@
+"""The gateway in one TOML file; an unknown key, a wrong type or what does not fit together is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pneumoscope.config import Section, read_toml
+from pneumoscope.images import PLAIN
+
+PAGE = "docs/reference/gateway.md"
+DICOM_KINDS = ("sr", "sc", "gsps", "seg")
+
+_SENDS = {
+    "dicom": DICOM_KINDS,
+    "stow": DICOM_KINDS,
+    "fhir": ("fhir",),
+    "hl7-file": ("hl7",),
+    "hl7-mllp": ("hl7",),
+}
+_NEEDS = {
+    "dicom": ("host", "port", "aet"),
+    "stow": ("url",),
+    "fhir": ("url",),
+    "hl7-file": ("folder",),
+    "hl7-mllp": ("host", "port"),
+}
+
+
+def _aet(value: str) -> str:
+    """PS3.5, 6.2: at most 16 characters of the default repertoire, no backslash, not only spaces."""
+    if not value.strip() or len(value) > 16 or not value.isascii() or not value.isprintable() or "\\" in value:
+        raise ValueError("an application entity title has 1 to 16 printable ASCII characters and no backslash")
+    return value.strip()
+
+
+File = Annotated[Path, Field(strict=False)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+AETitle = Annotated[str, AfterValidator(_aet)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
+Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Tls(Section):
+    """Certificate and key in PEM files. With `ca`, the other side must show a certificate that it signed."""
+
+    certificate: File
+    key: File
+    ca: File | None = None
+
+
+class ClientTls(Section):
+    """How a destination is recognised (`ca`; the system's authorities without), and what is shown to it."""
+
+    ca: File | None = None
+    certificate: File | None = None
+    key: File | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ClientTls:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
+class Receive(Section):
+    """The DICOM listener. `callers`: the titles that may send; at least one.
+
+    `seconds`: how long a peer may be silent. `free_mb`: with less space left on the disk images are refused (0xA700).
+    `port` 0 takes a free one.
+    """
+
+    aet: AETitle = "PNEUMOSCOPE"
+    port: Port = 11112
+    bind: str = "127.0.0.1"
+    callers: Annotated[tuple[AETitle, ...], Field(min_length=1)]
+    associations: Count = 20
+    seconds: Seconds = 60.0
+    free_mb: Annotated[int, Field(ge=0)] = 500
+    tls: Tls | None = None
+
+
+class Analyse(Section):
+    """Which images are analysed; of the others it is said why not.
+
+    `age_years`: lowest and highest age; the bundle's population where it is missing, and no limit where the bundle
+    does not tell either. `unknown`: whether an image is analysed whose view, body part or age is not told.
+    """
+
+    modalities: tuple[str, ...] = PLAIN
+    views: tuple[str, ...] = ("PA", "AP")
+    body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG")
+    age_years: tuple[float, float] | None = None
+    unknown: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> Analyse:
+        if self.age_years and not 0 <= self.age_years[0] <= self.age_years[1]:
+            raise ValueError("age_years goes from the lowest to the highest")
+        return self
+
+
+class BundleChoice(Section):
+    """`path`: a folder, or `default` or `fast`. `explain`: a method of `pneumoscope explain`, or `none`."""
+
+    path: File = Path("default")
+    operating_point: str | None = None
+    explain: str = "gradcam"
+
+
+class Worker(Section):
+    """`seconds` and `memory_mb` for one image; what needs more is killed, and quarantined after `attempts`."""
+
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    seconds: Seconds = 60.0
+    start_seconds: Seconds = 180.0
+    memory_mb: Annotated[int, Field(ge=256)] = 6144
+    attempts: Count = 3
+
+
+class Destination(Section):
+    """Where results go.
+
+    `kind`: `dicom` (C-STORE: host, port, aet), `stow` (url), `fhir` (url), `hl7-file` (folder), `hl7-mllp` (host,
+    port). `objects`: `sr`, `sc`, `gsps`, `seg` for the first two; fixed for the others. `give_up_hours`: until then
+    what fails is tried again. `calling`: the title used towards it.
+    """
+
+    name: Name
+    kind: Literal["dicom", "stow", "fhir", "hl7-file", "hl7-mllp"]
+    enabled: bool = True
+    objects: tuple[str, ...] = ()
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    aet: AETitle | None = None
+    calling: AETitle | None = None
+    url: Url | None = None
+    folder: File | None = None
+    token_file: File | None = None
+    tls: ClientTls | None = None
+    seconds: Seconds = 30.0
+    give_up_hours: Seconds = 72.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Destination:
+        if missing := [key for key in _NEEDS[self.kind] if getattr(self, key) is None]:
+            raise ValueError(f"destination {self.name} is {self.kind} and needs {', '.join(missing)}")
+        allowed = _SENDS[self.kind]
+        if wrong := [kind for kind in self.objects if kind not in allowed]:
+            raise ValueError(f"destination {self.name} is {self.kind}: no {wrong[0]!r}, but {', '.join(allowed)}")
+        return self
+
+    @property
+    def sends(self) -> tuple[str, ...]:
+        """The kinds of objects that go there: those that are named, else a report and a picture, or the only one."""
+        return self.objects or _SENDS[self.kind][:2]
+
+
+class Priority(Section):
+    """`max_wait_minutes`: who has waited longer goes before everything urgent, so that nobody waits for ever."""
+
+    max_wait_minutes: Seconds = 60.0
+
+
+class Database(Section):
+    """`url`: of SQLAlchemy, `sqlite` or `postgresql+psycopg`; a SQLite file in the gateway's folder by default."""
+
+    url: Annotated[str, Field(pattern=r"^(sqlite|postgresql\+psycopg)://")] | None = None
+
+
+class Web(Section):
+    """Pages, health and metrics."""
+
+    bind: str = "127.0.0.1"
+    port: Port = 8042
+
+
+class Journal(Section):
+    """The pseudonymous record of predictions. `key`: secret of the pseudonyms, made where it is missing."""
+
+    path: File | None = None
+    key: File | None = None
+    site: str | None = None
+
+
+class Logs(Section):
+    """`file`: standard error where it is missing."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    file: File | None = None
+
+
+class Gateway(Section):
+    """The whole file. `folder`: where images, database and journal lie. `shadow`: analyse, journal, send nothing."""
+
+    folder: File
+    shadow: bool = False
+    receive: Receive
+    analyse: Analyse = Analyse()
+    bundle: BundleChoice = BundleChoice()
+    worker: Worker = Worker()
+    destination: tuple[Destination, ...] = ()
+    priority: Priority = Priority()
+    store: Database = Database()
+    web: Web = Web()
+    journal: Journal = Journal()
+    logs: Logs = Logs()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Gateway:
+        names = [item.name for item in self.destination]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two destinations are called {twice[0]}")
+        return self
+
+    @property
+    def images(self) -> Path:
+        """Where received images lie."""
+        return self.folder / "images"
+
+    @property
+    def incoming(self) -> Path:
+        """Where images lie until they are complete; on the same file system as `images`."""
+        return self.folder / "incoming"
+
+    @property
+    def database(self) -> str:
+        """URL of the database."""
+        return self.store.url or f"sqlite:///{self.folder / 'gateway.sqlite'}"
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal."""
+        return self.journal.path or self.folder / "journal.sqlite"
+
+    @property
+    def deliveries(self) -> tuple[Destination, ...]:
+        """Destinations that get results: none in shadow mode."""
+        return () if self.shadow else tuple(item for item in self.destination if item.enabled)
+
+
+def load_gateway(path: Path) -> Gateway:
+    """Read `gateway.toml`; its paths are relative to its folder.
+
+    Raises:
+        ConfigError: a key is unknown, ill-typed or out of range, or keys do not fit together.
+        StorageError: the file cannot be read.
+    """
+    config = read_toml(path, Gateway, PAGE)
+    found = _anchored(config, path.resolve().parent)
+    assert isinstance(found, Gateway)
+    return found
+
+
+def _anchored(section: Section, folder: Path) -> Section:
+    """Return a section with its relative paths found from anywhere; a bundle's shipped name stays a name."""
+    found: dict[str, object] = {}
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if isinstance(value, Path) and not (isinstance(section, BundleChoice) and str(value) in ("default", "fast")):
+            found[key] = folder / value
+        elif isinstance(value, Section):
+            found[key] = _anchored(value, folder)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            found[key] = tuple(_anchored(item, folder) for item in value)
+    return section.model_copy(update=found)

@@ -1,0 +1,192 @@
+"""The one way in: whoever brings an image gets its receipt when the image cannot be lost any more.
+
+Temporary file, fsync, rename, fsync of the folder, commit; in this order, so that a row without its file cannot be.
+A file without its row, left by a crash between the two, is not acknowledged, and its sender brings it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session
+
+from pneumoscope.errors import StorageError, storage_errors
+from pneumoscope.files import sync_folder
+from pneumoscope.serving import header as headers
+from pneumoscope.serving.config import Analyse
+from pneumoscope.serving.header import Header
+from pneumoscope.serving.rules import Ages, priority_of, why_not
+from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.tables import DECLINED, QUARANTINED, WAITING, Image, Job, Object
+
+STORED, DUPLICATE, OWN_RESULT = "stored", "duplicate", "own result"
+_TRIES = 5  # of a commit, where the same instance comes over several associations at once
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of an arrival: `outcome`, and of what was stored its row, the job's state and reason."""
+
+    outcome: str
+    image_id: int | None = None
+    state: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Where arrivals go. `folder`: of images. `free_bytes`: with less left on the disk nothing is taken."""
+
+    store: Store
+    folder: Path
+    rules: Analyse
+    ages: Ages | None
+    free_bytes: int = 0
+
+    def room(self) -> None:
+        """Raise `StorageError` where the disk is too full to take anything."""
+        with storage_errors(self.folder):
+            free = shutil.disk_usage(self.folder).free
+        if free < self.free_bytes:
+            with storage_errors(self.folder):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+
+    def take(self, arrival: Path, source: str) -> Receipt:
+        """Take a complete DICOM file, and return only when it is safe.
+
+        Args:
+            arrival: a file on the file system of `folder`; moved, or removed where it is not needed.
+            source: who brought it: such as `dicom:TITLE`.
+
+        Raises:
+            ImageError: it is no DICOM object; the file stays where it was.
+            StorageError: the disk is full, or the database cannot write.
+        """
+        self.room()
+        header, digest = headers.read(arrival), headers.digest(arrival)
+        if header.own or self._sent_by_us(header):
+            arrival.unlink()
+            return Receipt(OWN_RESULT)
+        place = self.folder / digest[:2] / f"{digest}.dcm"
+        if found := self._known(header, digest):
+            arrival.unlink()
+            return found
+        self._settle(arrival, place)
+        return self._record(header, digest, place, source)
+
+    def _settle(self, arrival: Path, place: Path) -> None:
+        with storage_errors(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            sync_folder(place.parent.parent)
+            with arrival.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            arrival.replace(place)
+            sync_folder(place.parent)
+
+    def _sent_by_us(self, header: Header) -> bool:
+        with self.store.read() as session:
+            return session.scalar(select(Object.id).where(Object.uid == header.sop_uid).limit(1)) is not None
+
+    def _known(self, header: Header, digest: str) -> Receipt | None:
+        query = select(Image).where(Image.sop_uid == header.sop_uid, Image.digest == digest)
+        with self.store.read() as session:
+            image = session.scalar(query)
+            # After retention the file is gone; what comes again then is kept, but not analysed twice.
+            if image is None or image.file is None:
+                return None
+            return Receipt(DUPLICATE, image.id, image.job.state, image.job.reason)
+
+    def _record(self, header: Header, digest: str, place: Path, source: str) -> Receipt:
+        for attempt in range(_TRIES):
+            try:
+                with self.store.write() as session:
+                    return self._insert(session, header, digest, place, source)
+            except IntegrityError:  # another association was faster with this instance
+                if found := self._known(header, digest):
+                    return found
+                if attempt == _TRIES - 1:
+                    raise
+            except OperationalError as error:
+                raise StorageError(
+                    f"the database cannot write ({str(error.orig).splitlines()[0]})",
+                    path=self.folder,
+                    remedy="check the disk and the database",
+                ) from error
+        raise AssertionError("unreachable")
+
+    def _insert(self, session: Session, header: Header, digest: str, place: Path, source: str) -> Receipt:
+        file = place.relative_to(self.folder).as_posix()
+        earlier = list(session.scalars(select(Image).where(Image.sop_uid == header.sop_uid).order_by(Image.version)))
+        for image in earlier:
+            if image.digest == digest:
+                image.file = file
+                return Receipt(DUPLICATE, image.id, image.job.state, image.job.reason)
+        moment = now()
+        state, reason, notes = self._judge(header, place, earlier)
+        image = Image(
+            sop_uid=header.sop_uid,
+            version=len(earlier) + 1,
+            digest=digest,
+            sop_class=header.sop_class,
+            study_uid=header.study_uid,
+            series_uid=header.series_uid,
+            file=file,
+            size=place.stat().st_size,
+            source=source,
+            received_at=moment,
+            patient_id=header.patient_id,
+            issuer=header.issuer,
+            patient_name=header.patient_name,
+            birth_date=header.birth_date,
+            accession=header.accession,
+            header=header.facts(),
+            notes=notes,
+        )
+        image.job = Job(
+            state=state,
+            priority=priority_of(header),
+            attempts=0,
+            claims=0,
+            created_at=moment,
+            not_before=moment,
+            ended_at=None if state == WAITING else moment,
+            reason=reason,
+        )
+        session.add(image)
+        session.flush()
+        return Receipt(STORED, image.id, state, reason)
+
+    def _judge(self, header: Header, place: Path, earlier: list[Image]) -> tuple[str, str | None, str | None]:
+        """Return state and reason of the job, and a note about the image.
+
+        Results of a second version would carry the UIDs of the first one's, and an archive keeps the first objects
+        it got, images and results: what the second shows would be shown beside the pixels of the first.
+        """
+        if earlier:
+            first = earlier[0].file
+            same = first is not None and headers.same_pixels(self.folder / first, place)
+            what = "another header" if same else "other pixels"
+            note = f"came before with {what} under the same SOP Instance UID"
+            if same:
+                return DECLINED, f"not analysed, because it {note}: the answer about the first holds", note
+            return QUARANTINED, f"not analysed, because it {note}: a person must say which one is right", note
+        reason = why_not(header, self.rules, self.ages)
+        return (WAITING, None, None) if reason is None else (DECLINED, reason, None)
+
+
+def sweep(folder: Path, older_seconds: float) -> int:
+    """Remove what broken transfers left in the folder of incoming files; return how many files that were."""
+    removed = 0
+    limit = now().timestamp() - older_seconds
+    with storage_errors(folder):
+        for file in folder.iterdir():
+            if file.is_file() and file.stat().st_mtime <= limit:
+                file.unlink(missing_ok=True)
+                removed += 1
+    return removed

@@ -1,0 +1,186 @@
+"""The queue: who is analysed next, who does it, and what becomes of what fails.
+
+    waiting ─▶ running ─▶ done
+       ▲          ├─▶ waiting      it failed, and is tried again later
+       │          └─▶ quarantined  it failed for good; a person may send it back
+    declined                       a rule says why it is not analysed
+
+A worker holds a lease. Its claim carries the count of claims, so that a worker that was thought dead cannot write
+over the one that took its job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, or_, select, update
+from sqlalchemy.orm import Session, joinedload
+
+from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.tables import QUARANTINED, RUNNING, WAITING, Image, Job
+
+_CLAIMS = 50  # of one job, whose worker died each time: then the job itself is suspected
+_RETRY = timedelta(seconds=2)  # doubled for each attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this worker may run until its lease ends. `header`: DICOM facts; `claims` fences off late writers."""
+
+    job_id: int
+    claims: int
+    owner: str
+    image_id: int
+    file: str
+    digest: str
+    study_uid: str
+    patient_id: str | None
+    issuer: str | None
+    header: dict[str, Any]
+
+
+def rank(priority: int, created_at: datetime, number: int, moment: datetime, max_wait: timedelta) -> tuple[Any, ...]:
+    """Return what jobs are ordered by, the least first.
+
+    Who has waited `max_wait` goes first, the longest waiting of them before all others; then the more urgent, then the
+    older. So the wait of each is bounded by `max_wait` and the work on those who came before him.
+    """
+    if moment - created_at >= max_wait:
+        return (0, 0, created_at, number)
+    return (1, -priority, created_at, number)
+
+
+def ordering(moment: datetime, max_wait: timedelta) -> Sequence[ColumnElement[Any]]:
+    """Return the same order for the database."""
+    overdue = Job.created_at <= moment - max_wait
+    return (
+        case((overdue, 0), else_=1),
+        case((overdue, 0), else_=-Job.priority),
+        Job.created_at.asc(),
+        Job.id.asc(),
+    )
+
+
+def claim(store: Store, owner: str, lease: timedelta, max_wait: timedelta) -> Claim | None:
+    """Take the next job, for the time of `lease`; None where nothing waits."""
+    with store.read() as session:  # no write lock while there is nothing to do
+        if session.scalar(select(Job.id).where(_due(now())).limit(1)) is None:
+            return None
+    with store.write() as session:
+        moment = now()
+        query = select(Job).where(_due(moment)).order_by(*ordering(moment, max_wait)).limit(1)
+        job = session.scalar(query.options(joinedload(Job.image)).with_for_update(skip_locked=True, of=Job))
+        if job is None:
+            return None
+        if job.claims >= _CLAIMS or job.image.file is None:
+            why = f"its worker died {job.claims} times" if job.image.file else "its file was erased"
+            _end(job, QUARANTINED, f"not analysed, because {why}")
+            return None
+        job.state, job.owner, job.lease_until = RUNNING, owner, moment + lease
+        job.claims += 1
+        image = job.image
+        return Claim(
+            job_id=job.id,
+            claims=job.claims,
+            owner=owner,
+            image_id=image.id,
+            file=str(image.file),
+            digest=image.digest,
+            study_uid=image.study_uid,
+            patient_id=image.patient_id,
+            issuer=image.issuer,
+            header=image.header,
+        )
+
+
+def end(store: Store, held: Claim, state: str, record: Callable[[Session, Job], None] | None = None) -> bool:
+    """End a job, and let `record` add what came of it to the same transaction.
+
+    Returns False, and records nothing, where the job is no longer this worker's.
+    """
+    with store.write() as session:
+        job = _held(session, held)
+        if job is None:
+            return False
+        _end(job, state, None)
+        if record is not None:
+            record(session, job)
+    return True
+
+
+def fail(store: Store, held: Claim, reason: str, *, attempts: int, for_good: bool = False) -> str | None:
+    """Record that a job failed; returns its state, or None where it is no longer this worker's.
+
+    `attempts`: after as many it is quarantined, at once where it failed `for_good`.
+    """
+    with store.write() as session:
+        job = _held(session, held)
+        if job is None:
+            return None
+        job.attempts += 1
+        if for_good or job.attempts >= attempts:
+            _end(job, QUARANTINED, reason)
+        else:
+            _wait(job)
+            job.reason = reason
+            job.not_before = now() + _RETRY * 2 ** (job.attempts - 1)
+        return job.state
+
+
+def release(store: Store, owner: str) -> int:
+    """Give back the jobs of a worker that is known to be dead; return how many those were."""
+    with store.write() as session:
+        jobs = list(session.scalars(select(Job).where(Job.state == RUNNING, Job.owner == owner).with_for_update()))
+        for job in jobs:
+            _wait(job)
+        return len(jobs)
+
+
+def try_again(store: Store, job_id: int) -> bool:
+    """Send a quarantined job back to the queue, as a person asked; False where it is not quarantined."""
+    fresh = {"state": WAITING, "attempts": 0, "claims": 0, "ended_at": None, "not_before": now()}
+    with store.write() as session:
+        query = update(Job).where(Job.id == job_id, Job.state == QUARANTINED).values(**fresh).returning(Job.id)
+        return session.scalar(query) is not None
+
+
+def raise_priority(store: Store, job_id: int, priority: int) -> None:
+    """Raise a job's priority; a lower one changes nothing."""
+    with store.write() as session:
+        session.execute(update(Job).where(Job.id == job_id, Job.priority < priority).values(priority=priority))
+
+
+def waiting_since(session: Session) -> datetime | None:
+    """Return when the job that has waited longest came in, None where none waits."""
+    return session.scalar(select(Job.created_at).where(Job.state == WAITING).order_by(Job.created_at).limit(1))
+
+
+def stored(session: Session, sop_uids: Sequence[str]) -> set[str]:
+    """Return those SOP instances of which an image lies here."""
+    query = select(Image.sop_uid).where(Image.sop_uid.in_(sop_uids), Image.file.is_not(None))
+    return set(session.scalars(query))
+
+
+def _due(moment: datetime) -> ColumnElement[bool]:
+    fresh = and_(Job.state == WAITING, Job.not_before <= moment)
+    abandoned = and_(Job.state == RUNNING, Job.lease_until < moment)
+    return or_(fresh, abandoned)
+
+
+def _held(session: Session, held: Claim) -> Job | None:
+    query = select(Job).where(
+        Job.id == held.job_id, Job.state == RUNNING, Job.owner == held.owner, Job.claims == held.claims
+    )
+    return session.scalar(query.with_for_update())
+
+
+def _wait(job: Job) -> None:
+    job.state, job.owner, job.lease_until = WAITING, None, None
+
+
+def _end(job: Job, state: str, reason: str | None) -> None:
+    job.state, job.reason, job.ended_at = state, reason, now()
+    job.owner, job.lease_until = None, None

@@ -1,0 +1,63 @@
+"""Figures of the service for Prometheus, read from the tables when they are asked for: no process counts apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+
+from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.tables import DELIVERY_STATES, JOB_STATES, Beat, Delivery, Job, Result
+
+
+class _Tables(Collector):
+    def __init__(self, config: Gateway, store: Store) -> None:
+        self.config, self.store = config, store
+
+    def collect(self) -> Iterator[Metric]:
+        moment = now()
+        with self.store.read() as session:
+            states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples().all())
+            yield _family(
+                "jobs", "Images by what became of them", ["state"], {(s,): states.get(s, 0) for s in JOB_STATES}
+            )
+            since = jobs.waiting_since(session)
+            age = 0.0 if since is None else (moment - since).total_seconds()
+            yield _family("oldest_job_seconds", "How long the image has waited that has waited longest", [], {(): age})
+            query = select(Delivery.destination, Delivery.state, func.count())
+            rows = session.execute(query.group_by(Delivery.destination, Delivery.state)).tuples().all()
+            found = {(name, state): count for name, state, count in rows}
+            every = {(d.name, s): found.get((d.name, s), 0) for d in self.config.destination for s in DELIVERY_STATES}
+            yield _family("deliveries", "Objects by destination and state", ["destination", "state"], every)
+            owed = {}
+            for item in self.config.deliveries:
+                first = outbox.owed_since(session, item.name)
+                owed[(item.name,)] = 0.0 if first is None else (moment - first).total_seconds()
+            yield _family(
+                "oldest_delivery_seconds", "How long a destination has been owed a result", ["destination"], owed
+            )
+            called = session.execute(select(Result.label, func.count()).group_by(Result.label)).tuples().all()
+            yield _family("answers", "Answers by call", ["label"], {(label or "none",): n for label, n in called})
+            beats = session.execute(select(Beat.name, Beat.at)).tuples().all()
+            ages = {(name,): (moment - at).total_seconds() for name, at in beats}
+            yield _family("beat_seconds", "Since a process said that it is well", ["process"], ages)
+
+
+def render(config: Gateway, store: Store) -> bytes:
+    """Return the figures in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Tables(config, store))
+    return generate_latest(registry)
+
+
+def _family(name: str, what: str, labels: list[str], values: Mapping[Any, float]) -> Metric:
+    family = GaugeMetricFamily(f"pneumoscope_{name}", what, labels=labels)
+    for key, value in values.items():
+        family.add_metric(list(key), value)
+    return family

@@ -1,0 +1,130 @@
+"""What is owed to destinations: tried again until it is delivered or given up, and never forgotten.
+
+Rows are written in the transaction that ends the job, so a result is either owed or was never made. Between a
+delivery and the commit that says so lies a moment; who dies in it sends the same bytes under the same UID once more,
+and a destination keeps one of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, joinedload
+
+from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.tables import DEAD, SENT, WAITING, Delivery, Object
+
+_FIRST, _LONGEST = timedelta(seconds=2), timedelta(minutes=10)
+
+
+class Outcome(Enum):
+    """What became of one attempt: delivered; to be tried again; or refused for good."""
+
+    DELIVERED = "delivered"
+    RETRY = "retry"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a destination said, and why, in words without identity."""
+
+    outcome: Outcome
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A delivery that is due, with the bytes that are sent."""
+
+    delivery_id: int
+    attempts: int
+    created_at: datetime
+    kind: str
+    uid: str
+    sop_class: str | None
+    suffix: str
+    data: bytes
+
+
+def owe(session: Session, built: Object, destinations: Sequence[str], moment: datetime) -> None:
+    """Add the deliveries of an object to the transaction that makes it."""
+    for name in destinations:
+        built.deliveries.append(
+            Delivery(destination=name, state=WAITING, attempts=0, created_at=moment, not_before=moment)
+        )
+
+
+def due(store: Store, destination: str, most: int) -> list[Parcel]:
+    """Return what is due at a destination, the oldest first, at most so many."""
+    query = (
+        select(Delivery)
+        .join(Delivery.object)
+        .where(Delivery.destination == destination, Delivery.state == WAITING, Delivery.not_before <= now())
+        .where(Object.data.is_not(None))
+        .order_by(Delivery.not_before, Delivery.id)
+        .limit(most)
+        .options(joinedload(Delivery.object))
+    )
+    with store.read() as session:
+        return [
+            Parcel(
+                row.id,
+                row.attempts,
+                row.created_at,
+                row.object.kind,
+                row.object.uid,
+                row.object.sop_class,
+                row.object.suffix,
+                row.object.data or b"",
+            )
+            for row in session.scalars(query)
+        ]
+
+
+def record(store: Store, parcel: Parcel, answer: Answer, give_up: timedelta, chance: random.Random) -> str:
+    """Write down what came of an attempt; returns the delivery's new state."""
+    moment = now()
+    attempts = parcel.attempts + 1
+    values: dict[str, object] = {"attempts": attempts, "reason": answer.reason}
+    if answer.outcome is Outcome.DELIVERED:
+        values |= {"state": SENT, "sent_at": moment}
+    elif answer.outcome is Outcome.REFUSED:
+        values |= {"state": DEAD}
+    elif moment - parcel.created_at >= give_up:
+        values |= {"state": DEAD, "reason": f"given up after {attempts} attempts: {answer.reason}"}
+    else:
+        values |= {"state": WAITING, "not_before": moment + delay(attempts, chance)}
+    with store.write() as session:
+        session.execute(update(Delivery).where(Delivery.id == parcel.delivery_id).values(**values))
+    return str(values["state"])
+
+
+def delay(attempts: int, chance: random.Random) -> timedelta:
+    """Return how long to wait after so many failed attempts: doubled each time, at most ten minutes, half by chance.
+
+    Chance keeps destinations that were down together from being asked together.
+    """
+    doubled: timedelta = _FIRST * 2 ** min(attempts - 1, 16)
+    return min(_LONGEST, doubled) * (0.5 + 0.5 * chance.random())
+
+
+def replay(store: Store, delivery_id: int) -> bool:
+    """Owe a delivery again that was given up, as a person asked; False where it was not, or its bytes were erased."""
+    moment = now()
+    fresh = {"state": WAITING, "attempts": 0, "not_before": moment, "created_at": moment}
+    kept = select(Object.id).where(Object.data.is_not(None))
+    with store.write() as session:
+        query = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == DEAD, Delivery.object_id.in_(kept))
+        return session.scalar(query.values(**fresh).returning(Delivery.id)) is not None
+
+
+def owed_since(session: Session, destination: str) -> datetime | None:
+    """Return since when the oldest waiting delivery is owed, None where none is."""
+    query = select(Delivery.created_at).where(Delivery.destination == destination, Delivery.state == WAITING)
+    return session.scalar(query.order_by(Delivery.created_at).limit(1))

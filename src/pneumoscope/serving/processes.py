@@ -1,0 +1,107 @@
+"""The processes of the gateway, each by name: what it opens, what it runs, how it ends.
+
+Each is started anew (spawned) with the configuration alone, so none shares a connection with another.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from types import FrameType, MappingProxyType
+
+from pneumoscope.bundle import load_bundle
+from pneumoscope.serving.child import Discreet
+from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.intake import Intake
+from pneumoscope.serving.logs import configure, logger
+from pneumoscope.serving.rules import ages_of
+from pneumoscope.serving.store import Store, open_store
+
+
+def names(config: Gateway) -> tuple[str, ...]:
+    """Return the processes that a configuration asks for."""
+    workers = [f"worker-{number}" for number in range(1, config.worker.count + 1)]
+    return ("receive", *workers, *(["send"] if config.deliveries else []), "web")
+
+
+def open_intake(config: Gateway, store: Store) -> Intake:
+    """Return the intake of a configuration; raises `BundleError` where the bundle is damaged."""
+    ages = ages_of(config.analyse, load_bundle(config.bundle.path).card)
+    return Intake(store, config.images, config.analyse, ages, config.receive.free_mb << 20)
+
+
+def live(name: str, config: Gateway) -> None:
+    """Be the process `name` until SIGTERM, or until the supervisor is gone."""
+    configure(config.logs)
+    stop = threading.Event()
+
+    def told(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to hear
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
+    with Discreet(name):
+        store = open_store(config.database)
+        try:
+            _LIVES[name.rstrip("0123456789").rstrip("-")](name, config, store, stop)
+        finally:
+            store.close()
+    logger(name).info("ended")
+
+
+def _watch(parent: BaseProcess, stop: threading.Event) -> None:
+    """End with the supervisor, also where it was killed: what it would start again must not run twice."""
+    parent.join()
+    stop.set()
+
+
+def _receive(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving.receive import run, start_receiver
+
+    receiver = start_receiver(config, open_intake(config, store))
+    logger(name).info("listening", port=receiver.port)
+    run(receiver, config, stop, lambda: store.beat(name, os.getpid(), port=receiver.port))
+
+
+def _work(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving.worker import Worker
+
+    Worker(config, store, name).run(stop)
+
+
+def _send(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving.send import run
+
+    threads = [
+        threading.Thread(target=run, args=(store, item, stop), name=item.name, daemon=True)
+        for item in config.deliveries
+    ]
+    for thread in threads:
+        thread.start()
+    # A thread that ended by itself failed; the supervisor starts the process again.
+    while not stop.wait(5.0) and all(thread.is_alive() for thread in threads):
+        store.beat(name, os.getpid())
+    failed = not stop.is_set()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise SystemExit(1)
+
+
+def _web(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving.web.app import run
+
+    run(config, store, stop)
+
+
+_LIVES: Mapping[str, Callable[[str, Gateway, Store, threading.Event], None]] = MappingProxyType(
+    {"receive": _receive, "worker": _work, "send": _send, "web": _web}
+)

@@ -1,0 +1,159 @@
+"""The DICOM listener: C-ECHO and C-STORE. It acknowledges what cannot be lost any more."""
+
+from __future__ import annotations
+
+import ssl
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+)
+from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.transport import ThreadedAssociationServer
+
+from pneumoscope.errors import ConfigError, ImageError, StorageError
+from pneumoscope.files import out_folder
+from pneumoscope.serving.association import VERIFICATION
+from pneumoscope.serving.config import Gateway, Receive, Tls
+from pneumoscope.serving.intake import Intake, sweep
+from pneumoscope.serving.logs import logger
+
+# PS3.4, B.2.3: statuses of C-STORE.
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+# Besides radiographs, what may be routed here by mistake or come back from us; a CT of a thousand slices is refused
+# when it asks, not after it was sent.
+_RADIOGRAPHS = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+)
+_OTHERS = ("Secondary Capture", "SR Storage", "SR Store", "Softcopy Presentation State", "Segmentation Storage")
+
+
+def accepted_classes() -> tuple[str, ...]:
+    """Return the SOP classes that the listener takes: plain radiographs, secondary captures, and kinds of results."""
+    known = [str(context.abstract_syntax) for context in AllStoragePresentationContexts]
+    others = [uid for uid in known if any(word in UID(uid).name for word in _OTHERS)]
+    return (*map(str, _RADIOGRAPHS), *others)
+
+
+@dataclass
+class Receiver:
+    """A running listener; `port` is the one it has."""
+
+    server: ThreadedAssociationServer
+    intake: Intake
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        assert self.server.socket is not None
+        return int(self.server.socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Take no new associations, and end."""
+        self.server.shutdown()
+
+
+def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], None] = lambda stage: None) -> Receiver:
+    """Listen. `stages`: called with the name of each stage that was reached; tests end the process there.
+
+    Raises:
+        ConfigError: the address cannot be had, or a certificate cannot be read.
+    """
+    settings = config.receive
+    for folder in (config.incoming, config.images):
+        out_folder(folder)
+    sweep(config.incoming, older_seconds=0)
+    # pynetdicom writes to a file what comes, in the folder for temporary files: here, from where it can be renamed.
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    tempfile.tempdir = str(config.incoming)
+    log = logger("receive")
+
+    def on_store(event: Any) -> int:
+        caller = str(event.assoc.requestor.ae_title)
+        stages("received")
+        try:
+            receipt = intake.take(event.dataset_path, f"dicom:{caller}")
+        except ImageError as error:
+            log.warning("refused", caller=caller, reason=error.what)
+            return CANNOT_UNDERSTAND
+        except (StorageError, OSError) as error:
+            log.error("cannot store", caller=caller, error=type(error).__name__)
+            return OUT_OF_RESOURCES
+        log.info(receipt.outcome, caller=caller, image=receipt.image_id, state=receipt.state)
+        stages("stored")
+        return SUCCESS
+
+    application = _application(settings)
+    try:
+        server = application.start_server(
+            (settings.bind, settings.port),
+            block=False,
+            ssl_context=None if settings.tls is None else server_tls(settings.tls),
+            evt_handlers=[(evt.EVT_C_STORE, on_store), (evt.EVT_C_ECHO, lambda event: SUCCESS)],
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{settings.bind}:{settings.port} cannot be listened at ({error.strerror})",
+            remedy="choose another receive.port, or end what listens there",
+        ) from error
+    assert server is not None
+    return Receiver(server, intake)
+
+
+def _application(settings: Receive) -> AE:
+    application = AE(ae_title=settings.aet)
+    application.require_called_aet = True
+    application.require_calling_aet = list(settings.callers)
+    application.maximum_associations = settings.associations
+    application.maximum_pdu_size = 0  # no limit: three times as fast as the default
+    application.network_timeout = settings.seconds
+    application.acse_timeout = settings.seconds
+    application.dimse_timeout = settings.seconds
+    application.add_supported_context(VERIFICATION)
+    for uid in accepted_classes():
+        application.add_supported_context(uid, AllTransferSyntaxes)
+    return application
+
+
+def server_tls(settings: Tls) -> ssl.SSLContext:
+    """Return the TLS context of a listener; with `ca`, who shows no certificate of that authority is turned away.
+
+    Raises:
+        ConfigError: a file is missing or is no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+        if settings.ca is not None:
+            context.load_verify_locations(settings.ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"the certificate cannot be used ({error.strerror or error})",
+            path=settings.certificate,
+            remedy="give PEM files of a certificate and its key",
+        ) from error
+    return context
+
+
+def run(receiver: Receiver, config: Gateway, stop: threading.Event, beat: Callable[[], None]) -> None:
+    """Keep a listener running until told to stop; clear away hourly what broken transfers left."""
+    waited = 0.0
+    while not stop.wait(5.0):
+        beat()
+        waited += 5.0
+        if waited >= 3600:
+            waited = 0.0
+            sweep(config.incoming, older_seconds=3600)
+    receiver.close()

@@ -1,0 +1,174 @@
+"""Sending: one thread per destination, so that one that is down holds up no other.
+
+Each way to send is a function from destination and parcel to an `Answer`; a new one is one line in `_WAYS`. What is
+sent are the persisted bytes, never an object encoded anew.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+
+import httpx
+from pynetdicom import _config
+from pynetdicom.dsutils import split_dataset
+
+from pneumoscope.errors import StorageError, storage_errors
+from pneumoscope.files import write_bytes
+from pneumoscope.serving import outbox
+from pneumoscope.serving.association import associate, client_tls
+from pneumoscope.serving.config import Destination
+from pneumoscope.serving.logs import logger
+from pneumoscope.serving.outbox import Answer, Outcome, Parcel
+from pneumoscope.serving.store import Store
+
+_IDLE = 0.1  # seconds between looks at an empty outbox
+_MOST = 20  # parcels of one look
+_START, _END = b"\x0b", b"\x1c\x0d"  # HL7, transport specification: MLLP
+DELIVERED = Answer(Outcome.DELIVERED)
+
+
+def classify(status: int | None) -> Answer:
+    """Say what a status of C-STORE means for what is owed (PS3.4, B.2.3; PS3.7, C).
+
+    None, an empty status, is a peer that went away or aborted. Warnings are stored.
+    """
+    if status is None:
+        return Answer(Outcome.RETRY, "no answer: the association was aborted or lost")
+    told = f"status 0x{status:04X}"
+    if status in (0x0000, 0x0001, 0x0107, 0x0116) or status & 0xF000 == 0xB000:
+        return Answer(Outcome.DELIVERED, None if status == 0 else f"{told}, stored with a warning")
+    if status & 0xFF00 == 0xA900 or status & 0xF000 == 0xC000 or status == 0x0122:
+        return Answer(Outcome.REFUSED, told)
+    return Answer(Outcome.RETRY, told)
+
+
+def classify_http(code: int) -> Answer:
+    """Say what a status of HTTP means: what will not change by itself is refused."""
+    if 200 <= code < 300:
+        return DELIVERED
+    passing = code >= 500 or code in (401, 403, 404, 408, 425, 429)  # a proxy or a key that is put right later
+    return Answer(Outcome.RETRY if passing else Outcome.REFUSED, f"HTTP {code}")
+
+
+def c_store(to: Destination, parcel: Parcel) -> Answer:
+    """Send over DICOM."""
+    _config.STORE_SEND_CHUNKED_DATASET = True  # the file's bytes as they are
+    with tempfile.NamedTemporaryFile(suffix=".dcm") as stream:
+        stream.write(parcel.data)
+        stream.flush()
+        file = Path(stream.name)
+        meta, _ = split_dataset(file)
+        association = associate(to, [(meta.MediaStorageSOPClassUID, [meta.TransferSyntaxUID])], to.seconds)
+        if not association.is_established:
+            if association.is_rejected:
+                return Answer(Outcome.RETRY, "the association was rejected")
+            if association.rejected_contexts:
+                return Answer(Outcome.REFUSED, f"it does not take {meta.MediaStorageSOPClassUID.name}")
+            return Answer(Outcome.RETRY, "no association")
+        try:
+            status = association.send_c_store(file)
+        finally:
+            association.release()
+    return classify(status.get("Status"))
+
+
+def stow(to: Destination, parcel: Parcel) -> Answer:
+    """Send over DICOMweb (PS3.18, 10.5); the body is put together here, since dicomweb-client encodes anew."""
+    boundary = uuid.uuid4().hex
+    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    body = head + parcel.data + f"\r\n--{boundary}--\r\n".encode()
+    kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+    answer, response = _post(to, f"{(to.url or '').rstrip('/')}/studies", body, kind, "application/dicom+json")
+    if response is not None and response.status_code == 409:
+        return Answer(Outcome.REFUSED, "HTTP 409: it refused the object")
+    return answer
+
+
+def fhir(to: Destination, parcel: Parcel) -> Answer:
+    """Send a transaction to a FHIR server."""
+    kind = "application/fhir+json"
+    return _post(to, to.url or "", parcel.data, kind, kind)[0]
+
+
+def hl7_file(to: Destination, parcel: Parcel) -> Answer:
+    """Write a message into a folder that an interface engine reads."""
+    assert to.folder is not None
+    try:
+        write_bytes(to.folder / f"{parcel.uid}.hl7", parcel.data)
+    except StorageError as error:
+        return Answer(Outcome.RETRY, error.what)
+    return DELIVERED
+
+
+def mllp(to: Destination, parcel: Parcel) -> Answer:
+    """Send a message over MLLP and read its acknowledgment (HL7 v2.5.1, 2.9.2)."""
+    assert to.host is not None
+    try:
+        with socket.create_connection((to.host, to.port or 0), to.seconds) as plain:
+            context = None if to.tls is None else client_tls(to.tls)
+            with plain if context is None else context.wrap_socket(plain, server_hostname=to.host) as link:
+                link.sendall(_START + parcel.data + _END)
+                reply = b""
+                while _END not in reply and (chunk := link.recv(4096)) and len(reply) < 65536:
+                    reply += chunk
+    except OSError as error:
+        return Answer(Outcome.RETRY, type(error).__name__)
+    fields = [line.split(b"|") for line in reply.strip(_START + _END).split(b"\r") if line.startswith(b"MSA|")]
+    code = fields[0][1].decode("ascii", "replace") if fields else None
+    if code in ("AA", "CA"):
+        return DELIVERED
+    if code in ("AR", "CR"):
+        return Answer(Outcome.REFUSED, f"acknowledged {code}")
+    return Answer(Outcome.RETRY, f"acknowledged {code}" if code else "no acknowledgment")
+
+
+_WAYS: Mapping[str, Callable[[Destination, Parcel], Answer]] = MappingProxyType(
+    {"dicom": c_store, "stow": stow, "fhir": fhir, "hl7-file": hl7_file, "hl7-mllp": mllp}
+)
+
+
+def step(
+    store: Store, to: Destination, chance: random.Random, stages: Callable[[str], None] = lambda stage: None
+) -> int:
+    """Try what is due at a destination; returns how many parcels that were."""
+    log = logger("send", destination=to.name)
+    parcels = outbox.due(store, to.name, _MOST)
+    for parcel in parcels:
+        stages("sending")
+        answer = _WAYS[to.kind](to, parcel)
+        stages("sent")
+        state = outbox.record(store, parcel, answer, timedelta(hours=to.give_up_hours), chance)
+        told = log.info if answer.outcome is Outcome.DELIVERED else log.warning
+        told(answer.outcome.value, delivery=parcel.delivery_id, kind=parcel.kind, state=state, reason=answer.reason)
+        if answer.outcome is Outcome.RETRY:
+            break  # who is down for one is down for all
+    return len(parcels)
+
+
+def run(store: Store, to: Destination, stop: threading.Event) -> None:
+    """Send to one destination until told to stop."""
+    chance = random.Random(uuid.uuid4().int)
+    while not stop.is_set():
+        if not step(store, to, chance):
+            stop.wait(_IDLE)
+
+
+def _post(to: Destination, url: str, body: bytes, kind: str, wanted: str) -> tuple[Answer, httpx.Response | None]:
+    headers = {"Content-Type": kind, "Accept": wanted}
+    if to.token_file is not None:
+        with storage_errors(to.token_file):
+            headers["Authorization"] = f"Bearer {to.token_file.read_text(encoding='ascii').strip()}"
+    try:
+        with httpx.Client(verify=client_tls(to.tls), timeout=to.seconds, trust_env=False) as client:
+            response = client.post(url, content=body, headers=headers)
+    except httpx.HTTPError as error:
+        return Answer(Outcome.RETRY, type(error).__name__), None
+    return classify_http(response.status_code), response

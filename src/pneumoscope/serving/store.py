@@ -1,0 +1,162 @@
+"""The database: SQLite on one machine, PostgreSQL for several; the same code for both.
+
+A commit is on the disk when it returns: SQLite in WAL mode with `synchronous = FULL`, PostgreSQL by its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.orm import Session
+
+from pneumoscope.errors import ConfigError, StorageError
+from pneumoscope.serving.tables import Base, Beat
+
+_BUSY_SECONDS = 30
+_MIGRATION_LOCK = 7_041_958  # of PostgreSQL's advisory locks; any number that nobody else takes
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Store:
+    """An open database; safe to use from several threads, opened anew in each process."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        except ArgumentError as error:
+            raise ConfigError(
+                "the URL of the database is none", path=hidden(url), remedy="see store.url in docs/reference/gateway.md"
+            ) from error
+        self.url = url
+        if self.sqlite:
+            _prepare_sqlite(self.engine)
+
+    @property
+    def sqlite(self) -> bool:
+        """True for SQLite, which knows one writer at a time."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Yield a session that sees one moment and changes nothing."""
+        with Session(self.engine) as session:
+            yield session
+            session.rollback()
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Yield a session that is committed at the end, or not at all.
+
+        SQLite takes its write lock at the start: a transaction that reads first and then finds that another wrote
+        could only fail.
+        """
+        engine = self.engine.execution_options(immediate=True)
+        with Session(engine) as session, session.begin():
+            yield session
+
+    def beat(self, name: str, pid: int, **facts: Any) -> None:
+        """Say that a process is well."""
+        with self.write() as session:
+            session.merge(Beat(name=name, pid=pid, at=now(), facts=facts))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def now() -> datetime:
+    """Return the time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def open_store(url: str, *, migrate: bool = False) -> Store:
+    """Open the database of the gateway.
+
+    Args:
+        url: of SQLAlchemy.
+        migrate: bring its tables to this version first; only one process does so at a time.
+
+    Raises:
+        ConfigError: the URL is none.
+        StorageError: it cannot be opened, or its tables are of another version.
+    """
+    store = Store(url)
+    try:
+        if migrate:
+            upgrade(store)
+        found, wanted = revision(store)
+    except OperationalError as error:
+        reason = str(error.orig).splitlines()[0]
+        raise StorageError(
+            f"the database cannot be used ({reason})", path=hidden(url), remedy="check that it runs and is writable"
+        ) from error
+    if found != wanted:
+        raise StorageError(
+            f"the database has tables of version {found}, this version needs {wanted}",
+            path=hidden(url),
+            remedy="start `pneumoscope serve`, which brings them up to date, or install the newer version",
+        )
+    return store
+
+
+def hidden(url: str) -> str:
+    """Return a URL without its password."""
+    head, at, tail = url.rpartition("@")
+    scheme, _, user = head.partition("://")
+    return f"{scheme}://{user.partition(':')[0]}@{tail}" if at else url
+
+
+def revision(store: Store) -> tuple[str | None, str | None]:
+    """Return the version of the tables found, and the one that this code needs."""
+    with store.engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    return found, _scripts().get_current_head()
+
+
+def upgrade(store: Store) -> None:
+    """Bring the tables up to date, all or nothing."""
+    scripts = _scripts()
+    with store.engine.execution_options(immediate=True).begin() as connection:
+        if not store.sqlite:
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "target_metadata": Base.metadata,
+                "fn": lambda found, context: scripts._upgrade_revs("head", found),  # as in Alembic's cookbook
+                "transactional_ddl": True,
+            },
+        )
+        with Operations.context(context):
+            context.run_migrations()
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(MIGRATIONS))
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy's BEGIN below, not the driver's own
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            f"busy_timeout = {_BUSY_SECONDS * 1000}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("immediate")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

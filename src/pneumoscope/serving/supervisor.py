@@ -1,0 +1,93 @@
+"""Starts the gateway's processes, starts again what dies, and ends them in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+import time
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+
+from pneumoscope.errors import storage_errors
+from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.logs import configure, logger
+from pneumoscope.serving.processes import live, names
+from pneumoscope.serving.store import open_store
+
+_LOOK = 0.2  # seconds between looks at the processes
+_AGAIN, _LONGEST = 0.5, 30.0  # seconds before a process that died is started again: doubled while it keeps dying
+_STEADY = 60.0  # seconds after which a process counts as well
+_GRACE = 30.0  # seconds that a process has to end what it began
+
+
+class _Member:
+    """One process of the gateway and how often it died."""
+
+    def __init__(self, name: str, config: Gateway) -> None:
+        self.name, self.config = name, config
+        self.pause, self.due = _AGAIN, 0.0
+        self.process: SpawnProcess | None = None
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=live, args=(self.name, self.config), name=self.name)
+        self.process.start()
+        self.started = time.monotonic()
+
+    def look(self) -> int | None:
+        """Start the process where it is due; returns the exit code where it was found dead."""
+        moment = time.monotonic()
+        if self.process is None:
+            if moment >= self.due:
+                self.start()
+            return None
+        if self.process.exitcode is None:
+            return None
+        code = self.process.exitcode
+        self.pause = _AGAIN if moment - self.started > _STEADY else min(_LONGEST, 2 * self.pause)
+        self.process, self.due = None, moment + self.pause
+        return code
+
+
+def serve(config: Gateway) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    Raises:
+        ConfigError, StorageError: the database cannot be used.
+    """
+    with storage_errors(config.folder):
+        config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    open_store(config.database, migrate=True).close()
+    configure(config.logs)
+    log = logger("supervisor")
+    stop = threading.Event()
+
+    def told(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, told)
+    members = [_Member(name, config) for name in names(config)]
+    log.info("starting", processes=[member.name for member in members])
+    while not stop.is_set():
+        for member in members:
+            if (code := member.look()) is not None:
+                log.error("process died", process=member.name, code=code, seconds=member.pause)
+        stop.wait(_LOOK)
+    log.info("ending")
+    _end(members)
+    log.info("ended")
+
+
+def _end(members: list[_Member]) -> None:
+    """Ask all to end, the listener among them, so that nothing new comes in; kill what does not."""
+    alive = [member.process for member in members if member.process is not None and member.process.is_alive()]
+    for process in alive:
+        process.terminate()
+    until = time.monotonic() + _GRACE
+    for process in alive:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()
+            process.join()

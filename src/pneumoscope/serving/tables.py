@@ -1,0 +1,214 @@
+"""The gateway's tables. Everything it promised to a sender or owes to a destination is a row here.
+
+    images ─ jobs ─ results ─ objects ─ deliveries
+    processes
+
+An image has one job, also where it is not analysed: then the job says why. Identities (patient, accession number) are
+in `images` alone; nothing of them reaches a log.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+WAITING, RUNNING, DONE = "waiting", "running", "done"
+DECLINED = "declined"  # a rule says why it is not analysed
+QUARANTINED = "quarantined"  # it could not be analysed; a person may try again
+JOB_STATES = (WAITING, RUNNING, DONE, DECLINED, QUARANTINED)
+
+SENT, DEAD = "sent", "dead"
+DELIVERY_STATES = (WAITING, SENT, DEAD)
+
+ROUTINE, HIGH, URGENT = 0, 1, 2
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware time, kept in UTC; SQLite knows no time zones."""
+
+    impl = DateTime(timezone=False)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the database UTC without a zone; a naive time is an error of ours."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without zone")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return UTC with its zone."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """All tables, with named constraints, which migrations need."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: Instant, float: Double, dict[str, Any]: JSON, bytes: LargeBinary, str: Text}  # noqa: RUF012
+
+
+class Image(Base):
+    """One version of one SOP instance, as it was received.
+
+    `digest`: SHA-256 of data set and transfer syntax. `version` counts different contents under one UID. `file` is
+    relative to the folder of images. `size` in bytes. `source`: such as `dicom:TITLE`. `notes`: what a person should
+    know of it. `header`: DICOM facts without identity (`Header.facts`).
+    """
+
+    __tablename__ = "images"
+    __table_args__ = (UniqueConstraint("sop_uid", "version"), UniqueConstraint("sop_uid", "digest", name="uq_digest"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sop_uid: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    digest: Mapped[str] = mapped_column(String(64))
+    sop_class: Mapped[str] = mapped_column(String(64))
+    study_uid: Mapped[str] = mapped_column(String(64), index=True)
+    series_uid: Mapped[str] = mapped_column(String(64))
+    file: Mapped[str | None]
+    size: Mapped[int]
+    source: Mapped[str]
+    received_at: Mapped[datetime] = mapped_column(index=True)
+    patient_id: Mapped[str | None]
+    issuer: Mapped[str | None]
+    patient_name: Mapped[str | None]
+    birth_date: Mapped[str | None]
+    accession: Mapped[str | None]
+    header: Mapped[dict[str, Any]]
+    notes: Mapped[str | None]
+
+    job: Mapped[Job] = relationship(back_populates="image", uselist=False)
+
+
+class Job(Base):
+    """What is to be done about an image, or why nothing is.
+
+    `state`: one of `JOB_STATES`. `priority` only rises. `reason`: of `declined` and `quarantined`, and of the last
+    failed attempt. `lease_until`, `owner`: of the worker that runs it; when the lease has passed another may take it.
+    `attempts` counts failures, `claims` how often a worker took it.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_queue", "state", "not_before"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id"), unique=True)
+    state: Mapped[str] = mapped_column(String(16))
+    priority: Mapped[int]
+    attempts: Mapped[int]
+    claims: Mapped[int]
+    created_at: Mapped[datetime]
+    not_before: Mapped[datetime]
+    owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    reason: Mapped[str | None]
+
+    image: Mapped[Image] = relationship(back_populates="job")
+    result: Mapped[Result | None] = relationship(back_populates="job", uselist=False)
+
+
+class Result(Base):
+    """What the classifier said; one row per job that is done.
+
+    Columns as in `records.Prediction`. `map_png`: grey PNG of the heat map over the whole image, None where there is
+    none. `explained_by`: method and verdict. `urgent`: whether it asks to be read earlier. `shadow`: nothing was sent.
+    """
+
+    __tablename__ = "results"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    bundle: Mapped[str]
+    bundle_sha256: Mapped[str] = mapped_column(String(64))
+    probability: Mapped[float | None]
+    label: Mapped[str | None]
+    threshold: Mapped[float]
+    subtype: Mapped[dict[str, Any] | None]
+    abstained: Mapped[bool]
+    reason: Mapped[str | None]
+    quality: Mapped[dict[str, Any]]
+    milliseconds: Mapped[float]
+    map_png: Mapped[bytes | None]
+    explained_by: Mapped[str | None]
+    urgent: Mapped[bool]
+    shadow: Mapped[bool]
+    created_at: Mapped[datetime] = mapped_column(index=True)
+
+    job: Mapped[Job] = relationship(back_populates="result")
+    objects: Mapped[list[Object]] = relationship(back_populates="result")
+
+
+class Object(Base):
+    """A built object, byte for byte as it is sent, however often. `data` is None once erased."""
+
+    __tablename__ = "objects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    uid: Mapped[str] = mapped_column(String(128), index=True)
+    sop_class: Mapped[str | None] = mapped_column(String(64))
+    suffix: Mapped[str] = mapped_column(String(16))
+    data: Mapped[bytes | None]
+
+    result: Mapped[Result] = relationship(back_populates="objects")
+    deliveries: Mapped[list[Delivery]] = relationship(back_populates="object")
+
+
+class Delivery(Base):
+    """An object that a destination is to get. `state`: one of `DELIVERY_STATES`; `reason`: of the last failure."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("object_id", "destination"),
+        Index("ix_deliveries_queue", "destination", "state", "not_before"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    object_id: Mapped[int] = mapped_column(ForeignKey("objects.id"))
+    destination: Mapped[str] = mapped_column(String(40))
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int]
+    created_at: Mapped[datetime]
+    not_before: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    reason: Mapped[str | None]
+
+    object: Mapped[Object] = relationship(back_populates="deliveries")
+
+
+class Beat(Base):
+    """When a process of the gateway last said that it is well."""
+
+    __tablename__ = "processes"
+
+    name: Mapped[str] = mapped_column(String(60), primary_key=True)
+    pid: Mapped[int]
+    at: Mapped[datetime]
+    facts: Mapped[dict[str, Any]]

@@ -1,0 +1,182 @@
+"""The worker: takes jobs, has its child answer, and writes answer, results and debts in one transaction."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from pneumoscope.errors import ImageError, PneumoscopeError, StorageError
+from pneumoscope.files import plain
+from pneumoscope.journal import Entry, Journal, Pseudonyms, answer_key, default_key
+from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving.analysis import Analysis, Task, open_analysis
+from pneumoscope.serving.child import Child, ChildLostError, Factory
+from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.jobs import Claim
+from pneumoscope.serving.logs import logger
+from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.tables import DONE, Job, Object, Result
+
+_IDLE = 0.1  # seconds between looks at an empty queue
+_BEAT = 5.0  # seconds between two signs of life
+_GRACE = timedelta(seconds=30)  # of a lease, beyond the time that an analysis may take
+_COVARIATES = (
+    "view", "manufacturer", "model", "kvp", "exposure_uas", "age_years", "sex", "photometric", "bits", "modality",
+    "body_part", "rows", "columns",
+)  # fmt: skip
+
+
+class Worker:
+    """One worker and its child. `stages`: called with the name of each stage that was reached; tests end it there."""
+
+    def __init__(
+        self,
+        config: Gateway,
+        store: Store,
+        name: str,
+        *,
+        factory: Factory = open_analysis,
+        stages: Callable[[str], None] = lambda stage: None,
+    ) -> None:
+        self.config, self.store, self.name, self.stages = config, store, name, stages
+        self.kinds = tuple(dict.fromkeys(kind for item in config.deliveries for kind in item.sends))
+        self.child = Child(
+            factory, config.bundle, memory_mb=config.worker.memory_mb, start_seconds=config.worker.start_seconds
+        )
+        self.journal = Journal(config.journal_file)
+        self.pseudonyms = Pseudonyms.load(config.journal.key or default_key(config.journal_file))
+        self.log = logger("worker", worker=name)
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop; what was begun is finished."""
+        if returned := jobs.release(self.store, self.name):
+            self.log.warning("jobs of a predecessor returned", count=returned)
+        self.child.warm_up()
+        self.log.info("ready", child=self.child.pid)
+        beaten = 0.0
+        try:
+            while not stop.is_set():
+                if (moment := now().timestamp()) - beaten >= _BEAT:
+                    self.store.beat(self.name, os.getpid(), child=self.child.pid)
+                    beaten = moment
+                if not self.step():
+                    stop.wait(_IDLE)
+        finally:
+            self.child.close()
+
+    def step(self) -> bool:
+        """Do one job; False where none waits."""
+        limits = self.config.worker
+        lease = timedelta(seconds=limits.seconds + limits.start_seconds) + _GRACE
+        max_wait = timedelta(minutes=self.config.priority.max_wait_minutes)
+        held = jobs.claim(self.store, self.name, lease, max_wait)
+        if held is None:
+            return False
+        self.stages("claimed")
+        task = Task(self.config.images / held.file, self.kinds, now())
+        try:
+            analysis: Analysis = self.child.ask(task, limits.seconds)
+        except ImageError as error:
+            self._failed(held, f"not analysed, because the image cannot be used: {error.what}", for_good=True)
+        except StorageError as error:
+            self._failed(held, error.what)
+        except PneumoscopeError as error:
+            self._failed(held, f"not analysed: {error.what}", for_good=True)
+        except ChildLostError as error:
+            self._failed(held, f"not analysed, because {error}")
+        else:
+            self.stages("analysed")
+            self._finish(held, analysis)
+        return True
+
+    def _failed(self, held: Claim, reason: str, *, for_good: bool = False) -> None:
+        state = jobs.fail(self.store, held, reason, attempts=self.config.worker.attempts, for_good=for_good)
+        self.log.warning("job failed", job=held.job_id, state=state, kind=reason.partition(":")[0])
+
+    def _finish(self, held: Claim, analysis: Analysis) -> None:
+        if (error := analysis.prediction.error) is not None:
+            # The message begins with the file's place in the store.
+            what = error.rpartition(f"{held.file}: ")[2]
+            self._failed(held, f"not analysed, because the image cannot be used: {what}", for_good=True)
+            return
+        # The journal first: told twice after a crash it is written once, and nothing is sent that it does not know.
+        self.journal.append(self._entry(held, analysis))
+        self.stages("journaled")
+        mine = jobs.end(self.store, held, DONE, lambda session, job: self._record(session, job, analysis))
+        self.stages("recorded")
+        self.log.info(
+            "job done",
+            job=held.job_id,
+            current=mine,
+            abstained=analysis.prediction.abstained,
+            objects=len(analysis.objects),
+            milliseconds=round(1000 * analysis.seconds),
+        )
+
+    def _record(self, session: Session, job: Job, analysis: Analysis) -> None:
+        moment, said = now(), analysis.prediction
+        if job.result is not None:  # analysed again, as a person asked
+            return
+        result = Result(
+            bundle=said.bundle,
+            bundle_sha256=analysis.card_sha256,
+            probability=said.probability,
+            label=said.label,
+            threshold=said.threshold,
+            subtype=None if said.subtype is None else dict(said.subtype),
+            abstained=said.abstained,
+            reason=said.reason,
+            quality=plain(dict(said.quality)),
+            milliseconds=said.milliseconds,
+            map_png=analysis.map_png,
+            explained_by=analysis.explained_by,
+            urgent=analysis.urgent,
+            shadow=self.config.shadow,
+            created_at=moment,
+        )
+        job.result = result
+        for built in analysis.objects:
+            row = Object(
+                kind=built.kind, uid=built.uid, sop_class=built.sop_class, suffix=built.suffix, data=built.data
+            )
+            result.objects.append(row)
+            wanting = [item.name for item in self.config.deliveries if built.kind in item.sends]
+            outbox.owe(session, row, wanting, moment)
+
+    def _entry(self, held: Claim, analysis: Analysis) -> Entry:
+        said, facts, of = analysis.prediction, held.header, self.pseudonyms.of
+        device = [facts.get(name) for name in ("manufacturer", "model", "station", "device_serial")]
+        return Entry(
+            key=answer_key(analysis.card_sha256, held.digest, analysis.operating_point),
+            at=now(),
+            bundle=said.bundle,
+            bundle_sha256=analysis.card_sha256,
+            probability=said.probability,
+            calibrated=analysis.calibrated,
+            threshold=said.threshold,
+            label=said.label,
+            abstained=said.abstained,
+            reason=said.reason,
+            milliseconds=said.milliseconds,
+            study=of("study", held.study_uid),
+            patient=of("patient", held.issuer, held.patient_id) if held.patient_id else None,
+            device=of("device", *device),
+            site=of("site", self.config.journal.site or facts.get("institution")),
+            subtype=said.subtype,
+            quality=said.quality,
+            covariates=covariates(facts),
+            embedding=analysis.embedding,
+        )
+
+
+def covariates(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return of a header's facts those that the journal keeps; over 90 years of age are 90."""
+    told = {name: facts.get(name) for name in _COVARIATES}
+    if (told["age_years"] or 0) > 90:
+        told["age_years"] = 90.0
+    return told

@@ -1,0 +1,63 @@
+"""A worker and a sender that end at a named stage, as if the power had failed there."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.serving.radiographs import CARD, finding, saved
+
+from pneumoscope.records import PNEUMONIA, Prediction
+from pneumoscope.serving import send
+from pneumoscope.serving.analysis import Analysis, Task
+from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.encode import Encoded, encode
+from pneumoscope.serving.processes import open_intake
+from pneumoscope.serving.store import open_store
+from pneumoscope.serving.worker import Worker
+
+
+def die_at(wanted: str) -> Callable[[str], None]:
+    def stages(stage: str) -> None:
+        if stage == wanted:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return stages
+
+
+def quick_factory(settings: Any) -> Callable[[Task], Analysis]:
+    """The answer without a network: real objects about the real header."""
+    import pydicom
+
+    def analyse(task: Task) -> Analysis:
+        answer = Prediction("", 0.87, PNEUMONIA, 0.42, bundle="made-up@0123456789ab")
+        told = finding(saved(pydicom.dcmread(task.path)), answer)
+        objects: tuple[Encoded, ...] = encode(told, task.kinds, task.made)
+        return Analysis(answer, str(CARD["sha256"]), True, "balanced", True, objects)
+
+    return analyse
+
+
+def take(config: Gateway, arrival: Path, stage: str) -> None:
+    """Take a file in, and die before it is acknowledged or not at all."""
+    store = open_store(config.database)
+    open_intake(config, store).take(arrival, "test")
+    die_at(stage)("stored")
+
+
+def work(config: Gateway, stage: str) -> None:
+    """Do what waits as a worker of the same name as its dead predecessor, then send what is due."""
+    from pneumoscope.serving import jobs
+
+    store = open_store(config.database)
+    jobs.release(store, "worker-1")
+    worker = Worker(config, store, "worker-1", factory=quick_factory, stages=die_at(stage))
+    while worker.step():
+        pass
+    worker.child.close()
+    while send.step(store, config.destination[0], random.Random(0), die_at(stage)):
+        pass

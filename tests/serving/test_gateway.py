@@ -1,0 +1,300 @@
+"""From association to PACS with real peers: what comes in is analysed once and its results leave once."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from sqlalchemy import func, select
+from tests.serving.radiographs import radiograph
+
+from pneumoscope.bundle import load_bundle
+from pneumoscope.journal import Journal
+from pneumoscope.serving import outbox, send
+from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.processes import open_intake
+from pneumoscope.serving.receive import Receiver, start_receiver
+from pneumoscope.serving.store import Store, open_store
+from pneumoscope.serving.tables import DEAD, DECLINED, DONE, QUARANTINED, SENT, WAITING, Delivery, Image, Job, Object
+from pneumoscope.serving.worker import Worker
+
+CALLER = "XRAYROOM1"
+
+
+@dataclass
+class Sink:
+    """A PACS that keeps what it got, and answers as it is told to."""
+
+    port: int
+    objects: list[pydicom.Dataset] = field(default_factory=list)
+    bytes_: list[bytes] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+
+
+@contextmanager
+def sink() -> Iterator[Sink]:
+    application = AE(ae_title="SINK")
+    for context in AllStoragePresentationContexts:
+        application.add_supported_context(str(context.abstract_syntax))
+    kept = Sink(0)
+
+    def on_store(event: Any) -> int:
+        status = kept.statuses.pop(0) if kept.statuses else 0
+        if status & 0xF000 in (0x0000, 0xB000):
+            kept.objects.append(event.dataset)
+            kept.bytes_.append(event.encoded_dataset(include_meta=False))
+        return status
+
+    server = application.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+    kept.port = server.socket.getsockname()[1]
+    try:
+        yield kept
+    finally:
+        server.shutdown()
+
+
+def gateway(folder: Path, port: int = 1, **changes: Any) -> Gateway:
+    values: dict[str, Any] = {
+        "folder": folder,
+        "receive": {"port": 0, "callers": (CALLER,), "free_mb": 0},
+        "destination": ({"name": "pacs", "kind": "dicom", "host": "127.0.0.1", "port": port, "aet": "SINK"},),
+        **changes,
+    }
+    return Gateway.model_validate(values)
+
+
+@contextmanager
+def receiving(config: Gateway) -> Iterator[tuple[Receiver, Store]]:
+    config.folder.mkdir(exist_ok=True)
+    store = open_store(config.database, migrate=True)
+    receiver = start_receiver(config, open_intake(config, store))
+    try:
+        yield receiver, store
+    finally:
+        receiver.close()
+        store.close()
+
+
+def push(receiver: Receiver, *sources: pydicom.Dataset, caller: str = CALLER) -> list[int | None]:
+    application = AE(ae_title=caller)
+    application.add_requested_context(DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian)
+    association = application.associate("127.0.0.1", receiver.port, ae_title="PNEUMOSCOPE")
+    if not association.is_established:
+        return [None] * len(sources)
+    statuses = [association.send_c_store(source).get("Status") for source in sources]
+    association.release()
+    return statuses
+
+
+def chest(**changes: Any) -> pydicom.Dataset:
+    uid = changes.pop("SOPInstanceUID", None) or generate_uid()
+    source = radiograph(SOPInstanceUID=uid, **changes)
+    source.file_meta.MediaStorageSOPInstanceUID = uid
+    return source
+
+
+def only_job(store: Store) -> Job:
+    with store.read() as session:
+        job = session.scalars(select(Job)).one()
+        session.expunge(job)
+        return job
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Store, Sink, pydicom.Dataset]]:
+    """One radiograph that went all the way, with the shipped bundle."""
+    with sink() as pacs:
+        config = gateway(tmp_path_factory.mktemp("gateway"), pacs.port)
+        source = chest()
+        with receiving(config) as (receiver, store):
+            assert push(receiver, source) == [0x0000]
+            worker = Worker(config, store, "worker-1")
+            try:
+                assert worker.step()
+                assert not worker.step()
+            finally:
+                worker.child.close()
+            assert send.step(store, config.destination[0], random.Random(0)) == 2
+            assert send.step(store, config.destination[0], random.Random(0)) == 0
+            yield config, store, pacs, source
+
+
+def test_a_radiograph_becomes_one_report_and_one_picture(worked: Any) -> None:
+    _, store, pacs, source = worked
+    assert sorted(item.Modality for item in pacs.objects) == ["OT", "SR"]
+    assert {item.StudyInstanceUID for item in pacs.objects} == {source.StudyInstanceUID}
+    assert only_job(store).state == DONE
+    with store.read() as session:
+        assert set(session.scalars(select(Delivery.state))) == {SENT}
+
+
+def test_what_is_sent_is_what_is_kept_byte_for_byte(worked: Any) -> None:
+    _, store, pacs, _ = worked
+    with store.read() as session:
+        kept = list(session.scalars(select(Object.data).order_by(Object.id)))
+    for data, sent in zip(kept, pacs.bytes_, strict=True):
+        assert data.endswith(sent)
+        assert pydicom.dcmread(BytesIO(data)).file_meta.TransferSyntaxUID
+
+
+def test_the_journal_has_it_once_and_no_identity(worked: Any) -> None:
+    config, _, _, source = worked
+    (entry,) = Journal(config.journal_file).entries()
+    assert entry.bundle_sha256 == load_bundle().sha256
+    assert entry.covariates["age_years"] == 5.0
+    content = config.journal_file.read_bytes()
+    for secret in (source.PatientName, source.PatientID, source.AccessionNumber, source.StudyInstanceUID):
+        assert str(secret).encode() not in content or len(str(secret)) < 4
+
+
+def test_the_gateways_own_results_are_dropped(worked: Any) -> None:
+    config, store, _pacs, _ = worked
+    intake = open_intake(config, store)
+    with store.read() as session:
+        data = session.scalars(select(Object.data)).first()
+    arrival = config.incoming / "back.dcm"
+    arrival.write_bytes(data)
+    assert intake.take(arrival, "dicom:PACS").outcome == "own result"
+    with store.read() as session:
+        assert session.scalar(select(func.count()).select_from(Image)) == 1
+
+
+def test_the_same_again_is_the_same(tmp_path: Path) -> None:
+    source = chest()
+    with receiving(gateway(tmp_path)) as (receiver, store):
+        assert push(receiver, source, source) == [0, 0]
+        threads = [threading.Thread(target=push, args=(receiver, source)) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert only_job(store).state == WAITING
+
+
+def test_five_at_once(tmp_path: Path) -> None:
+    source, answers = chest(), []
+    with receiving(gateway(tmp_path)) as (receiver, store):
+        threads = [threading.Thread(target=lambda: answers.extend(push(receiver, source))) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [0] * 5
+        assert only_job(store).state == WAITING
+
+
+def test_other_pixels_under_one_uid_wait_for_a_person(tmp_path: Path) -> None:
+    source = chest()
+    other = chest(SOPInstanceUID=source.SOPInstanceUID, PixelData=bytes(len(source.PixelData)))
+    third = chest(SOPInstanceUID=source.SOPInstanceUID, PatientID="4712")
+    with receiving(gateway(tmp_path)) as (receiver, store):
+        assert push(receiver, source, other, third) == [0, 0, 0]
+        with store.read() as session:
+            images = list(session.scalars(select(Image).order_by(Image.version)))
+            assert [image.version for image in images] == [1, 2, 3]
+            assert [image.job.state for image in images] == [WAITING, QUARANTINED, DECLINED]
+            assert all((receiver.intake.folder / str(image.file)).is_file() for image in images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"Modality": "CT"}, "its modality is CT"),
+        ({"ViewPosition": "LL"}, "its view is LL"),
+        ({"StudyDescription": "Chest lateral"}, "no frontal view"),
+        ({"BodyPartExamined": "HAND"}, "it shows HAND"),
+        ({"PatientAge": "044Y"}, "44 years old"),
+        ({"Rows": 0}, "no pixels"),
+        ({"NumberOfFrames": 3}, "3 frames"),
+        ({"PresentationIntentType": "FOR PROCESSING"}, "raw data"),
+    ],
+)
+def test_what_is_not_analysed_says_why(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    config = gateway(tmp_path, analyse={"age_years": (1.0, 5.0)})
+    with receiving(config) as (receiver, store):
+        assert push(receiver, chest(**changes)) == [0]
+        job = only_job(store)
+        assert job.state == DECLINED
+        assert job.reason is not None
+        assert job.reason.startswith("not analysed, because ")
+        assert reason in job.reason
+
+
+def test_strangers_and_wrong_names_get_no_association(tmp_path: Path) -> None:
+    with receiving(gateway(tmp_path)) as (receiver, store):
+        assert push(receiver, chest(), caller="STRANGER") == [None]
+        with store.read() as session:
+            assert session.scalar(select(func.count()).select_from(Image)) == 0
+
+
+def test_a_full_disk_is_told_to_the_sender(tmp_path: Path) -> None:
+    config = gateway(tmp_path, receive={"port": 0, "callers": (CALLER,), "free_mb": 1 << 40})
+    with receiving(config) as (receiver, _):
+        assert push(receiver, chest()) == [0xA700]
+        assert not list(config.incoming.iterdir())
+
+
+def test_a_header_that_names_nothing_is_refused(tmp_path: Path) -> None:
+    with receiving(gateway(tmp_path)) as (receiver, _):
+        assert push(receiver, chest(StudyInstanceUID=None)) == [0xC000]
+
+
+def test_damaged_pixels_are_quarantined(tmp_path: Path) -> None:
+    config = gateway(tmp_path)
+    with receiving(config) as (receiver, store):
+        assert push(receiver, chest(PixelData=b"\0\0")) == [0]
+        worker = Worker(config, store, "worker-1")
+        try:
+            assert worker.step()
+        finally:
+            worker.child.close()
+        job = only_job(store)
+        assert job.state == QUARANTINED
+        assert "not analysed, because the image cannot be used" in str(job.reason)
+        assert str(tmp_path) not in str(job.reason)
+
+
+@pytest.mark.parametrize(
+    ("status", "state"), [(0xA700, WAITING), (0xB007, SENT), (0xA900, DEAD), (0xC001, DEAD), (0x0122, DEAD)]
+)
+def test_what_the_pacs_answers_decides(tmp_path: Path, worked: Any, status: int, state: str) -> None:
+    _, done, _, _ = worked
+    with done.read() as session:
+        data = session.scalars(select(Object.data)).first()
+    assert data is not None
+    with sink() as pacs:
+        pacs.statuses.append(status)
+        config = gateway(tmp_path, pacs.port)
+        to = config.destination[0]
+        dataset = pydicom.dcmread(BytesIO(data))
+        parcel = outbox.Parcel(1, 0, dataset_time(), "sr", dataset.SOPInstanceUID, dataset.SOPClassUID, ".dcm", data)
+        answer = send.c_store(to, parcel)
+    expected = {WAITING: outbox.Outcome.RETRY, SENT: outbox.Outcome.DELIVERED, DEAD: outbox.Outcome.REFUSED}[state]
+    assert answer.outcome is expected
+
+
+def dataset_time() -> Any:
+    from pneumoscope.serving.store import now
+
+    return now()
+
+
+def test_who_is_down_is_tried_again(worked: Any) -> None:
+    config, store, _, _ = worked
+    to = gateway(config.folder, 1).destination[0]
+    with store.read() as session:
+        data = session.scalars(select(Object.data)).first()
+    parcel = outbox.Parcel(1, 0, dataset_time(), "sr", "1", None, ".dcm", data)
+    assert send.c_store(to, parcel).outcome is outbox.Outcome.RETRY
+    assert outbox.delay(1, random.Random(0)).total_seconds() >= 1
+    assert outbox.delay(60, random.Random(0)).total_seconds() <= 600

@@ -1,0 +1,143 @@
+"""`pneumoscope serve` as a whole: it becomes ready, works, starts again what is killed, and ends on SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import select
+from tests.serving.orthanc import free_ports
+from tests.serving.test_gateway import chest, push, sink
+
+from pneumoscope.errors import ConfigError
+from pneumoscope.serving.config import load_gateway
+from pneumoscope.serving.store import open_store
+from pneumoscope.serving.tables import SENT, Beat, Delivery
+
+TOML = """
+folder = "{folder}"
+[receive]
+port = {dicom}
+callers = ["XRAYROOM1"]
+[web]
+port = {web}
+[[destination]]
+name = "pacs"
+kind = "dicom"
+host = "127.0.0.1"
+port = {pacs}
+aet = "SINK"
+"""
+
+
+def until(what: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Ask until it is so; the time is a limit, not a wait."""
+    limit = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+class At:
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+
+@pytest.mark.slow
+def test_it_runs_and_heals_and_ends(tmp_path: Path) -> None:
+    dicom, web = free_ports(2)
+    with sink() as pacs:
+        file = tmp_path / "gateway.toml"
+        file.write_text(TOML.format(folder="work", dicom=dicom, web=web, pacs=pacs.port))
+        command = [sys.executable, "-m", "pneumoscope", "serve", "--config", str(file)]
+        log = tmp_path / "log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(command, stderr=stream)
+        try:
+            until(lambda: ready(web))
+            config = load_gateway(file)
+            store = open_store(config.database)
+            with store.read() as session:
+                beats = {beat.name: (beat.pid, beat.facts) for beat in session.scalars(select(Beat))}
+            assert push(At(dicom), chest()) == [0]  # type: ignore[arg-type]
+            until(lambda: len(pacs.objects) == 2)
+            os.kill(beats["worker-1"][0], signal.SIGKILL)
+            os.kill(beats["send"][0], signal.SIGKILL)
+            assert push(At(dicom), chest()) == [0]  # type: ignore[arg-type]
+            until(lambda: len(pacs.objects) == 4)
+
+            def all_sent() -> bool:
+                with store.read() as session:
+                    return list(session.scalars(select(Delivery.state))) == [SENT] * 4
+
+            until(all_sent)
+            assert 'pneumoscope_jobs{state="done"} 2.0' in httpx.get(f"http://127.0.0.1:{web}/metrics").text
+            store.close()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(60)
+    assert code == 0
+    assert len({item.SOPInstanceUID for item in pacs.objects}) == 4
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert any(line["event"] == "process died" for line in lines)
+    assert "Doe" not in log.read_text()
+    assert "4711" not in log.read_text()
+
+
+def test_check_tells_what_would_stop_it(tmp_path: Path) -> None:
+    dicom, web, pacs = free_ports(3)
+    file = tmp_path / "gateway.toml"
+    file.write_text(TOML.format(folder="work", dicom=dicom, web=web, pacs=pacs))
+    done = subprocess.run(
+        [sys.executable, "-m", "pneumoscope", "serve", "--config", str(file), "--check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "note   destination pacs: does not answer" in done.stdout
+    file.write_text(TOML.format(folder="work", dicom=dicom, web=web, pacs=pacs) + '\n[bundle]\npath = "nowhere"\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "pneumoscope", "serve", "--config", str(file), "--check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "FAULT  bundle:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("[recieve]\nport = 1", "unknown key recieve"),
+        ("[worker]\ncount = 0", "worker.count"),
+        ('[[destination]]\nname = "pacs"\nkind = "fhir"\nurl = "http://x"', "two destinations are called pacs"),
+        ('[[destination]]\nname = "b"\nkind = "stow"', "needs url"),
+        ('[[destination]]\nname = "b"\nkind = "fhir"\nurl = "http://x"\nobjects = ["sr"]', "no 'sr', but fhir"),
+    ],
+)
+def test_a_wrong_file_names_the_key(tmp_path: Path, more: str, told: str) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(TOML.format(folder="work", dicom=1, web=1, pacs=1) + more)
+    with pytest.raises(ConfigError, match=r"gateway\.toml") as error:
+        load_gateway(file)
+    assert told in str(error.value)
+
+
+def test_a_title_has_sixteen_characters(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(TOML.format(folder="work", dicom=1, web=1, pacs=1).replace("XRAYROOM1", "X" * 17))
+    with pytest.raises(ConfigError, match="1 to 16 printable"):
+        load_gateway(file)

@@ -1,0 +1,208 @@
+"""The tables, the queue and its order; against SQLite, and PostgreSQL where it can be had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+from tests.serving.orthanc import free_ports
+
+from pneumoscope.errors import ConfigError, StorageError
+from pneumoscope.serving import jobs
+from pneumoscope.serving.store import Store, hidden, now, open_store, revision
+from pneumoscope.serving.tables import DONE, QUARANTINED, RUNNING, WAITING, Base, Image, Job
+
+HOUR = timedelta(hours=1)
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL of our own, on a free loopback port, its files thrown away."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = str(found[-1]) if found else shutil.which("initdb")
+    if initdb is None:
+        pytest.skip("PostgreSQL is not installed")
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("PostgreSQL refuses root, and setpriv is missing")
+    folder = Path("/tmp") / tmp_path_factory.mktemp("postgres").name
+    folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    as_other: list[str] = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, "nobody")
+        as_other = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    (port,) = free_ports(1)
+    data = folder / "data"
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    subprocess.run(
+        [*as_other, initdb, "-D", data, "-U", "gateway", "-A", "trust", "-E", "UTF8"], check=True, cwd=folder, **quiet
+    )
+    control = str(Path(initdb).with_name("pg_ctl"))
+    options = f"-h 127.0.0.1 -p {port} -k {folder}"
+    subprocess.run([*as_other, control, "-D", data, "-w", "-o", options, "-l", folder / "log", "start"],
+                   check=True, cwd=folder, **quiet)  # fmt: skip
+    try:
+        yield f"postgresql+psycopg://gateway@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*as_other, control, "-D", data, "-m", "immediate", "stop"], check=True, cwd=folder, **quiet)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store."""
+    if request.param == "sqlite":
+        opened = open_store(f"sqlite:///{tmp_path / 'a.sqlite'}", migrate=True)
+    else:
+        opened = open_store(request.getfixturevalue("postgres"), migrate=True)
+        with opened.write() as session:
+            for table in reversed(Base.metadata.sorted_tables):
+                session.execute(table.delete())
+    yield opened
+    opened.close()
+
+
+def add(store: Store, *, priority: int = 0, age: timedelta = timedelta(0), number: int = 0) -> int:
+    moment = now() - age
+    image = Image(
+        sop_uid=f"1.2.{number}", version=1, digest="d" * 64, sop_class="1", study_uid="1", series_uid="1", file="f",
+        size=1, source="test", received_at=moment, header={},
+    )  # fmt: skip
+    image.job = Job(
+        state=WAITING, priority=priority, attempts=0, claims=0, created_at=moment, not_before=moment
+    )  # fmt: skip
+    with store.write() as session:
+        session.add(image)
+        session.flush()
+        return image.job.id
+
+
+def state(store: Store, job_id: int) -> str:
+    with store.read() as session:
+        return str(session.scalar(select(Job.state).where(Job.id == job_id)))
+
+
+def test_migrations_give_the_models(store: Store) -> None:
+    with store.engine.connect() as connection:
+        assert (
+            compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Base.metadata) == []
+        )
+    found, wanted = revision(store)
+    assert found == wanted is not None
+
+
+def test_an_empty_database_is_not_taken_for_ours(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="version None"):
+        open_store(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    with pytest.raises(StorageError, match="cannot be used"):
+        open_store(f"sqlite:///{tmp_path / 'no' / 'a.sqlite'}", migrate=True)
+    with pytest.raises(ConfigError):
+        Store("nonsense")
+
+
+def test_no_password_in_messages() -> None:
+    assert hidden("postgresql+psycopg://me:secret@host/db") == "postgresql+psycopg://me@host/db"
+
+
+def test_one_job_one_worker(store: Store) -> None:
+    job_id = add(store)
+    held = jobs.claim(store, "a", HOUR, HOUR)
+    assert held is not None
+    assert held.job_id == job_id
+    assert jobs.claim(store, "b", HOUR, HOUR) is None
+    assert jobs.end(store, held, DONE)
+    assert not jobs.end(store, held, DONE)
+    assert state(store, job_id) == DONE
+
+
+def test_a_late_worker_cannot_write_over_the_next(store: Store) -> None:
+    job_id = add(store)
+    late = jobs.claim(store, "a", timedelta(seconds=-1), HOUR)
+    held = jobs.claim(store, "b", HOUR, HOUR)
+    assert late is not None
+    assert held is not None
+    assert not jobs.end(store, late, DONE)
+    assert jobs.fail(store, late, "late", attempts=1) is None
+    assert state(store, job_id) == RUNNING
+    assert jobs.end(store, held, DONE)
+
+
+def test_failures_are_tried_again_then_quarantined_then_sent_back(store: Store) -> None:
+    job_id = add(store)
+    for expected in (WAITING, QUARANTINED):
+        held = jobs.claim(store, "a", HOUR, HOUR)
+        assert held is not None
+        assert jobs.fail(store, held, "died", attempts=2) == expected
+        with store.write() as session:
+            job = session.get_one(Job, job_id)
+            job.not_before = now()
+    assert jobs.claim(store, "a", HOUR, HOUR) is None
+    assert jobs.try_again(store, job_id)
+    assert not jobs.try_again(store, job_id)
+    assert jobs.claim(store, "a", HOUR, HOUR) is not None
+
+
+def test_a_dead_workers_job_comes_back_without_counting_as_its_fault(store: Store) -> None:
+    add(store)
+    assert jobs.claim(store, "a", HOUR, HOUR) is not None
+    assert jobs.release(store, "b") == 0
+    assert jobs.release(store, "a") == 1
+    held = jobs.claim(store, "a", HOUR, HOUR)
+    assert held is not None
+    assert jobs.fail(store, held, "died", attempts=2) == WAITING
+
+
+def test_priority_only_rises(store: Store) -> None:
+    job_id = add(store, priority=1)
+    for wanted, expected in ((0, 1), (2, 2), (1, 2)):
+        jobs.raise_priority(store, job_id, wanted)
+        with store.read() as session:
+            assert session.get_one(Job, job_id).priority == expected
+
+
+def test_who_waited_too_long_goes_before_the_urgent(store: Store) -> None:
+    urgent = add(store, priority=2, age=timedelta(minutes=1), number=1)
+    old = add(store, age=timedelta(hours=2), number=2)
+    new = add(store, number=3)
+    taken = [held.job_id for _ in range(3) if (held := jobs.claim(store, "a", HOUR, HOUR))]
+    assert taken == [old, urgent, new]
+
+
+waiting = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 200)), min_size=1, max_size=12
+)  # priority, minutes waited
+
+
+@given(waiting)
+@settings(max_examples=200)
+def test_nobody_waits_for_ever(queue: list[tuple[int, int]]) -> None:
+    moment = START
+    ranked = sorted(
+        (jobs.rank(priority, moment - timedelta(minutes=waited), number, moment, HOUR), waited, priority)
+        for number, (priority, waited) in enumerate(queue)
+    )
+    overdue = [waited for _, waited, _ in ranked if waited >= 60]
+    assert [waited for _, waited, _ in ranked][: len(overdue)] == sorted(overdue, reverse=True)
+    rest = [(-priority, -waited) for _, waited, priority in ranked[len(overdue) :]]
+    assert rest == sorted(rest)
+
+
+def test_the_database_orders_as_the_rule_does(store: Store) -> None:
+    queue = [(n % 3, (n * 37) % 130) for n in range(20)]
+    ids = {add(store, priority=p, age=timedelta(minutes=m), number=n): (p, m) for n, (p, m) in enumerate(queue)}
+    moment = now()
+    with store.read() as session:
+        found = list(session.scalars(select(Job).order_by(*jobs.ordering(moment, HOUR))))
+        expected = sorted(found, key=lambda job: jobs.rank(job.priority, job.created_at, job.id, moment, HOUR))
+        assert [job.id for job in found] == [job.id for job in expected]
+        assert len(found) == len(ids)

@@ -1,0 +1,89 @@
+"""The journal: every answer once, nothing changed afterwards, nobody named."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.errors import DataError
+from pneumoscope.journal import Entry, Journal, Label, Pseudonyms, answer_key, default_key, entry_of
+from pneumoscope.records import PNEUMONIA, Prediction
+
+AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+SAID = Prediction("/in/doe.dcm", 0.75, PNEUMONIA, 0.5, {"viral": 0.25}, quality={"mean": float("nan")}, bundle="b@1")
+CARD = {"sha256": "a" * 64, "calibration": {"temperature": 1.0}}
+
+
+def entry(key: str = "k", **known: object) -> Entry:
+    return entry_of(SAID, CARD, key, AT, **known)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.sqlite")
+    written = entry(study="s", covariates={"view": "PA", "age_years": 97.0}, embedding=[0.5, 1.5])
+    assert journal.append(written)
+    (found,) = Journal(tmp_path / "j.sqlite").entries()
+    assert (found.probability, found.label, found.at, found.study) == (0.75, PNEUMONIA, AT, "s")
+    assert found.covariates == {"view": "PA", "age_years": 90.0}
+    assert found.embedding == [0.5, 1.5]
+    assert found.quality == {"mean": None}
+    assert b"doe" not in (tmp_path / "j.sqlite").read_bytes()
+
+
+def test_told_twice_it_is_written_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.sqlite")
+    assert [journal.append(entry()), journal.append(entry())] == [True, False]
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(lambda n: Journal(journal.path).append(entry(str(n % 10))), range(40))) == 10
+    assert len(list(journal.entries())) == 11
+
+
+@pytest.mark.parametrize("change", ["UPDATE predictions SET label = 'NORMAL'", "DELETE FROM predictions"])
+def test_nothing_is_changed(tmp_path: Path, change: str) -> None:
+    journal = Journal(tmp_path / "j.sqlite")
+    journal.append(entry())
+    with sqlite3.connect(journal.path) as connection, pytest.raises(sqlite3.IntegrityError, match="only appended"):
+        connection.execute(change)
+
+
+def test_labels(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.sqlite")
+    label = Label("l", AT, "s", PNEUMONIA, "page")
+    assert [journal.append_label(label), journal.append_label(label)] == [True, False]
+    assert list(journal.labels()) == [label]
+    with pytest.raises(DataError, match="no label"):
+        journal.append_label(Label("m", AT, "s", "maybe", "page"))
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "j.sqlite").write_text("not a database, but long enough to be looked at" * 40)
+    with pytest.raises(DataError, match="is no journal"):
+        Journal(tmp_path / "j.sqlite")
+    with sqlite3.connect(tmp_path / "new.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(DataError, match="format 99"):
+        Journal(tmp_path / "new.sqlite")
+
+
+def test_pseudonyms_are_stable_and_keyed(tmp_path: Path) -> None:
+    path = default_key(tmp_path / "j.sqlite")
+    one = Pseudonyms.load(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert one.of("patient", "H", "4711") == Pseudonyms.load(path).of("patient", "H", "4711")
+    assert one.of("patient", "H", "4711") != one.of("study", "H", "4711")
+    assert one.of("patient", "H4", "711") != one.of("patient", "H", "4711")
+    assert one.of("patient", None) is None
+    assert Pseudonyms(b"x" * 32).of("patient", "4711") != Pseudonyms(b"y" * 32).of("patient", "4711")
+    path.write_text("short")
+    with pytest.raises(DataError, match="too short"):
+        Pseudonyms.load(path)
+
+
+def test_an_answer_is_told_by_what_answered_about_what() -> None:
+    keys = {answer_key(b, c, p) for b in "ab" for c in "cd" for p in ("balanced", "triage")}
+    assert len(keys) == 8
