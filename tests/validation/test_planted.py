@@ -9,6 +9,7 @@ import pytest
 from scipy import special, stats
 
 from pneumoscope.validation.flags import flags
+from pneumoscope.validation.flow import UNANSWERED
 from pneumoscope.validation.metadata import metadata
 from pneumoscope.validation.recalibration import recalibration
 from pneumoscope.validation.study import AGE, SITE, Study, figures
@@ -92,6 +93,23 @@ def test_clean_data_are_left_alone() -> None:
     raised = sum(bool(found_in(simulated(1000 + seed, patients=400), seed, resamples=100)) for seed in range(runs))
     assert raised <= stats.binom.ppf(0.999, runs, 0.05)
     assert raised <= 4
+
+
+@pytest.mark.parametrize(("unanswered", "flagged"), [(40, False), (60, True)])
+def test_many_images_without_an_answer_are_flagged(unanswered: int, flagged: bool) -> None:
+    found: dict[str, Any] = {
+        "flow": {
+            "left_out": [{"step": "could not be read", "images": 500}, {"step": UNANSWERED, "images": unanswered}]
+        },
+        "headline": figures(simulated(3, patients=500), seed=0, resamples=50),
+        "subgroups": {"gaps": []},
+        "metadata": {"within": [], "alone": [], "by_site": []},
+    }
+    told = [flag for flag in flags(found) if flag["kind"] == "not analysed"]
+    assert bool(told) == flagged
+    if told:
+        assert "60 of 1060 images were not analysed by the software (6 %)" in told[0]["text"]
+        assert told[0]["pointer"] == "/flow/left_out/1/images"
 
 
 def test_small_cells_are_suppressed_with_the_reason() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
-from pneumoscope.cli.predicting import Computes, Point, Threads, announced, refuse_run
+from pneumoscope.cli.predicting import Computes, Gate, Point, Threads, announced, refuse_run
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +34,7 @@ def validate(
     operating_point: Point = None,
     engine: Computes = "auto",
     threads: Threads = None,
+    gate: Gate = True,
     official: Annotated[
         bool, typer.Option("--official", help="A locked test set: put this look on record before its labels are read.")
     ] = False,
@@ -49,7 +50,7 @@ def validate(
     from pneumoscope.validation.validate import validate as validate_bundle
 
     refuse_run(out, "validation")
-    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads)
+    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
     look = announced(classifier, data, operating_point, out) if official else None
     manifest = open_source(data)
     with progress("validating") as update:

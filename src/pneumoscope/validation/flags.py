@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pneumoscope.validation.flow import UNANSWERED
+
 Flag = dict[str, str]
 
 LIMIT = 0.05
@@ -20,11 +22,24 @@ _WORDS = {
 
 def flags(found: Mapping[str, Any]) -> list[Flag]:
     """Return the flags of a validation: `kind`, `where`, `text` and the `pointer` (RFC 6901) to the figure."""
-    return [*_headline(found), *_expected(found), *_gaps(found), *_metadata(found)]
+    return [*_unanswered(found), *_headline(found), *_expected(found), *_gaps(found), *_metadata(found)]
 
 
 def _flag(kind: str, where: str, text: str, pointer: str) -> Flag:
     return {"kind": kind, "where": where, "text": text, "pointer": pointer}
+
+
+def _unanswered(found: Mapping[str, Any]) -> list[Flag]:
+    steps = (found.get("flow") or {}).get("left_out") or []
+    for index, step in enumerate(steps):
+        asked = step["images"] + found["headline"]["n"]
+        if step["step"] == UNANSWERED and step["images"] > LIMIT * asked:
+            text = (
+                f"{step['images']} of {asked} images were {UNANSWERED} "
+                f"({100 * step['images'] / asked:.0f} %): every figure is of the others"
+            )
+            return [_flag("not analysed", "all images", text, f"/flow/left_out/{index}/images")]
+    return []
 
 
 def _headline(found: Mapping[str, Any]) -> list[Flag]:

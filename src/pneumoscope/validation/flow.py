@@ -17,6 +17,7 @@ from pneumoscope.records import NORMAL, PNEUMONIA, Sample
 
 LEAST_PATIENTS = 10  # of each class, under which nothing can be said
 SHOWN = 6
+UNANSWERED = "not analysed by the software"
 
 
 def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str
         ("outside the part that was asked for", _reason(manifest.samples, selected, f"not in split {split}"), None),
         ("without a label", _reason(selected, labelled, "no label"), None),
         ("could not be read", _kinds(unread["error"]), unread),
-        ("not analysed by the software", _kinds(abstained["reason"].fillna("no reason given")), abstained),
+        (UNANSWERED, _kinds(abstained["reason"].fillna("no reason given")), abstained),
     ]
     by_class = analysed["label"].value_counts()
     return {
