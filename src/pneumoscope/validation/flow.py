@@ -36,7 +36,7 @@ def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str
         ("outside the part that was asked for", _reason(manifest.samples, selected, f"not in split {split}"), None),
         ("without a label", _reason(selected, labelled, "no label"), None),
         ("could not be read", _kinds(unread["error"]), unread),
-        (UNANSWERED, _kinds(abstained["reason"].fillna("no reason given")), abstained),
+        (UNANSWERED, dict(Counter(abstained["reason"].fillna("no reason given"))), abstained),
     ]
     by_class = analysed["label"].value_counts()
     return {
