@@ -173,10 +173,17 @@ class Database(Section):
 
 
 class Web(Section):
-    """Pages, health and metrics."""
+    """Pages, health and metrics.
+
+    `https`: browsers reach the pages through HTTPS only, by a proxy before them; cookies are then marked secure.
+    `session_minutes`: after that a user signs in again. `upload_mb`: the largest file that is taken.
+    """
 
     bind: str = "127.0.0.1"
     port: Port = 8042
+    https: bool = False
+    session_minutes: Annotated[int, Field(ge=1, le=1440)] = 600
+    upload_mb: Annotated[int, Field(ge=1, le=1024)] = 128
 
 
 class Journal(Section):

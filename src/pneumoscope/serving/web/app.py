@@ -1,23 +1,32 @@
-"""The web application: health, readiness, metrics; pages join here."""
+"""The web application: pages for people, health, readiness and figures for machines."""
 
 from __future__ import annotations
 
 import os
 import threading
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
 
 from pneumoscope import __version__
+from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.metrics import render
 from pneumoscope.serving.processes import names
 from pneumoscope.serving.store import Store, now
 from pneumoscope.serving.tables import Beat
+from pneumoscope.serving.web import signin, study, technical, upload, worklist
+from pneumoscope.serving.web.guard import Guard, SignInNeededError, from_our_page, signed_in
+from pneumoscope.serving.web.site import Site, page
 
 _SILENT = timedelta(seconds=60)  # a process that said nothing for so long is not well
 _BEAT = 5.0
@@ -25,8 +34,26 @@ _BEAT = 5.0
 
 def create_app(config: Gateway, store: Store) -> FastAPI:
     """Return the application of a gateway."""
-    app = FastAPI(title="Pneumoscope", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Pneumoscope",
+        summary=RESEARCH_ONLY,
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,  # the description is a route of its own, and guarded like any other
+        dependencies=[Depends(signed_in), Depends(from_our_page)],
+    )
+    app.state.site = Site(config, store)
+    app.add_middleware(Guard, settings=config.web)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    _add_machines(app, config, store)
+    for part in (signin, worklist, study, technical, upload):
+        app.include_router(part.router())
+    _add_faults(app)
+    return app
 
+
+def _add_machines(app: FastAPI, config: Gateway, store: Store) -> None:
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         """Say that this process answers."""
@@ -43,7 +70,38 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
         """Return the figures of the service."""
         return Response(render(config, store), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return app
+    @app.get("/api/openapi.json", include_in_schema=False)
+    def openapi() -> dict[str, Any]:
+        """Return the description of all routes."""
+        return app.openapi()
+
+    @app.get("/", include_in_schema=False)
+    def home() -> RedirectResponse:
+        """Lead to the worklist."""
+        return RedirectResponse(signin.HOME, 303)
+
+
+def _add_faults(app: FastAPI) -> None:
+    """Say what went wrong as a page to browsers, as JSON to programs."""
+
+    @app.exception_handler(SignInNeededError)
+    def nobody(request: Request, error: SignInNeededError) -> Response:
+        return RedirectResponse(f"/signin?back={error.back}", 303)
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> Response:
+        return _fault(request, error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    def odd(request: Request, error: RequestValidationError) -> Response:
+        wrong = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        return _fault(request, 422, f"the request does not fit: {wrong}")
+
+
+def _fault(request: Request, status: int, what: str) -> Response:
+    if "text/html" in request.headers.get("accept", ""):
+        return page(request, "fault.html.j2", status, what=what, code=status)
+    return JSONResponse({"detail": what}, status)
 
 
 def not_ready(config: Gateway, store: Store) -> list[str]:
@@ -61,7 +119,12 @@ def not_ready(config: Gateway, store: Store) -> list[str]:
 def run(config: Gateway, store: Store, stop: threading.Event) -> None:
     """Serve until told to stop."""
     settings = uvicorn.Config(
-        create_app(config, store), host=config.web.bind, port=config.web.port, log_config=None, access_log=False
+        create_app(config, store),
+        host=config.web.bind,
+        port=config.web.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
     )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, daemon=True)  # beside the main thread it takes no signal handlers
