@@ -108,7 +108,7 @@ def not_ready(config: Gateway, store: Store) -> list[str]:
     """Return who is not well: processes that did not speak for a minute, or the database."""
     try:
         with store.read() as session:
-            beats = dict(session.execute(select(Beat.name, Beat.at)).tuples().all())
+            beats = dict(session.execute(select(Beat.name, Beat.at)).all())
     except OperationalError:
         return ["database"]
     moment = now()
