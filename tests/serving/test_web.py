@@ -21,8 +21,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from tests.serving.radiographs import heat
 from tests.serving.test_gateway import chest, gateway
+from typer.testing import CliRunner
 
 from pneumoscope.bundle import load_bundle
+from pneumoscope.cli.app import app as cli
 from pneumoscope.errors import ConfigError
 from pneumoscope.journal import Journal, Label
 from pneumoscope.records import NORMAL, PNEUMONIA, RESEARCH_ONLY
@@ -46,7 +48,7 @@ from pneumoscope.serving.web import accounts, audit
 from pneumoscope.serving.web.app import create_app
 from pneumoscope.serving.web.guard import HEADERS, PUBLIC, Limiter
 from pneumoscope.serving.web.pixels import rendition
-from pneumoscope.serving.web.site import ago, person_name
+from pneumoscope.serving.web.site import ago, day, person_name
 
 PASSWORD = "correct horse battery"
 HTML = {"accept": "text/html"}
@@ -438,7 +440,7 @@ def test_pixels_keep_their_depth_and_window(place: Place) -> None:
     np.testing.assert_allclose(values, (stored - low) / (high - low) * 65535, atol=0.5)
     scale = 65535 / (high - low)
     assert told == {"columns": source.Columns, "rows": source.Rows, "center": pytest.approx((1000 - low) * scale),
-                    "width": pytest.approx(500 * scale)}  # fmt: skip
+                    "width": pytest.approx(500 * scale), "first": low, "last": high}  # fmt: skip
 
 
 def test_monochrome1_is_shown_with_air_dark(place: Place) -> None:
@@ -446,8 +448,7 @@ def test_monochrome1_is_shown_with_air_dark(place: Place) -> None:
     with place.store.read() as session:
         files = [place.config.images / str(session.get_one(Image, n).file) for n in (plain, inverse)]
     one, other = rendition(files[0]), rendition(files[1])
-    assert other.inverted
-    assert not one.inverted
+    assert (other.first, other.last) == (one.last, one.first)
     np.testing.assert_allclose(other.values.astype(int), 65535 - one.values.astype(int), atol=1)
     assert other.center == pytest.approx(65535 - one.center)
     assert other.width == pytest.approx(one.width)
@@ -632,3 +633,27 @@ def test_words_for_people() -> None:
     moment = now()
     assert ago(moment, moment) == "0 s"
     assert ago(None, moment) == "never"
+    assert [day("20260304"), day("1.4.2026"), day(None)] == ["2026-03-04", "1.4.2026", "not told"]
+
+
+def test_a_damaged_bundle_is_told_as_a_page(tmp_path: Path, with_users: Path) -> None:
+    with opened(tmp_path, with_users, bundle={"path": tmp_path / "nowhere"}) as place:
+        answered = place.as_("admin").get("/technical")
+    assert answered.status_code == 500
+    assert RESEARCH_ONLY in answered.text
+
+
+def test_users_from_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('folder = "work"\n[receive]\ncallers = ["X"]\n')
+
+    def ask(*words: str, given: str = "") -> Any:
+        return CliRunner().invoke(cli, ["users", *words, "--config", str(file)], input=given)
+
+    assert ask("add", "ann", "--role", "admin", given=PASSWORD + "\n").output == "ann: admin\n"
+    assert isinstance(ask("add", "bob", given="short\n").exception, ConfigError)
+    assert ask("disable", "ann").exit_code == 0
+    assert ask("list").output == "ann: admin, disabled\n"
+    store = open_store(f"sqlite:///{tmp_path / 'work' / 'gateway.sqlite'}")
+    assert accounts.sign_in(store, "ann", PASSWORD, 1) is None
+    store.close()

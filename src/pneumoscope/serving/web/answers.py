@@ -51,7 +51,7 @@ def answer_of(job: Job, who: Person, bundle: Bundle) -> Answer:
     if not words.analysed(finding):
         return Answer(NOT_ANALYSED, "Not analysed", words.score(finding), words.caution(finding))
     kind = FLAGGED if words.flagged(finding) else CLEAR
-    score = percent(job.result.probability, 1)
+    score = words.rounded(words.percent(finding))
     return Answer(kind, words.headline(finding), words.score(finding), words.caution(finding), score)
 
 

@@ -18,8 +18,10 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from pneumoscope import __version__
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.logs import logger
 from pneumoscope.serving.metrics import render
 from pneumoscope.serving.processes import names
 from pneumoscope.serving.store import Store, now
@@ -91,6 +93,11 @@ def _add_faults(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> Response:
         return _fault(request, error.status_code, str(error.detail))
+
+    @app.exception_handler(PneumoscopeError)
+    def unable(request: Request, error: PneumoscopeError) -> Response:
+        logger("web").error("page failed", error=type(error).__name__)
+        return _fault(request, 500, error.what)
 
     @app.exception_handler(RequestValidationError)
     def odd(request: Request, error: RequestValidationError) -> Response:

@@ -16,12 +16,16 @@ _TOP = 65535
 
 @dataclass(frozen=True)
 class Rendition:
-    """A radiograph with air dark. `values`: uint16 [H, W]; `center`, `width`: the window it is first shown with."""
+    """A radiograph with air dark. `values`: uint16 [H, W]; `center`, `width`: the window it is first shown with.
+
+    `first`, `last`: which values of the file 0 and 65535 stand for; `first` is the higher one where air was bright.
+    """
 
     values: NDArray[np.uint16]
     center: float
     width: float
-    inverted: bool
+    first: float
+    last: float
 
 
 def rendition(path: Path) -> Rendition:
@@ -53,13 +57,11 @@ def rendition(path: Path) -> Rendition:
         inverse = str(dataset.get("PresentationLUTShape", "")).upper() == "INVERSE"
     if not np.isfinite((low, high)).all() or high <= low:
         raise ImageError("all pixels are alike", path=path, remedy="send the image again")
-    inverted = photometric == "MONOCHROME1" or inverse
-    if inverted:
-        values, center, low, high = -values, -center, -high, -low
-    scale = _TOP / (high - low)
-    spread = np.rint((values - low) * scale).astype(np.uint16)
-    return Rendition(spread, (center - low) * scale, max(1.0, width * scale), inverted)
+    first, last = (high, low) if photometric == "MONOCHROME1" or inverse else (low, high)
+    scale = _TOP / (last - first)
+    spread = np.rint((values - first) * scale).astype(np.uint16)
+    return Rendition(spread, (center - first) * scale, max(1.0, width * abs(scale)), first, last)
 
 
 def _whole(values: NDArray[np.uint16]) -> Rendition:
-    return Rendition(values, _TOP / 2, float(_TOP), False)
+    return Rendition(values, _TOP / 2, float(_TOP), 0.0, float(_TOP))

@@ -57,7 +57,7 @@ class Site:
         found = Environment(
             loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        found.filters |= {"ago": ago, "clock": clock, "person_name": person_name}
+        found.filters |= {"ago": ago, "clock": clock, "day": day, "person_name": person_name}
         return found
 
 
@@ -103,6 +103,13 @@ def ago(moment: datetime | None, until: datetime) -> str:
 def clock(moment: datetime | None) -> str:
     """Write a time in UTC, `not yet` where there is none."""
     return "not yet" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def day(date: str | None) -> str:
+    """Write a DICOM date (PS3.5, 6.2) as `2026-03-04`; what is none stays as it is."""
+    if date is None:
+        return "not told"
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date
 
 
 def person_name(name: str | None) -> str:

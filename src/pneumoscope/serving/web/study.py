@@ -72,7 +72,8 @@ def router() -> APIRouter:
         except ImageError as error:
             raise HTTPException(422, f"this image cannot be shown: {error.what}") from error
         height, width = found.values.shape
-        told = {"columns": width, "rows": height, "center": found.center, "width": found.width}
+        told = {"columns": width, "rows": height}
+        told |= {name: getattr(found, name) for name in ("center", "width", "first", "last")}
         body = np.ascontiguousarray(found.values, "<u2").tobytes()
         return Response(body, media_type="application/octet-stream", headers={"X-Rendition": json.dumps(told)})
 

@@ -80,9 +80,10 @@ function tell() {
   document.querySelector("[data-do=invert]").setAttribute("aria-pressed", view.invert);
   const toggle = control("overlay");
   if (toggle) toggle.setAttribute("aria-pressed", view.overlay);
-  const share = (value) => `${Math.round((100 * value) / TOP)} %`;
+  const unit = (first.last - first.first) / TOP; // what one step stands for in the file
+  const center = Math.round(first.first + view.center * unit);
   status_.textContent =
-    `Level ${share(view.center)}, window ${share(view.width)} of the range; zoom ${view.zoom.toFixed(1)}` +
+    `Level ${center}, window ${Math.round(Math.abs(view.width * unit))}; zoom ${view.zoom.toFixed(1)}` +
     (view.invert ? "; inverted" : "") + (view.overlay ? "; overlay on" : "");
   canvas.dataset.ready = "yes";
 }
@@ -113,7 +114,14 @@ function move(x, y) {
 function change(center, width) {
   view.center += center;
   view.width += width;
-  windowed();
+  soon();
+}
+
+// A mouse moves more often than a large image can be windowed.
+function soon() {
+  if (soon.due) return;
+  soon.due = true;
+  window.requestAnimationFrame(() => { soon.due = false; windowed(); });
 }
 
 const actions = {
@@ -144,8 +152,8 @@ const keys = {
 
 function listen() {
   for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", actions[button.dataset.do]);
-  control("level").addEventListener("input", (event) => { view.center = Number(event.target.value); windowed(); });
-  control("window").addEventListener("input", (event) => { view.width = Number(event.target.value); windowed(); });
+  control("level").addEventListener("input", (event) => { view.center = Number(event.target.value); soon(); });
+  control("window").addEventListener("input", (event) => { view.width = Number(event.target.value); soon(); });
   control("opacity")?.addEventListener("input", (event) => { view.opacity = Number(event.target.value) / 100; draw(); });
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in keys)) return;
