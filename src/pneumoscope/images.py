@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from scipy.special import expit
 
+from pneumoscope import lossless
 from pneumoscope.errors import ImageError
 from pneumoscope.records import FloatArray
 
@@ -300,9 +301,9 @@ def _render(dataset: Any, width: int, height: int) -> Radiograph:
 def _stored(dataset: Any) -> NDArray[Any]:
     from pydicom.pixels.utils import pixel_array
 
-    # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG 2000.
+    # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG.
     encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
-    return pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else "")
+    return lossless.checked(dataset, pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else ""))
 
 
 def display_window(dataset: Any) -> tuple[float, float, str]:
