@@ -1,4 +1,4 @@
-"""The web application: health, readiness, metrics; pages join here."""
+"""The web application: health, readiness, metrics, STOW-RS; pages join here."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from sqlalchemy.exc import OperationalError
 from pneumoscope import __version__
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.metrics import render
-from pneumoscope.serving.processes import names
+from pneumoscope.serving.processes import names, open_intake
 from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.stow import create_router
 from pneumoscope.serving.tables import Beat
 
 _SILENT = timedelta(seconds=60)  # a process that said nothing for so long is not well
@@ -43,6 +44,8 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
         """Return the figures of the service."""
         return Response(render(config, store), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    if config.stow is not None:
+        app.include_router(create_router(config, open_intake(config, store)))
     return app
 
 
