@@ -186,6 +186,18 @@ class Web(Section):
     upload_mb: Annotated[int, Field(ge=1, le=1024)] = 128
 
 
+class Stow(Section):
+    """Receiving over DICOMweb, at the address of the pages, where this section is there, be it empty.
+
+    `token_file`: who sends must show what it holds; without it only this machine may send. `request_mb` and `objects`:
+    the most of one request.
+    """
+
+    token_file: File | None = None
+    request_mb: Count = 1024
+    objects: Count = 500
+
+
 class Journal(Section):
     """The pseudonymous record of predictions. `key`: secret of the pseudonyms, made where it is missing."""
 
@@ -214,6 +226,7 @@ class Gateway(Section):
     priority: Priority = Priority()
     store: Database = Database()
     web: Web = Web()
+    stow: Stow | None = None
     journal: Journal = Journal()
     logs: Logs = Logs()
 

@@ -1,9 +1,10 @@
-"""The web application: pages for people, health, readiness and figures for machines."""
+"""The web application: pages for people; health, readiness, figures and STOW-RS for machines."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pneumoscope.serving.logs import logger
 from pneumoscope.serving.metrics import render
 from pneumoscope.serving.processes import names
 from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.stow import create_router
 from pneumoscope.serving.tables import Beat
 from pneumoscope.serving.web import signin, study, technical, upload, worklist
 from pneumoscope.serving.web.guard import Guard, SignInNeededError, from_our_page, signed_in
@@ -51,6 +53,8 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
     _add_machines(app, config, store)
     for part in (signin, worklist, study, technical, upload):
         app.include_router(part.router())
+    if config.stow is not None:
+        app.include_router(create_router(config, app.state.site.intake))
     _add_faults(app)
     return app
 
@@ -92,7 +96,7 @@ def _add_faults(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> Response:
-        return _fault(request, error.status_code, str(error.detail))
+        return _fault(request, error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(PneumoscopeError)
     def unable(request: Request, error: PneumoscopeError) -> Response:
@@ -105,10 +109,10 @@ def _add_faults(app: FastAPI) -> None:
         return _fault(request, 422, f"the request does not fit: {wrong}")
 
 
-def _fault(request: Request, status: int, what: str) -> Response:
+def _fault(request: Request, status: int, what: str, headers: Mapping[str, str] | None = None) -> Response:
     if "text/html" in request.headers.get("accept", ""):
         return page(request, "fault.html.j2", status, what=what, code=status)
-    return JSONResponse({"detail": what}, status)
+    return JSONResponse({"detail": what}, status, headers)
 
 
 def not_ready(config: Gateway, store: Store) -> list[str]:

@@ -21,6 +21,7 @@ from pneumoscope.serving.web.accounts import Person, form_secret, person
 COOKIE = "pneumoscope"
 FIELD = "form_secret"
 PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/signin"})
+MACHINES = "/dicom-web/"  # peers that are admitted by a token of their own, or not at all; their size has its own limit
 UPLOAD = "/upload"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM_BYTES = 64 << 10
@@ -101,6 +102,8 @@ class Guard:
         await (refusal or self.app)(scope, receive, dressed)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
+        if scope["path"].startswith(MACHINES):
+            return None
         client = scope.get("client")
         if not self.limiter.count(client[0] if client else ""):
             return PlainTextResponse("too many requests: wait a minute\n", 429, {"Retry-After": "60"})
@@ -125,6 +128,8 @@ class SignInNeededError(Exception):
 
 def signed_in(request: Request) -> Person | None:
     """Say who asks; stands before every route, so that a new one cannot forget it."""
+    if request.url.path.startswith(MACHINES):
+        return None
     who = person(request.app.state.site.store, request.cookies.get(COOKIE))
     request.state.person = who
     if who is None and request.url.path not in PUBLIC:
@@ -137,7 +142,7 @@ def signed_in(request: Request) -> Person | None:
 
 async def from_our_page(request: Request, who: Annotated[Person | None, Depends(signed_in)]) -> None:
     """Refuse what changes something and was not sent by a page of this browser (CSRF)."""
-    if request.method in _SAFE:
+    if request.method in _SAFE or request.url.path.startswith(MACHINES):
         return
     given: object = request.headers.get("x-form-secret")
     if given is None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ImageError
-from pneumoscope.images import dicom_errors, read_image
+from pneumoscope.images import dicom_errors, display_window, read_image, stored_pixels, voi_table
 
 _TOP = 65535
 
@@ -39,9 +39,6 @@ def rendition(path: Path) -> Rendition:
     """
     import pydicom
     from pydicom.pixels.processing import apply_modality_lut
-    from pydicom.pixels.utils import pixel_array
-
-    from pneumoscope.images import display_window, voi_table
 
     shown = read_image(path)  # refuses what is too large, damaged or of several frames
     with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
@@ -49,9 +46,7 @@ def rendition(path: Path) -> Rendition:
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         if not photometric.startswith("MONOCHROME") or voi_table(dataset) is not None:
             return _whole(np.rint(shown.pixels * _TOP).astype(np.uint16))
-        encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
-        stored = pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else "")
-        values = np.asarray(apply_modality_lut(stored, dataset), np.float64)
+        values = np.asarray(apply_modality_lut(stored_pixels(dataset), dataset), np.float64)
         center, width, _ = display_window(dataset)
         low, high = float(values.min()), float(values.max())
         inverse = str(dataset.get("PresentationLUTShape", "")).upper() == "INVERSE"
