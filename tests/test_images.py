@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gdcm
 import numpy as np
 import pydicom
 import pytest
@@ -642,6 +643,59 @@ def test_a_damaged_compressed_image_says_why(tmp_path: Path) -> None:
     content[start + 4 : start + 20] = bytes(16)
     (tmp_path / "a.dcm").write_bytes(content)
     refused(tmp_path / "a.dcm", "pixels cannot be decoded", "export it uncompressed")
+
+
+def lossless_jpeg(folder: Path, ds: Dataset, kind: str) -> bytearray:
+    """The same as JPEG lossless, by GDCM."""
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(written(folder, ds, "plain.dcm")))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, kind)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetFileName(str(folder / "lossless.dcm"))
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return bytearray((folder / "lossless.dcm").read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["JPEGLosslessProcess14_1", "JPEGLosslessProcess14"])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_jpeg_lossless(tmp_path: Path, kind: str, bits: int) -> None:
+    pixels = GREY if bits == 8 else DEEP >> (16 - bits)
+    ds = make(pixels, BitsStored=bits, HighBit=bits - 1, **WINDOW)
+    plain = read_image(written(tmp_path, ds)).pixels
+    lossless_jpeg(tmp_path, ds, kind)
+    assert (read_image(tmp_path / "lossless.dcm").pixels == plain).all()
+
+
+def chest_like() -> Dataset:
+    """Smooth with a little noise: in pure noise every string of bits is as good as another."""
+    y, x = np.mgrid[:128, :128]
+    noise = np.random.default_rng(4).integers(0, 30, (128, 128))
+    shades = ((np.sin(x / 20) + np.cos(y / 15) + 2) * 900 + noise).astype(np.uint16)
+    return make(shades, BitsStored=12, HighBit=11, **WINDOW)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
+def test_garbled_jpeg_lossless_is_no_image(tmp_path: Path, share: float) -> None:
+    content = lossless_jpeg(tmp_path, chest_like(), "JPEGLosslessProcess14_1")
+    scan = content.index(b"\xff\xda") + 10
+    place = scan + int(share * (len(content) - scan - 108))
+    content[place : place + 100] = bytes(100)
+    (tmp_path / "a.dcm").write_bytes(content)
+    refused(tmp_path / "a.dcm", "pixels cannot be decoded", "export it uncompressed")
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"], ids=["open", "closed"])
+def test_truncated_jpeg_lossless_is_no_image(tmp_path: Path, keep: float, end: bytes) -> None:
+    lossless_jpeg(tmp_path, chest_like(), "JPEGLosslessProcess14_1")
+    ds = pydicom.dcmread(tmp_path / "lossless.dcm")
+    stream = pydicom.encaps.get_frame(ds.PixelData, 0, number_of_frames=1)
+    ds.PixelData = pydicom.encaps.encapsulate([stream[: int(keep * len(stream))] + end])
+    refused(written(tmp_path, ds), "pixels cannot be decoded", "export it uncompressed")
 
 
 def test_what_dicom_is(tmp_path: Path) -> None:

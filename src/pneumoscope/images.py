@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from scipy.special import expit
 
+from pneumoscope import lossless
 from pneumoscope.errors import ImageError
 from pneumoscope.records import FloatArray
 
@@ -281,7 +282,7 @@ def _render(dataset: Any, width: int, height: int) -> Radiograph:
     """Decode and bring to 0..1 with air dark."""
     from pydicom.pixels.processing import apply_color_lut
 
-    stored = _stored(dataset)
+    stored = stored_pixels(dataset)
     notes: list[str] = []
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "PALETTE COLOR":
@@ -318,12 +319,13 @@ def age_in_years(text: str | None) -> float | None:
     return years if math.isfinite(years) else None
 
 
-def _stored(dataset: Any) -> NDArray[Any]:
+def stored_pixels(dataset: Any) -> NDArray[Any]:
+    """Return a DICOM object's pixels as they are stored, [H, W] or [H, W, 3]; to be asked within `dicom_errors`."""
     from pydicom.pixels.utils import pixel_array
 
-    # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG 2000.
+    # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG.
     encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
-    return pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else "")
+    return lossless.checked(dataset, pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else ""))
 
 
 def display_window(dataset: Any) -> tuple[float, float, str]:
@@ -336,7 +338,7 @@ def display_window(dataset: Any) -> tuple[float, float, str]:
 
     if (window := _first_window(dataset)) is not None:
         return window
-    low, high = np.percentile(apply_modality_lut(_stored(dataset), dataset), _PERCENTILES)
+    low, high = np.percentile(apply_modality_lut(stored_pixels(dataset), dataset), _PERCENTILES)
     return float(low + high) / 2, max(1.0, float(high - low)), "LINEAR"
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from pneumoscope import __version__
 from pneumoscope.bundle import load_bundle
 from pneumoscope.cli import main
+from pneumoscope.journal import Journal, default_key
 from pneumoscope.records import RESEARCH_ONLY
 
 EXPERIMENT = """
@@ -186,6 +187,19 @@ def test_the_operating_point_is_chosen_by_name(chests: Path, bundle: Path) -> No
     assert json.loads(done.out)["threshold"] == 0.2
     wrong = call("predict", *images(chests, 1), "--bundle", bundle, "--operating-point", "best")
     assert "use one of balanced, triage" in one_line(wrong, 2)
+
+
+def test_predict_keeps_a_journal(chests: Path, bundle: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.sqlite"
+    for _ in range(2):
+        done = call("predict", *images(chests, 3), "--bundle", bundle, "--journal", journal)
+        assert done.code == 0
+    entries = {entry.probability for entry in Journal(journal).entries()}
+    assert entries == {json.loads(line)["probability"] for line in done.out.splitlines()}
+    assert len(entries) == 3
+    assert default_key(journal).is_file()
+    archive = call("predict", "x.png", "--engine", "ray", "--jsonl", tmp_path / "x", "--journal", journal)
+    assert "leave --engine ray out" in one_line(archive, 2)
 
 
 # --- train ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pneumoscope.evaluation.ledger import Look
     from pneumoscope.explanation.similar import Gallery
     from pneumoscope.predict import Classifier
+    from pneumoscope.recording import Recorder
 
 Paths = Annotated[list[str], typer.Argument(help="Image files, folders or quoted globs.", show_default=False)]
 Point = Annotated[
@@ -45,6 +46,10 @@ def predict(
     paths: Paths,
     bundle: Bundle = None,
     jsonl: Annotated[Path | None, typer.Option("--jsonl", help="Write the lines to this file, not to stdout.")] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option("--journal", help="Also add each answer, once and without identity, to this file for monitoring."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Images per step.")] = 16,
     operating_point: Point = None,
     engine: Annotated[
@@ -73,6 +78,8 @@ def predict(
             raise ConfigError("an archive is scored into a file", remedy="give --jsonl FILE")
         if threads is not None:
             raise ConfigError("Ray's workers share the cores", remedy="give --workers in place of --threads")
+        if journal is not None:
+            raise ConfigError("Ray's workers write no journal", remedy="leave --engine ray out")
         from pneumoscope.archive import score_archive
         from pneumoscope.bundle import load_bundle
 
@@ -91,14 +98,27 @@ def predict(
             )
     else:
         classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
-        failed = write_lines(classifier, files, jsonl, batch_size)
+        failed = write_lines(classifier, files, jsonl, batch_size, _recorder(classifier, journal))
     if failed:
         say(f"{failed} of {len(files)} images could not be read; their lines say why")
         raise typer.Exit(3)
 
 
-def write_lines(classifier: Classifier, files: list[str], jsonl: Path | None, batch_size: int) -> int:
-    """Write one line per file to `jsonl`, or to standard output; return how many tell of an error."""
+def _recorder(classifier: Classifier, journal: Path | None) -> Recorder | None:
+    if journal is None:
+        return None
+    from pneumoscope.recording import Recorder
+
+    return Recorder(journal, classifier.bundle, classifier.operating_point)
+
+
+def write_lines(
+    classifier: Classifier, files: list[str], jsonl: Path | None, batch_size: int, recorder: Recorder | None = None
+) -> int:
+    """Write one line per file to `jsonl`, or to standard output; return how many tell of an error.
+
+    `recorder`: of the journal, where one is kept; it has an answer before the line is written.
+    """
     from pneumoscope.errors import storage_errors
     from pneumoscope.files import atomic_path
     from pneumoscope.predict import as_line
@@ -111,6 +131,8 @@ def write_lines(classifier: Classifier, files: list[str], jsonl: Path | None, ba
             for done, prediction in enumerate(classifier.predict(files, batch_size=batch_size), start=1):
                 failed += prediction.error is not None
                 update(done, len(files))
+                if recorder is not None:
+                    recorder.record(prediction)
                 yield as_line(prediction)
 
     if jsonl is None:

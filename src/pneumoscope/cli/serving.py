@@ -1,35 +1,41 @@
-"""`pneumoscope serve`."""
+"""`pneumoscope serve`, and who may use its page."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pneumoscope.cli.console import say
+from pneumoscope.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pneumoscope.serving.store import Store
+
+Config = Annotated[Path, typer.Option("--config", help="The gateway's TOML file.")]
+users = typer.Typer(no_args_is_help=True, help="Who may use the gateway's page.")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb of this module."""
+    """Add the verbs of this module."""
     app.command()(serve)
+    app.add_typer(users, name="users")
 
 
 def serve(
-    config: Annotated[Path, typer.Option("--config", help="The gateway's TOML file.")],
+    config: Config,
     check: Annotated[bool, typer.Option("--check", help="Look for what would stop it, and do not start.")] = False,
 ) -> None:
     """Work beside a PACS: receive radiographs, analyse them, send results. Needs the extra `serve`."""
-    from pneumoscope.errors import ConfigError
     from pneumoscope.records import RESEARCH_ONLY
 
-    try:
+    with _extra():
         from pneumoscope.serving.config import load_gateway
         from pneumoscope.serving.supervisor import serve as run
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the gateway needs {error.name}, which is not installed", remedy="pip install 'pneumoscope[serve]'"
-        ) from error
 
     found = load_gateway(config)
     say(RESEARCH_ONLY)
@@ -45,3 +51,69 @@ def serve(
         fatal |= item.fault is not None and item.fatal
     if fatal:
         raise typer.Exit(1)
+
+
+@users.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="Letters, digits, dots, dashes.")],
+    config: Config,
+    role: Annotated[str, typer.Option("--role", help="viewer, reader (gives feedback, uploads) or admin.")] = "reader",
+) -> None:
+    """Add a user of the page; the password is asked for, or read from standard input."""
+    with _extra():
+        from pneumoscope.serving.web.accounts import add_user
+    with _store(config) as store:
+        add_user(store, name, role, _password())
+    typer.echo(f"{name}: {role}")
+
+
+@users.command("list")
+def list_(config: Config) -> None:
+    """List the users of the page with their roles."""
+    with _extra():
+        from pneumoscope.serving.web.accounts import users as every
+    with _store(config) as store:
+        for user in every(store):
+            typer.echo(f"{user.name}: {user.role}" + (", disabled" if user.disabled else ""))
+
+
+@users.command("disable")
+def disable(name: Annotated[str, typer.Argument(help="Of the user.")], config: Config) -> None:
+    """Let a user sign in no more; what the user did stays in the audit trail."""
+    with _extra():
+        from pneumoscope.serving.web.accounts import disable_user
+    with _store(config) as store:
+        disable_user(store, name)
+    typer.echo(f"{name}: disabled")
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the gateway needs {error.name}, which is not installed", remedy="pip install 'pneumoscope[serve]'"
+        ) from error
+
+
+@contextmanager
+def _store(config: Path) -> Iterator[Store]:
+    from pneumoscope.errors import storage_errors
+    from pneumoscope.serving.config import load_gateway
+    from pneumoscope.serving.store import open_store
+
+    found = load_gateway(config)
+    with storage_errors(found.folder):
+        found.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = open_store(found.database, migrate=True)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _password() -> str:
+    if sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    return sys.stdin.readline().rstrip("\r\n")

@@ -36,6 +36,8 @@ def check(config: Gateway) -> Iterator[Finding]:
     yield _tried("bundle", lambda: _bundle(config))
     yield _tried("receive", lambda: _free(config.receive.bind, config.receive.port, "receive.port"))
     yield _tried("web", lambda: _free(config.web.bind, config.web.port, "web.port"))
+    if config.stow is not None:
+        yield _tried("stow", lambda: _senders(config))
     if config.receive.tls is not None:
         from pneumoscope.serving.receive import server_tls
 
@@ -70,6 +72,16 @@ def _bundle(config: Gateway) -> str:
     ages = ages_of(config.analyse, bundle.card)
     told = "no limit of age: neither analyse.age_years nor the bundle says one"
     return f"{bundle.label}, {point}, " + (told if ages is None else f"{ages[0]:g} to {ages[1]:g} years")
+
+
+def _senders(config: Gateway) -> str:
+    from pneumoscope.serving.stow import read_token
+
+    file = None if config.stow is None else config.stow.token_file
+    if file is None:
+        return "this machine alone may send"
+    read_token(file)
+    return "who shows the token may send"
 
 
 def _free(host: str, port: int, key: str) -> str:

@@ -173,10 +173,29 @@ class Database(Section):
 
 
 class Web(Section):
-    """Pages, health and metrics."""
+    """Pages, health and metrics.
+
+    `https`: browsers reach the pages through HTTPS only, by a proxy before them; cookies are then marked secure.
+    `session_minutes`: after that a user signs in again. `upload_mb`: the largest file that is taken.
+    """
 
     bind: str = "127.0.0.1"
     port: Port = 8042
+    https: bool = False
+    session_minutes: Annotated[int, Field(ge=1, le=1440)] = 600
+    upload_mb: Annotated[int, Field(ge=1, le=1024)] = 128
+
+
+class Stow(Section):
+    """Receiving over DICOMweb, at the address of the pages, where this section is there, be it empty.
+
+    `token_file`: who sends must show what it holds; without it only this machine may send. `request_mb` and `objects`:
+    the most of one request.
+    """
+
+    token_file: File | None = None
+    request_mb: Count = 1024
+    objects: Count = 500
 
 
 class Journal(Section):
@@ -207,6 +226,7 @@ class Gateway(Section):
     priority: Priority = Priority()
     store: Database = Database()
     web: Web = Web()
+    stow: Stow | None = None
     journal: Journal = Journal()
     logs: Logs = Logs()
 

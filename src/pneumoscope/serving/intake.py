@@ -18,9 +18,10 @@ from sqlalchemy.orm import Session
 
 from pneumoscope.errors import StorageError, storage_errors
 from pneumoscope.files import sync_folder
-from pneumoscope.serving import header as headers
+from pneumoscope.header import Header, read
 from pneumoscope.serving.config import Analyse
-from pneumoscope.serving.header import Header
+from pneumoscope.serving.content import digest as digest_of
+from pneumoscope.serving.content import same_pixels
 from pneumoscope.serving.rules import Ages, priority_of, why_not
 from pneumoscope.serving.store import Store, now
 from pneumoscope.serving.tables import DECLINED, QUARANTINED, WAITING, Image, Job, Object
@@ -69,7 +70,7 @@ class Intake:
             StorageError: the disk is full, or the database cannot write.
         """
         self.room()
-        header, digest = headers.read(arrival), headers.digest(arrival)
+        header, digest = read(arrival), digest_of(arrival)
         if header.own or self._sent_by_us(header):
             arrival.unlink()
             return Receipt(OWN_RESULT)
@@ -170,7 +171,7 @@ class Intake:
         """
         if earlier:
             first = earlier[0].file
-            same = first is not None and headers.same_pixels(self.folder / first, place)
+            same = first is not None and same_pixels(self.folder / first, place)
             what = "another header" if same else "other pixels"
             note = f"came before with {what} under the same SOP Instance UID"
             if same:

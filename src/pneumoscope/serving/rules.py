@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pneumoscope.header import Header
 from pneumoscope.serving.config import Analyse
-from pneumoscope.serving.header import Header
 from pneumoscope.serving.tables import HIGH, ROUTINE, URGENT
 
 Ages = tuple[float, float]

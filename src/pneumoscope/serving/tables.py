@@ -2,6 +2,7 @@
 
     images ─ jobs ─ results ─ objects ─ deliveries
     processes
+    users ─ sign-ins ─ events, feedback (of the page)
 
 An image has one job, also where it is not analysed: then the job says why. Identities (patient, accession number) are
 in `images` alone; nothing of them reaches a log.
@@ -212,3 +213,69 @@ class Beat(Base):
     pid: Mapped[int]
     at: Mapped[datetime]
     facts: Mapped[dict[str, Any]]
+
+
+class User(Base):
+    """Who may use the page. `role`: see `web.accounts`. `password`: Argon2id. A user is disabled, never erased."""
+
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(40), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    password: Mapped[str]
+    disabled: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
+class SignIn(Base):
+    """A user at a browser until `expires_at`. `token`: SHA-256 of the secret that the browser holds."""
+
+    __tablename__ = "sign_ins"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+    user: Mapped[User] = relationship()
+
+
+class Event(Base):
+    """Who did or saw what on the page, and when. Patients are named by the row of their image alone."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_seen", "sign_in_id", "action", "image_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    sign_in_id: Mapped[int | None] = mapped_column(ForeignKey("sign_ins.id"))
+    action: Mapped[str] = mapped_column(String(40))
+    image_id: Mapped[int | None] = mapped_column(ForeignKey("images.id"), index=True)
+    detail: Mapped[str | None]
+
+    user: Mapped[User | None] = relationship()
+
+
+class Feedback(Base):
+    """What a reader says of an answer. `key`: of the form that was sent, so that sent twice it is kept once.
+
+    `label`: what the reader thus found, None where not sure. `comment` may name a patient and stays here.
+    """
+
+    __tablename__ = "feedback"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(32), unique=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    verdict: Mapped[str] = mapped_column(String(16))
+    label: Mapped[str | None] = mapped_column(String(16))
+    comment: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+    user: Mapped[User] = relationship()
+    result: Mapped[Result] = relationship()

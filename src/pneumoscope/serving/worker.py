@@ -6,13 +6,13 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from pneumoscope.errors import ImageError, PneumoscopeError, StorageError
 from pneumoscope.files import plain
-from pneumoscope.journal import Entry, Journal, Pseudonyms, answer_key, default_key
+from pneumoscope.journal import Entry, Journal, Pseudonyms, answer_key, default_key, entry_of
+from pneumoscope.recording import known
 from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.analysis import Analysis, Task, open_analysis
 from pneumoscope.serving.child import Child, ChildLostError, Factory
@@ -25,10 +25,6 @@ from pneumoscope.serving.tables import DONE, Job, Object, Result
 _IDLE = 0.1  # seconds between looks at an empty queue
 _BEAT = 5.0  # seconds between two signs of life
 _GRACE = timedelta(seconds=30)  # of a lease, beyond the time that an analysis may take
-_COVARIATES = (
-    "view", "manufacturer", "model", "kvp", "exposure_uas", "age_years", "sex", "photometric", "bits", "modality",
-    "body_part", "rows", "columns",
-)  # fmt: skip
 
 
 class Worker:
@@ -149,34 +145,13 @@ class Worker:
             outbox.owe(session, row, wanting, moment)
 
     def _entry(self, held: Claim, analysis: Analysis) -> Entry:
-        said, facts, of = analysis.prediction, held.header, self.pseudonyms.of
-        device = [facts.get(name) for name in ("manufacturer", "model", "station", "device_serial")]
-        return Entry(
-            key=answer_key(analysis.card_sha256, held.digest, analysis.operating_point),
-            at=now(),
-            bundle=said.bundle,
-            bundle_sha256=analysis.card_sha256,
-            probability=said.probability,
-            calibrated=analysis.calibrated,
-            threshold=said.threshold,
-            label=said.label,
-            abstained=said.abstained,
-            reason=said.reason,
-            milliseconds=said.milliseconds,
-            study=of("study", held.study_uid),
-            patient=of("patient", held.issuer, held.patient_id) if held.patient_id else None,
-            device=of("device", *device),
-            site=of("site", self.config.journal.site or facts.get("institution")),
-            subtype=said.subtype,
-            quality=said.quality,
-            covariates=covariates(facts),
-            embedding=analysis.embedding,
+        card = {"sha256": analysis.card_sha256, "calibration": analysis.calibrated}
+        told = known(
+            held.header,
+            self.pseudonyms,
+            study_uid=held.study_uid,
+            patient=(held.issuer, held.patient_id),
+            site=self.config.journal.site,
         )
-
-
-def covariates(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return of a header's facts those that the journal keeps; over 90 years of age are 90."""
-    told = {name: facts.get(name) for name in _COVARIATES}
-    if (told["age_years"] or 0) > 90:
-        told["age_years"] = 90.0
-    return told
+        key = answer_key(analysis.card_sha256, held.digest, analysis.operating_point)
+        return entry_of(analysis.prediction, card, key, now(), embedding=analysis.embedding, **told)

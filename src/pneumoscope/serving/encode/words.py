@@ -53,10 +53,11 @@ def score(finding: Finding) -> str:
         return reason(finding)
     kind = "Probability of pneumonia" if calibrated(finding) else "Score for pneumonia (not a probability)"
     threshold = f"{100 * finding.prediction.threshold:.1f} %"
-    return f"{kind} {_rounded(percent(finding))}; flagged from {threshold}"
+    return f"{kind} {rounded(percent(finding))}; flagged from {threshold}"
 
 
-def _rounded(value: float) -> str:
+def rounded(value: float) -> str:
+    """Write a percentage such that none reads as certain: `under 1 %`, `87 %`, `over 99 %`."""
     if value < 1:
         return "under 1 %"
     return "over 99 %" if value > 99 else f"{value:.0f} %"

@@ -1,23 +1,36 @@
-"""The web application: health, readiness, metrics; pages join here."""
+"""The web application: pages for people; health, readiness, figures and STOW-RS for machines."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
 
 from pneumoscope import __version__
+from pneumoscope.errors import PneumoscopeError
+from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.logs import logger
 from pneumoscope.serving.metrics import render
 from pneumoscope.serving.processes import names
 from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.stow import create_router
 from pneumoscope.serving.tables import Beat
+from pneumoscope.serving.web import signin, study, technical, upload, worklist
+from pneumoscope.serving.web.guard import Guard, SignInNeededError, from_our_page, signed_in
+from pneumoscope.serving.web.site import Site, page
 
 _SILENT = timedelta(seconds=60)  # a process that said nothing for so long is not well
 _BEAT = 5.0
@@ -25,8 +38,28 @@ _BEAT = 5.0
 
 def create_app(config: Gateway, store: Store) -> FastAPI:
     """Return the application of a gateway."""
-    app = FastAPI(title="Pneumoscope", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Pneumoscope",
+        summary=RESEARCH_ONLY,
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,  # the description is a route of its own, and guarded like any other
+        dependencies=[Depends(signed_in), Depends(from_our_page)],
+    )
+    app.state.site = Site(config, store)
+    app.add_middleware(Guard, settings=config.web)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    _add_machines(app, config, store)
+    for part in (signin, worklist, study, technical, upload):
+        app.include_router(part.router())
+    if config.stow is not None:
+        app.include_router(create_router(config, app.state.site.intake))
+    _add_faults(app)
+    return app
 
+
+def _add_machines(app: FastAPI, config: Gateway, store: Store) -> None:
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         """Say that this process answers."""
@@ -43,14 +76,50 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
         """Return the figures of the service."""
         return Response(render(config, store), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return app
+    @app.get("/api/openapi.json", include_in_schema=False)
+    def openapi() -> dict[str, Any]:
+        """Return the description of all routes."""
+        return app.openapi()
+
+    @app.get("/", include_in_schema=False)
+    def home() -> RedirectResponse:
+        """Lead to the worklist."""
+        return RedirectResponse(signin.HOME, 303)
+
+
+def _add_faults(app: FastAPI) -> None:
+    """Say what went wrong as a page to browsers, as JSON to programs."""
+
+    @app.exception_handler(SignInNeededError)
+    def nobody(request: Request, error: SignInNeededError) -> Response:
+        return RedirectResponse(f"/signin?back={error.back}", 303)
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> Response:
+        return _fault(request, error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(PneumoscopeError)
+    def unable(request: Request, error: PneumoscopeError) -> Response:
+        logger("web").error("page failed", error=type(error).__name__)
+        return _fault(request, 500, error.what)
+
+    @app.exception_handler(RequestValidationError)
+    def odd(request: Request, error: RequestValidationError) -> Response:
+        wrong = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        return _fault(request, 422, f"the request does not fit: {wrong}")
+
+
+def _fault(request: Request, status: int, what: str, headers: Mapping[str, str] | None = None) -> Response:
+    if "text/html" in request.headers.get("accept", ""):
+        return page(request, "fault.html.j2", status, what=what, code=status)
+    return JSONResponse({"detail": what}, status, headers)
 
 
 def not_ready(config: Gateway, store: Store) -> list[str]:
     """Return who is not well: processes that did not speak for a minute, or the database."""
     try:
         with store.read() as session:
-            beats = dict(session.execute(select(Beat.name, Beat.at)).tuples().all())
+            beats = dict(session.execute(select(Beat.name, Beat.at)).all())
     except OperationalError:
         return ["database"]
     moment = now()
@@ -61,7 +130,12 @@ def not_ready(config: Gateway, store: Store) -> list[str]:
 def run(config: Gateway, store: Store, stop: threading.Event) -> None:
     """Serve until told to stop."""
     settings = uvicorn.Config(
-        create_app(config, store), host=config.web.bind, port=config.web.port, log_config=None, access_log=False
+        create_app(config, store),
+        host=config.web.bind,
+        port=config.web.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
     )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, daemon=True)  # beside the main thread it takes no signal handlers

@@ -1,21 +1,17 @@
-"""What the gateway reads of a DICOM header; an element that is missing or damaged is None, never an error."""
+"""What is kept of a DICOM header; an element that is missing or damaged is None, never an error."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from pynetdicom.dsutils import split_dataset
-
 from pneumoscope.errors import ImageError
 from pneumoscope.images import age_in_years, dicom_errors, read_header
 
 OWN = "Pneumoscope"  # manufacturer or model of the objects that the gateway makes
-_CHUNK = 1 << 20
 _LONGEST = 256  # characters kept of any text; a header may hold megabytes
 _IDENTITY = frozenset({"patient_id", "issuer", "patient_name", "birth_date", "accession"})
 _UIDS = frozenset({"sop_uid", "study_uid", "series_uid"})
@@ -126,38 +122,6 @@ def read(path: Path) -> Header:
         kvp=number("KVP"),
         exposure_uas=number("ExposureInuAs") or _thousandfold(number("Exposure")),
     )
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256, lower-case hex, of transfer syntax and data set: what the sender's software wrote around
-    them (PS3.10, 7.1) does not count.
-
-    Raises:
-        ImageError: the file is no DICOM.
-    """
-    with dicom_errors(path, "is not a readable DICOM file", "export it again"):
-        meta, offset = split_dataset(path)
-        summed = hashlib.sha256(str(meta.get("TransferSyntaxUID", "")).encode())
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            while chunk := stream.read(_CHUNK):
-                summed.update(chunk)
-    return summed.hexdigest()
-
-
-def same_pixels(one: Path, other: Path) -> bool:
-    """Say whether two DICOM files hold the same pixel bytes in the same transfer syntax."""
-    return _pixels(one) == _pixels(other)
-
-
-def _pixels(path: Path) -> tuple[str, bytes]:
-    import pydicom
-
-    with dicom_errors(path, "is not a readable DICOM file", "export it again"):
-        dataset = pydicom.dcmread(path)
-        element = dataset.get_item("PixelData")
-        value = element.value if element is not None else b""
-        return str(dataset.file_meta.get("TransferSyntaxUID", "")), hashlib.sha256(value or b"").digest()
 
 
 def _element(path: Path, dataset: Any, keyword: str) -> Any:

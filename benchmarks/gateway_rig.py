@@ -1,0 +1,162 @@
+"""A real Orthanc, the gateway in processes of its own, and senders: what the gateway's benchmarks share."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pydicom
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE
+from pynetdicom.association import Association
+from tests.serving.orthanc import Orthanc, free_ports, start_orthanc
+from tests.serving.radiographs import radiograph
+
+from pneumoscope.serving.config import Gateway, load_gateway
+
+CALLER = "XRAYROOM1"
+TOML = """
+folder = "work"
+[receive]
+port = {dicom}
+callers = ["{caller}"]
+[web]
+port = {web}
+[logs]
+file = "log.jsonl"
+[[destination]]
+name = "pacs"
+kind = "dicom"
+host = "127.0.0.1"
+port = {pacs}
+aet = "{title}"
+"""
+
+
+@dataclass
+class Rig:
+    """A gateway that sends to an Orthanc."""
+
+    file: Path
+    config: Gateway
+    orthanc: Orthanc
+    process: subprocess.Popen[bytes] | None = None
+    seen: dict[str, tuple[str, str, float]] = field(default_factory=dict)  # by instance: study, modality, when
+    since: int = 0
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "pneumoscope", "serve", "--config", str(self.file)]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def kill(self) -> None:
+        """As if the power failed: SIGKILL to every process of the gateway."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(90)
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.config.web.port}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def look(self) -> None:
+        """Note what Orthanc has got since the last look."""
+        changes = httpx.get(f"{self.orthanc.url}/changes", params={"since": self.since, "limit": 100}).json()
+        moment = time.perf_counter()
+        for change in changes["Changes"]:
+            if change["ChangeType"] == "NewInstance":
+                tags = httpx.get(f"{self.orthanc.url}/instances/{change['ID']}/simplified-tags").json()
+                self.seen[change["ID"]] = (tags["StudyInstanceUID"], tags["Modality"], moment)
+        self.since = changes["Last"]
+
+    def results(self, study: str) -> list[str]:
+        return sorted(modality for found, modality, _ in self.seen.values() if found == study)
+
+    def complete(self, sources: list[pydicom.Dataset]) -> bool:
+        self.look()
+        return all(self.results(source.StudyInstanceUID) == ["OT", "SR"] for source in sources)
+
+    def connect(self) -> Association:
+        application = AE(ae_title=CALLER)
+        application.maximum_pdu_size = 0
+        application.add_requested_context(DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian)
+        return application.associate("127.0.0.1", self.config.receive.port, ae_title=self.config.receive.aet)
+
+    def send(self, *sources: pydicom.Dataset) -> list[float | None]:
+        """Send over one association; seconds from the request to the acknowledgment of each, None without one."""
+        association = self.connect()
+        if not association.is_established:
+            return [None] * len(sources)
+        taken: list[float | None] = []
+        for source in sources:
+            started = time.perf_counter()
+            try:
+                status = association.send_c_store(source).get("Status")
+            except RuntimeError:  # the gateway went away in between
+                status = None
+            taken.append(time.perf_counter() - started if status == 0 else None)
+        if association.is_established:
+            association.release()
+        return taken
+
+
+@contextmanager
+def rig(folder: Path) -> Iterator[Rig]:
+    """Start Orthanc, and prepare a gateway with the shipped bundle that sends to it; killed at the end."""
+    (folder / "orthanc").mkdir()
+    with start_orthanc(folder / "orthanc") as orthanc:
+        dicom, web = free_ports(2)
+        file = folder / "gateway.toml"
+        file.write_text(
+            TOML.format(dicom=dicom, web=web, caller=CALLER, pacs=orthanc.port, title=orthanc.title), encoding="utf-8"
+        )
+        made = Rig(file, load_gateway(file), orthanc)
+        try:
+            yield made
+        finally:
+            if made.process is not None and made.process.poll() is None:
+                made.kill()
+
+
+def chests(count: int, side: int) -> list[pydicom.Dataset]:
+    """Radiographs of 16 bits a pixel, each a study of its own; the computed pixels are the same in all."""
+    made = []
+    for _ in range(count):
+        uid = generate_uid()
+        source = radiograph(side, SOPInstanceUID=uid, StudyInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
+        source.file_meta.MediaStorageSOPInstanceUID = uid
+        made.append(source)
+    return made
+
+
+def until(what: Callable[[], bool], seconds: float, pause: float = 0.02) -> float:
+    """Return how long it took until it was so; raises `TimeoutError` after `seconds`."""
+    started = time.perf_counter()
+    while not what():
+        if time.perf_counter() - started > seconds:
+            raise TimeoutError(f"it was not so within {seconds:g} seconds")
+        time.sleep(pause)
+    return time.perf_counter() - started
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on that the program does not choose."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()}

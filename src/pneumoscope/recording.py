@@ -1,0 +1,83 @@
+"""Answers into the journal, whoever asked for them: what is kept of a header, under which pseudonyms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.bundle import Bundle
+from pneumoscope.errors import ImageError
+from pneumoscope.header import read
+from pneumoscope.images import in_archive, is_dicom
+from pneumoscope.journal import Journal, Pseudonyms, answer_key, content_sha256, default_key, entry_of
+from pneumoscope.records import Prediction
+
+_COVARIATES = (
+    "view", "manufacturer", "model", "kvp", "exposure_uas", "age_years", "sex", "photometric", "bits", "modality",
+    "body_part", "rows", "columns",
+)  # fmt: skip
+_DEVICE = ("manufacturer", "model", "station", "device_serial")
+
+
+def known(
+    facts: Mapping[str, Any],
+    pseudonyms: Pseudonyms,
+    *,
+    study_uid: str | None,
+    patient: tuple[str | None, str | None],
+    site: str | None = None,
+) -> dict[str, Any]:
+    """Return what an entry tells besides the answer: pseudonyms, and a header's facts without identity.
+
+    Args:
+        facts: of `Header.facts`.
+        patient: issuer and ID; nobody is told apart without an ID.
+        site: instead of the header's institution.
+    """
+    of = pseudonyms.of
+    return {
+        "study": of("study", study_uid),
+        "patient": of("patient", *patient) if patient[1] else None,
+        "device": of("device", *(facts.get(name) for name in _DEVICE)),
+        "site": of("site", site or facts.get("institution")),
+        "covariates": {name: facts.get(name) for name in _COVARIATES},
+    }
+
+
+class Recorder:
+    """Writes the answers of one bundle about image files into a journal; an answer that is there stays as it is."""
+
+    def __init__(self, journal: Path, bundle: Bundle, operating_point: str) -> None:
+        """Open or begin a journal; the secret of its pseudonyms lies beside it.
+
+        Raises:
+            DataError: the file is no journal, or the secret is too short.
+            StorageError: it cannot be written.
+        """
+        self.journal = Journal(journal)
+        self.pseudonyms = Pseudonyms.load(default_key(journal))
+        self.card, self.operating_point = bundle.card, operating_point
+
+    def record(self, prediction: Prediction) -> bool:
+        """Write an answer, on the disk when this returns; False where it is there already.
+
+        The same content is the same answer, wherever it lies; what has no content to be read, by its name.
+        """
+        name = str(Path(prediction.path).absolute())
+        content = content_sha256(prediction.path) or str(self.pseudonyms.of("path", name))
+        key = answer_key(str(self.card["sha256"]), content, self.operating_point)
+        told = self._header(prediction.path)
+        return self.journal.append(entry_of(prediction, self.card, key, datetime.now(UTC), **told))
+
+    def _header(self, path: str) -> dict[str, Any]:
+        if in_archive(path) or not is_dicom(Path(path)):
+            return {}
+        try:
+            header = read(Path(path))
+        except ImageError:  # the answer says so, or a header without its UIDs, which tells nobody apart
+            return {}
+        return known(
+            header.facts(), self.pseudonyms, study_uid=header.study_uid, patient=(header.issuer, header.patient_id)
+        )

@@ -1,0 +1,109 @@
+"""What a page may say of an image: the answer in the words of every other result, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from pneumoscope.bundle import Bundle
+from pneumoscope.records import PNEUMONIA, Prediction
+from pneumoscope.report.html import figure, percent
+from pneumoscope.serving.encode import words
+from pneumoscope.serving.finding import Finding
+from pneumoscope.serving.tables import DECLINED, QUARANTINED, RUNNING, Job, Result
+from pneumoscope.serving.web.accounts import ADMIN, Person
+
+FLAGGED, CLEAR, NOT_ANALYSED, PENDING, HIDDEN = "flagged", "not-flagged", "not-analysed", "pending", "hidden"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`kind`: one of the constants above; only `FLAGGED` and `CLEAR` have a score. All texts are for people."""
+
+    kind: str
+    headline: str
+    detail: str
+    caution: str | None = None
+    score: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        """True where the network answered and the user may see it."""
+        return self.kind in (FLAGGED, CLEAR)
+
+
+def answer_of(job: Job, who: Person, bundle: Bundle) -> Answer:
+    """Return what a user may see of a job's answer.
+
+    In shadow mode only an administrator sees answers: a reader who knew them would no longer read as without.
+    """
+    if job.state in (DECLINED, QUARANTINED):
+        return Answer(NOT_ANALYSED, "Not analysed", job.reason or "not analysed", _nothing())
+    if job.result is None:
+        told = "The network is at it." if job.state == RUNNING else "It waits for the network."
+        return Answer(PENDING, "No answer yet", told)
+    if hidden(job.result, who):
+        return Answer(HIDDEN, "Answer kept back", "The gateway runs in shadow: answers are recorded and not shown.")
+    finding = _finding(job.result, bundle)
+    if not words.analysed(finding):
+        return Answer(NOT_ANALYSED, "Not analysed", words.score(finding), words.caution(finding))
+    kind = FLAGGED if words.flagged(finding) else CLEAR
+    score = words.rounded(words.percent(finding))
+    return Answer(kind, words.headline(finding), words.score(finding), words.caution(finding), score)
+
+
+def hidden(result: Result, who: Person) -> bool:
+    """Say whether an answer is kept from a user."""
+    return result.shadow and not who.may(ADMIN)
+
+
+def calibration(result: Result, bundle: Bundle) -> list[tuple[str, str]]:
+    """Return what to know of the score, as names and values; little where another bundle answered than runs now."""
+    rows = [("Answered by", result.bundle), ("Flagged from", percent(result.threshold))]
+    if bundle.sha256 != result.bundle_sha256:
+        return [*rows, ("Calibration", "not known here: another bundle answered than runs now")]
+    card = bundle.card
+    fitted = card.get("calibration") or {}
+    rows.append(("Calibration", f"{fitted.get('method', 'none')}, {fitted.get('n', 'an unknown number of')} images"))
+    point = next((p for p in card["operating_points"].values() if abs(p["threshold"] - result.threshold) < 1e-9), None)
+    if point is not None:
+        rows.append(("Sensitivity on validation images", figure(point.get("sensitivity"))))
+        rows.append(("Specificity on validation images", figure(point.get("specificity"))))
+    population = card.get("population", {})
+    if told := population.get("description"):
+        rows.append(("Learned from", str(told)))
+    return rows
+
+
+def limits(result: Result, bundle: Bundle) -> tuple[str, ...]:
+    """Return the limits that the bundle states, none where another bundle answered."""
+    return tuple(map(str, bundle.card.get("limits", ()))) if bundle.sha256 == result.bundle_sha256 else ()
+
+
+def _nothing() -> str:
+    return "This says nothing about pneumonia: read the radiograph as if no software had been there."
+
+
+def _finding(result: Result, bundle: Bundle) -> Finding:
+    card: Mapping[str, Any] = bundle.card if bundle.sha256 == result.bundle_sha256 else {}
+    said = Prediction(
+        path="",
+        probability=result.probability,
+        label=result.label,
+        threshold=result.threshold,
+        abstained=result.abstained,
+        reason=result.reason,
+        bundle=result.bundle,
+    )
+    return Finding(
+        source=Dataset(),
+        prediction=said,
+        image=None,
+        heatmap=None,
+        bundle=card,
+        explained_by=result.explained_by,
+        urgent=result.label == PNEUMONIA,
+    )

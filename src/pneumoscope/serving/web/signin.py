@@ -1,0 +1,82 @@
+"""Signing in and out."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from pneumoscope.serving.web import audit
+from pneumoscope.serving.web.accounts import LONGEST, VIEWER, Person, form_secret, sign_in, sign_out
+from pneumoscope.serving.web.guard import COOKIE, Limiter, needs
+from pneumoscope.serving.web.site import Here, Site, page
+
+HOME = "/worklist"
+FAILURES, WITHIN = 5, 300.0  # of one name or one address, within so many seconds; then nobody gets in
+
+
+def router() -> APIRouter:
+    """Return the routes of this page; failed attempts are counted for as long as they live."""
+    routes, failures = APIRouter(), Limiter(FAILURES, WITHIN)
+
+    @routes.get("/signin", response_class=HTMLResponse)
+    def form(request: Request, site: Here, back: str = HOME) -> Response:
+        """Show the form."""
+        if request.state.person is not None:
+            return RedirectResponse(_inside(back), 303)
+        return _form(request, site, back, None)
+
+    @routes.post("/signin", response_class=HTMLResponse)
+    def enter(
+        request: Request,
+        site: Here,
+        name: Annotated[str, Form(max_length=40)],
+        password: Annotated[str, Form(max_length=LONGEST)],
+        back: Annotated[str, Form(max_length=200)] = HOME,
+    ) -> Response:
+        """Open a sign-in; a new secret, so that one that was known before is worth nothing."""
+        keys = (f"name {name.lower()}", f"address {request.client.host if request.client else ''}")
+        if any(failures.full(key) for key in keys):
+            return _form(request, site, back, "Too many attempts: wait five minutes.", 429)
+        who = sign_in(site.store, name, password, site.config.web.session_minutes)
+        if who is None:
+            for key in keys:
+                failures.count(key)
+            audit.note(site.store, None, audit.REFUSED)
+            return _form(request, site, back, "Name and password do not fit.", 401)
+        audit.note(site.store, who, audit.SIGNED_IN)
+        answer = RedirectResponse(_inside(back), 303)
+        _give(answer, site, who.token)
+        return answer
+
+    @routes.post("/signout")
+    def leave(site: Here, who: Annotated[Person, Depends(needs(VIEWER))]) -> Response:
+        """End the sign-in."""
+        sign_out(site.store, who)
+        audit.note(site.store, who, audit.SIGNED_OUT)
+        answer = RedirectResponse("/signin", 303)
+        answer.delete_cookie(COOKIE)
+        return answer
+
+    return routes
+
+
+def _form(request: Request, site: Site, back: str, fault: str | None, status: int = 200) -> HTMLResponse:
+    """Show the form, bound to this browser by a secret that is nobody's yet."""
+    token = request.cookies.get(COOKIE) or secrets.token_urlsafe(32)
+    values = {"back": _inside(back), "fault": fault, "form_secret": form_secret(token)}
+    answer = page(request, "signin.html.j2", status, **values)
+    _give(answer, site, token)
+    return answer
+
+
+def _give(answer: Response, site: Site, token: str) -> None:
+    answer.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=site.config.web.https)
+
+
+def _inside(back: str) -> str:
+    """Return a place on this site: nobody is led elsewhere by a link to the form."""
+    inside = back.startswith("/") and not back.startswith("//") and "\\" not in back and back.isprintable()
+    return back if inside else HOME

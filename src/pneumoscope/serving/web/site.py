@@ -1,0 +1,121 @@
+"""What the pages of one gateway share: its configuration, tables, journal, bundle and templates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pneumoscope import __version__
+from pneumoscope.bundle import Bundle, load_bundle
+from pneumoscope.journal import Journal, Pseudonyms, default_key
+from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.intake import Intake
+from pneumoscope.serving.processes import open_intake
+from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.web.accounts import ADMIN, READER, form_secret
+from pneumoscope.serving.web.guard import COOKIE, FIELD
+
+
+@dataclass(frozen=True)
+class Site:
+    """One gateway as its pages see it; what is costly is opened when it is first asked for."""
+
+    config: Gateway
+    store: Store
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The bundle that answers now; raises `BundleError` where it is damaged."""
+        return load_bundle(self.config.bundle.path)
+
+    @cached_property
+    def intake(self) -> Intake:
+        """The one way in."""
+        return open_intake(self.config, self.store)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The record that monitoring reads."""
+        return Journal(self.config.journal_file)
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms:
+        """Under which names the journal knows studies."""
+        return Pseudonyms.load(self.config.journal.key or default_key(self.config.journal_file))
+
+    @cached_property
+    def templates(self) -> Environment:
+        """Every value is escaped, and a missing one is an error."""
+        loader = PackageLoader("pneumoscope.serving.web")
+        found = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        found.filters |= {"ago": ago, "clock": clock, "day": day, "person_name": person_name}
+        return found
+
+
+def site_of(request: Request) -> Site:
+    """Return the site that a request is about."""
+    found: Site = request.app.state.site
+    return found
+
+
+Here = Annotated[Site, Depends(site_of)]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]  # of a row
+
+
+def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """Return a page from a template; it knows who asks and what its forms must carry."""
+    token = request.cookies.get(COOKIE, "")
+    known = {
+        "person": getattr(request.state, "person", None),
+        "path": request.url.path,
+        "form_field": FIELD,
+        "form_secret": form_secret(token),
+        "notice": RESEARCH_ONLY,
+        "version": __version__,
+        "reader": READER,
+        "admin": ADMIN,
+        "now": now(),
+    }
+    text = site_of(request).templates.get_template(template).render(known | values)
+    return HTMLResponse(text, status)
+
+
+def ago(moment: datetime | None, until: datetime) -> str:
+    """Write how long ago, in the largest fitting unit: `40 s`, `12 min`, `3 h`, `2 d`."""
+    if moment is None:
+        return "never"
+    seconds = max(timedelta(0), until - moment).total_seconds()
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (unit == "min" and seconds >= size):
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def clock(moment: datetime | None) -> str:
+    """Write a time in UTC, `not yet` where there is none."""
+    return "not yet" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def day(date: str | None) -> str:
+    """Write a DICOM date (PS3.5, 6.2) as `2026-03-04`; what is none stays as it is."""
+    if date is None:
+        return "not told"
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date
+
+
+def person_name(name: str | None) -> str:
+    """Write a DICOM name (PS3.5, 6.2.1) for people: `Doe, Jane`; the first representation that is told."""
+    if not name:
+        return "no name"
+    first = next((part for part in name.split("=") if part.strip("^ ")), "")
+    parts = [part.strip() for part in first.split("^")]
+    return ", ".join(part for part in (parts[0], " ".join(filter(None, parts[1:3]))) if part) or "no name"

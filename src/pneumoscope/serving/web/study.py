@@ -1,0 +1,220 @@
+"""One radiograph with its answer: the viewer, what to know of the score, and what the reader says of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import PIL.Image
+from fastapi import APIRouter, Depends, Form, HTTPException, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+
+from pneumoscope.errors import ImageError
+from pneumoscope.explanation.overlay import layer
+from pneumoscope.journal import Label
+from pneumoscope.records import NORMAL, PNEUMONIA
+from pneumoscope.serving.store import now
+from pneumoscope.serving.tables import Feedback, Image, Job, Result
+from pneumoscope.serving.web import audit
+from pneumoscope.serving.web.accounts import READER, VIEWER, Person
+from pneumoscope.serving.web.answers import answer_of, calibration, hidden, limits
+from pneumoscope.serving.web.guard import needs
+from pneumoscope.serving.web.pixels import rendition
+from pneumoscope.serving.web.site import Here, Number, Site, page
+
+AGREE, DISAGREE, UNSURE = "agree", "disagree", "unsure"
+VERDICTS = {AGREE: "Agree", DISAGREE: "Disagree", UNSURE: "Not sure"}
+SOURCE = "page"  # of the journal's labels
+_OTHER = {NORMAL: PNEUMONIA, PNEUMONIA: NORMAL}
+
+Viewer = Annotated[Person, Depends(needs(VIEWER))]
+Reader = Annotated[Person, Depends(needs(READER))]
+
+
+class Study(BaseModel):
+    """An image and its answer, without identity."""
+
+    image_id: int
+    state: str
+    kind: str
+    headline: str
+    detail: str
+    score: str | None
+    header: dict[str, Any]
+
+
+def router() -> APIRouter:
+    """Return the routes of this page."""
+    routes = APIRouter()
+
+    @routes.get("/study/{image_id}", response_class=HTMLResponse)
+    def study(request: Request, site: Here, who: Viewer, image_id: Number) -> HTMLResponse:
+        """Show a radiograph with its answer."""
+        audit.note(site.store, who, audit.VIEWED, image_id if _exists(site, image_id) else None)
+        return page(request, "study.html.j2", **_content(site, who, image_id))
+
+    @routes.get("/study/{image_id}/pixels")
+    def pixels(site: Here, who: Viewer, image_id: Number) -> Response:
+        """Return the stored pixels, uint16 little-endian, row by row; size and first window in `X-Rendition`."""
+        with site.store.read() as session:
+            file = _image(session, image_id).file
+        if file is None:
+            raise HTTPException(410, "the file of this image was erased")
+        audit.note(site.store, who, audit.PIXELS, image_id)
+        try:
+            found = rendition(site.config.images / file)
+        except ImageError as error:
+            raise HTTPException(422, f"this image cannot be shown: {error.what}") from error
+        height, width = found.values.shape
+        told = {"columns": width, "rows": height}
+        told |= {name: getattr(found, name) for name in ("center", "width", "first", "last")}
+        body = np.ascontiguousarray(found.values, "<u2").tobytes()
+        return Response(body, media_type="application/octet-stream", headers={"X-Rendition": json.dumps(told)})
+
+    @routes.get("/study/{image_id}/overlay.png")
+    def overlay(site: Here, who: Viewer, image_id: Number) -> Response:
+        """Return the heat map as a layer over the whole image."""
+        with site.store.read() as session:
+            result = _image(session, image_id).job.result
+            if result is None or result.map_png is None or hidden(result, who):
+                raise HTTPException(404, "there is no map of this image")
+            stored = result.map_png
+        audit.note(site.store, who, audit.OVERLAY, image_id)
+        with PIL.Image.open(io.BytesIO(stored), formats=("PNG",)) as grey:
+            heat = np.asarray(grey.convert("L"), np.float32) / np.float32(255)
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(layer(heat), "RGBA").save(buffer, "PNG")
+        return Response(buffer.getvalue(), media_type="image/png")
+
+    @routes.post("/study/{image_id}/feedback")
+    def feedback(
+        site: Here,
+        who: Reader,
+        image_id: Number,
+        verdict: Annotated[Literal["agree", "disagree", "unsure"], Form()],
+        key: Annotated[str, Form(pattern=r"^[0-9a-f]{32}$")],
+        comment: Annotated[str, Form(max_length=2000)] = "",
+    ) -> Response:
+        """Keep what the reader says of the answer, and tell the journal what the study then is."""
+        keep_feedback(site, who, image_id, verdict, key, comment.strip() or None)
+        return RedirectResponse(f"/study/{image_id}#feedback", 303)
+
+    @routes.get("/api/studies/{image_id}", tags=["api"])
+    def told(site: Here, who: Viewer, image_id: Number) -> Study:
+        """Return an image's state and answer, without identity."""
+        with site.store.read() as session:
+            image = _image(session, image_id)
+            answer = answer_of(image.job, who, site.bundle)
+            known: dict[str, Any] = {name: getattr(answer, name) for name in ("kind", "headline", "detail", "score")}
+            found = Study(image_id=image.id, state=image.job.state, header=image.header, **known)
+        audit.note(site.store, who, audit.VIEWED, image_id)
+        return found
+
+    return routes
+
+
+def keep_feedback(site: Site, who: Person, image_id: int, verdict: str, key: str, comment: str | None) -> bool:
+    """Keep feedback in the tables, and its label in the journal; False where this form was sent before.
+
+    The comment stays out of the journal: it may name a patient. The journal first, under the form's key: whoever
+    crashes between the two and sends the form again is written once in both.
+    """
+    with site.store.write() as session:
+        image = _image(session, image_id)
+        result = image.job.result
+        if result is None or result.label is None or hidden(result, who):
+            raise HTTPException(409, "there is no answer that could be agreed with")
+        if session.scalar(select(Feedback.id).where(Feedback.key == key)) is not None:
+            return False
+        label = None if verdict == UNSURE else result.label if verdict == AGREE else _OTHER[result.label]
+        moment, study = now(), site.pseudonyms.of("study", image.study_uid)
+        if label is not None and study is not None:
+            site.journal.append_label(Label(f"page-{key}", moment, study, label, SOURCE, verdict))
+        session.add(
+            Feedback(
+                key=key,
+                result_id=result.id,
+                user_id=who.user_id,
+                verdict=verdict,
+                label=label,
+                comment=comment,
+                created_at=moment,
+            )
+        )
+        audit.add(session, who, audit.FEEDBACK, image_id, verdict)
+        return True
+
+
+def _content(site: Site, who: Person, image_id: int) -> dict[str, Any]:
+    with site.store.read() as session:
+        image = _image(session, image_id)
+        result = image.job.result
+        answer = answer_of(image.job, who, site.bundle)
+        shown = result is not None and not hidden(result, who)
+        others = select(Image.id, Image.received_at).where(
+            Image.study_uid == image.study_uid, Image.patient_id == image.patient_id, Image.id != image.id
+        )
+        return {
+            "image": _facts(image),
+            "answer": answer,
+            "can_show": image.file is not None,
+            "has_map": shown and result is not None and result.map_png is not None,
+            "explained_by": result.explained_by if shown and result is not None else None,
+            "calibration": calibration(result, site.bundle) if answer.scored and result is not None else [],
+            "limits": limits(result, site.bundle) if answer.scored and result is not None else (),
+            "feedback": _feedback(session, result) if shown else [],
+            "verdicts": VERDICTS,
+            "key": secrets.token_hex(16),
+            "others": session.execute(others.order_by(Image.id)).all(),
+        }
+
+
+def _feedback(session: Session, result: Result | None) -> list[dict[str, Any]]:
+    if result is None:
+        return []
+    query = select(Feedback).where(Feedback.result_id == result.id).options(joinedload(Feedback.user))
+    return [
+        {"by": item.user.name, "verdict": VERDICTS[item.verdict], "comment": item.comment, "at": item.created_at}
+        for item in session.scalars(query.order_by(Feedback.id))
+    ]
+
+
+def _facts(image: Image) -> dict[str, Any]:
+    known = image.header.get
+    age = known("age_years")
+    return {
+        "id": image.id,
+        "name": image.patient_name,
+        "patient_id": image.patient_id,
+        "birth_date": image.birth_date,
+        "accession": image.accession,
+        "age": None if age is None else f"{age:g} years",
+        "sex": known("sex"),
+        "view": known("view"),
+        "description": known("description"),
+        "study_date": known("study_date"),
+        "device": " ".join(filter(None, (known("manufacturer"), known("model")))) or None,
+        "size": f"{known('columns')} × {known('rows')}",
+        "received_at": image.received_at,
+        "source": image.source,
+        "notes": image.notes,
+    }
+
+
+def _image(session: Session, image_id: int) -> Image:
+    query = select(Image).where(Image.id == image_id).options(joinedload(Image.job).joinedload(Job.result))
+    found = session.scalar(query)
+    if found is None:
+        raise HTTPException(404, "there is no such image")
+    return found
+
+
+def _exists(site: Site, image_id: int) -> bool:
+    with site.store.read() as session:
+        return session.scalar(select(Image.id).where(Image.id == image_id)) is not None

@@ -1,0 +1,184 @@
+"""What who keeps the gateway running looks at: queue, debts, processes, times, disk, versions, and the audit trail."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, joinedload
+
+from pneumoscope import __version__
+from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving.processes import names
+from pneumoscope.serving.store import now, revision
+from pneumoscope.serving.tables import (
+    DEAD,
+    DELIVERY_STATES,
+    DONE,
+    JOB_STATES,
+    QUARANTINED,
+    SENT,
+    Beat,
+    Delivery,
+    Image,
+    Job,
+    Result,
+)
+from pneumoscope.serving.web import audit
+from pneumoscope.serving.web.accounts import ADMIN, Person
+from pneumoscope.serving.web.guard import needs
+from pneumoscope.serving.web.site import Here, Number, Site, page
+
+_LATEST = 500  # answers that times are told of
+_MOST = 100  # rows of each list
+_EVENTS = 300
+
+Admin = Annotated[Person, Depends(needs(ADMIN))]
+
+
+def router() -> APIRouter:
+    """Return the routes of this page."""
+    routes = APIRouter()
+
+    @routes.get("/technical", response_class=HTMLResponse)
+    def technical(request: Request, site: Here, who: Admin) -> HTMLResponse:
+        """Show how the gateway is."""
+        return page(request, "technical.html.j2", **content(site))
+
+    @routes.get("/technical/rows", response_class=HTMLResponse)
+    def rows(request: Request, site: Here, who: Admin) -> HTMLResponse:
+        """Return the same without its frame, which an open page asks for again and again."""
+        return page(request, "technical_rows.html.j2", **content(site))
+
+    @routes.post("/technical/deliveries/{delivery_id}/replay")
+    def replay(site: Here, who: Admin, delivery_id: Number) -> Response:
+        """Owe again what was given up."""
+        if not outbox.replay(site.store, delivery_id):
+            raise HTTPException(409, "this delivery is not given up, or its bytes were erased")
+        audit.note(site.store, who, audit.REPLAYED, detail=f"delivery {delivery_id}")
+        return RedirectResponse("/technical", 303)
+
+    @routes.post("/technical/jobs/{job_id}/again")
+    def again(site: Here, who: Admin, job_id: Number) -> Response:
+        """Send an image that could not be analysed back to the queue."""
+        if not jobs.try_again(site.store, job_id):
+            raise HTTPException(409, "this image is not quarantined")
+        audit.note(site.store, who, audit.AGAIN, detail=f"job {job_id}")
+        return RedirectResponse("/technical", 303)
+
+    @routes.get("/audit", response_class=HTMLResponse)
+    def trail(request: Request, site: Here, who: Admin) -> HTMLResponse:
+        """Show who saw or did what, the newest first."""
+        audit.note(site.store, who, audit.READ_AUDIT)
+        return page(request, "audit.html.j2", events=audit.latest(site.store, _EVENTS), most=_EVENTS)
+
+    return routes
+
+
+def content(site: Site) -> dict[str, Any]:
+    """Return what the page shows."""
+    moment = now()
+    disk = shutil.disk_usage(site.config.folder)
+    with site.store.read() as session:
+        states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
+        return {
+            "jobs": [(state, states.get(state, 0)) for state in JOB_STATES],
+            "waiting_since": jobs.waiting_since(session),
+            "destinations": _destinations(site, session),
+            "dead": _dead(session),
+            "quarantined": _quarantined(session),
+            "processes": _processes(site, session),
+            "stages": _stages(session),
+            "disk": {
+                "free": f"{disk.free / 2**30:.1f} GiB",
+                "share": f"{100 * disk.free / disk.total:.0f} %",
+                "images": f"{(session.scalar(select(func.sum(Image.size))) or 0) / 2**20:,.0f} MiB",
+                "low": disk.free < 2 * (site.config.receive.free_mb << 20),
+                "limit": f"{site.config.receive.free_mb:,} MiB",
+            },
+            "versions": _versions(site),
+            "shadow": site.config.shadow,
+            "moment": moment,
+        }
+
+
+def _destinations(site: Site, session: Session) -> list[dict[str, Any]]:
+    query = select(Delivery.destination, Delivery.state, func.count())
+    rows = session.execute(query.group_by(Delivery.destination, Delivery.state)).all()
+    counts = {(name, state): count for name, state, count in rows}
+    known = {item.name: item for item in site.config.destination}
+    every = list(dict.fromkeys([*known, *(name for name, _ in counts)]))
+    return [
+        {
+            "name": name,
+            "kind": known[name].kind if name in known else "no longer configured",
+            "counts": [counts.get((name, state), 0) for state in DELIVERY_STATES],
+            "owed_since": outbox.owed_since(session, name),
+        }
+        for name in every
+    ]
+
+
+def _dead(session: Session) -> list[dict[str, Any]]:
+    query = select(Delivery).where(Delivery.state == DEAD).options(joinedload(Delivery.object))
+    return [
+        {"id": row.id, "to": row.destination, "kind": row.object.kind, "at": row.created_at, "why": row.reason}
+        for row in session.scalars(query.order_by(Delivery.id.desc()).limit(_MOST))
+    ]
+
+
+def _quarantined(session: Session) -> list[dict[str, Any]]:
+    query = select(Job).where(Job.state == QUARANTINED).order_by(Job.id.desc()).limit(_MOST)
+    return [
+        {"id": job.id, "image_id": job.image_id, "at": job.ended_at, "why": job.reason, "attempts": job.attempts}
+        for job in session.scalars(query)
+    ]
+
+
+def _processes(site: Site, session: Session) -> list[dict[str, Any]]:
+    beats = {beat.name: (beat.at, beat.pid) for beat in session.scalars(select(Beat))}
+    every = dict.fromkeys([*names(site.config), *sorted(beats)])
+    return [{"name": name, "at": beats.get(name, (None, None))[0], "pid": beats.get(name, (None, None))[1]}
+            for name in every]  # fmt: skip
+
+
+def _stages(session: Session) -> list[dict[str, Any]]:
+    """Return how long each stage took, over the latest answers: median and 95th percentile in seconds."""
+    answered = select(Image.received_at, Job.ended_at, Result.milliseconds).join(Image.job).join(Job.result)
+    rows = session.execute(
+        answered.where(Job.state == DONE).order_by(Result.id.desc()).limit(_LATEST)
+    ).all()  # fmt: skip
+    sent = select(Delivery.created_at, Delivery.sent_at).where(Delivery.state == SENT)
+    left = session.execute(sent.order_by(Delivery.sent_at.desc()).limit(_LATEST)).all()
+    return [
+        _times("from receipt to answer", [_between(start, end) for start, end, _ in rows if end is not None]),
+        _times("of these, reading and network", [float(spent) / 1000 for *_, spent in rows]),
+        _times("from answer to delivery", [_between(start, end) for start, end in left if end is not None]),
+    ]
+
+
+def _between(start: datetime, end: datetime) -> float:
+    return (end - start).total_seconds()
+
+
+def _times(name: str, seconds: Sequence[float]) -> dict[str, Any]:
+    middle, late = (None, None) if not seconds else map(float, np.percentile(seconds, (50, 95)))
+    return {"name": name, "n": len(seconds), "median": middle, "p95": late}
+
+
+def _versions(site: Site) -> list[tuple[str, str]]:
+    found, _ = revision(site.store)
+    return [
+        ("Pneumoscope", __version__),
+        ("Bundle", site.bundle.label),
+        ("Tables", f"{site.store.engine.dialect.name}, version {found}"),
+        ("Python", platform.python_version()),
+        ("System", platform.system()),
+    ]

@@ -1,0 +1,100 @@
+"""A DICOM file brought by hand; it goes the way of every image."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from pneumoscope.errors import ImageError, StorageError, storage_errors
+from pneumoscope.serving.intake import OWN_RESULT, Receipt
+from pneumoscope.serving.web import audit
+from pneumoscope.serving.web.accounts import READER, Person
+from pneumoscope.serving.web.guard import UPLOAD, needs
+from pneumoscope.serving.web.site import Here, Site, page
+
+Reader = Annotated[Person, Depends(needs(READER))]
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "form_secret"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "form_secret": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def router() -> APIRouter:
+    """Return the routes of this page."""
+    routes = APIRouter()
+
+    @routes.get(UPLOAD, response_class=HTMLResponse)
+    def form(request: Request, site: Here, who: Reader) -> HTMLResponse:
+        """Show the form."""
+        return _form(request, site, None)
+
+    # The form is read by the guard, after it knows who asks: nobody else fills the disk.
+    @routes.post(UPLOAD, response_class=HTMLResponse, openapi_extra=_BODY)
+    async def take(request: Request, site: Here, who: Reader) -> Response:
+        """Take a file, and show what became of it."""
+        given = (await request.form()).get("file")
+        if not isinstance(given, UploadFile):
+            raise HTTPException(422, "the form holds no file")
+        try:
+            receipt = await run_in_threadpool(bring, site, who, given)
+        except ImageError as error:
+            return _form(request, site, f"The file was not taken: it {_clause(error.what)}.", 422)
+        except StorageError as error:
+            return _form(request, site, f"The file was not taken: {error.what}.", 507)
+        if receipt.outcome == OWN_RESULT or receipt.image_id is None:
+            return _form(request, site, "The file was not taken: it is a result of this software.", 422)
+        return RedirectResponse(f"/study/{receipt.image_id}", 303)
+
+    return routes
+
+
+def bring(site: Site, who: Person, given: UploadFile) -> Receipt:
+    """Copy what was sent beside what comes in over the network, and take it; its name is not used.
+
+    Raises:
+        ImageError: it is no DICOM object.
+        StorageError: the disk is full.
+    """
+    with storage_errors(site.config.folder):
+        for folder in (site.config.incoming, site.config.images):
+            folder.mkdir(parents=True, exist_ok=True)
+        site.intake.room()
+        with tempfile.NamedTemporaryFile(dir=site.config.incoming, prefix="page-", delete=False) as target:
+            arrival = Path(target.name)
+            shutil.copyfileobj(given.file, target)
+    try:
+        receipt = site.intake.take(arrival, f"page:{who.name}")
+    finally:
+        arrival.unlink(missing_ok=True)
+    audit.note(site.store, who, audit.UPLOADED, receipt.image_id, receipt.outcome)
+    return receipt
+
+
+def _form(request: Request, site: Site, fault: str | None, status: int = 200) -> HTMLResponse:
+    names = [item.name for item in site.config.deliveries]
+    return page(request, "upload.html.j2", status, fault=fault, destinations=names, most=site.config.web.upload_mb)
+
+
+def _clause(what: str) -> str:
+    """Return a fault as a clause after `it`; some of them are sentences about the object."""
+    return what if what.startswith(("is ", "holds ", "has ")) else f"cannot be read ({what})"

@@ -1,0 +1,162 @@
+"""The worklist: what is to be read, the most urgent first, and among equals who waits longest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select
+from sqlalchemy.orm import joinedload
+
+from pneumoscope.records import PNEUMONIA
+from pneumoscope.serving.store import now
+from pneumoscope.serving.tables import (
+    DECLINED,
+    DONE,
+    HIGH,
+    QUARANTINED,
+    RUNNING,
+    URGENT,
+    WAITING,
+    Feedback,
+    Image,
+    Job,
+    Result,
+)
+from pneumoscope.serving.web import audit
+from pneumoscope.serving.web.accounts import ADMIN, VIEWER, Person
+from pneumoscope.serving.web.answers import Answer, answer_of
+from pneumoscope.serving.web.guard import needs
+from pneumoscope.serving.web.site import Here, Site, page
+
+MOST = 200  # rows on one page
+Show = Literal["all", "flagged", "not-flagged", "pending", "not-analysed"]
+Read = Literal["any", "unread", "read"]
+Hours = Literal["24", "72", "168", "0"]
+SHOWS = {"all": "All", "flagged": "Flagged", "not-flagged": "Not flagged", "pending": "No answer yet",
+         "not-analysed": "Not analysed"}  # fmt: skip
+READS = {"any": "Read or not", "unread": "Without feedback", "read": "With feedback"}
+SPANS = {"24": "Last 24 hours", "72": "Last 3 days", "168": "Last 7 days", "0": "All time"}
+_PRIORITIES = {URGENT: "STAT", HIGH: "High"}
+
+
+class Filters(BaseModel, extra="forbid"):
+    """What the list is to hold. Nothing that names a patient: these stand in addresses."""
+
+    show: Show = "all"
+    read: Read = "any"
+    hours: Hours = "24"
+
+
+class Line(BaseModel):
+    """One image of the list."""
+
+    image_id: int
+    kind: str
+    headline: str
+    detail: str
+    score: str | None
+    priority: str
+    received_at: datetime
+    read: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of the list with what identifies it."""
+
+    image: Image
+    answer: Answer
+    priority: str
+    read: bool
+
+
+Filtered = Annotated[Filters, Query()]
+Viewer = Annotated[Person, Depends(needs(VIEWER))]
+
+
+def router() -> APIRouter:
+    """Return the routes of this page."""
+    routes = APIRouter()
+
+    @routes.get("/worklist", response_class=HTMLResponse)
+    def worklist(request: Request, site: Here, who: Viewer, filters: Filtered) -> HTMLResponse:
+        """Show the list with its filters."""
+        names: dict[str, Any] = {"shows": SHOWS, "reads": READS, "spans": SPANS, "filters": filters}
+        return page(request, "worklist.html.j2", **names, **_content(site, who, filters))
+
+    @routes.get("/worklist/rows", response_class=HTMLResponse)
+    def rows(request: Request, site: Here, who: Viewer, filters: Filtered) -> HTMLResponse:
+        """Return the list alone, which an open page asks for again and again."""
+        return page(request, "rows.html.j2", **_content(site, who, filters))
+
+    @routes.get("/api/worklist", tags=["api"])
+    def listing(site: Here, who: Viewer, filters: Filtered) -> list[Line]:
+        """Return the list without identities, in its order."""
+        found, _ = lines(site, who, filters)
+        return [
+            Line(
+                image_id=row.image.id,
+                kind=row.answer.kind,
+                headline=row.answer.headline,
+                detail=row.answer.detail,
+                score=row.answer.score,
+                priority=row.priority,
+                received_at=row.image.received_at,
+                read=row.read,
+            )
+            for row in found
+        ]
+
+    return routes
+
+
+def lines(site: Site, who: Person, filters: Filters) -> tuple[list[Row], int]:
+    """Return the first rows in order, and how many there are in all."""
+    read = exists().where(Feedback.result_id == Result.id)
+    visible = Result.id.is_not(None) if who.may(ADMIN) else Result.shadow.is_(False)
+    query = select(Image).join(Image.job).outerjoin(Job.result).where(*_wanted(filters, read, visible))
+    found: list[Row] = []
+    with site.store.read() as session:
+        total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
+        ordered: Select[Any] = query.add_columns(read).order_by(*_order(read, visible)).limit(MOST)
+        loaded = ordered.options(joinedload(Image.job).joinedload(Job.result).defer(Result.map_png))
+        for image, seen in session.execute(loaded):
+            answer = answer_of(image.job, who, site.bundle)
+            found.append(Row(image, answer, _PRIORITIES.get(image.job.priority, "Routine"), bool(seen)))
+        session.expunge_all()
+    return found, total
+
+
+def _content(site: Site, who: Person, filters: Filters) -> dict[str, Any]:
+    found, total = lines(site, who, filters)
+    audit.listed(site.store, who, [row.image.id for row in found])
+    return {"rows": found, "total": total}
+
+
+def _wanted(filters: Filters, read: ColumnElement[bool], visible: ColumnElement[bool]) -> list[ColumnElement[bool]]:
+    not_analysed = or_(Job.state.in_((DECLINED, QUARANTINED)), (Result.abstained & visible))
+    scored = Result.label.is_not(None) & visible
+    conditions: dict[str, ColumnElement[bool]] = {
+        "flagged": scored & (Result.label == PNEUMONIA),
+        "not-flagged": scored & (Result.label != PNEUMONIA),
+        "pending": Job.state.in_((WAITING, RUNNING)) | (Job.state.in_((DONE,)) & ~visible),
+        "not-analysed": not_analysed,
+    }
+    wanted = [conditions[filters.show]] if filters.show in conditions else []
+    if filters.read != "any":
+        wanted.append(read if filters.read == "read" else ~read)
+    if filters.hours != "0":
+        wanted.append(Image.received_at >= now() - timedelta(hours=int(filters.hours)))
+    return wanted
+
+
+def _order(read: ColumnElement[bool], visible: ColumnElement[bool]) -> tuple[ColumnElement[Any], ...]:
+    """Unread first; then what the order or the network calls urgent; then who waits longest."""
+    raised = case((Result.urgent.is_(True) & visible, URGENT), else_=Job.priority)
+    urgency = case((Job.priority > raised, Job.priority), else_=raised)
+    return (case((read, 1), else_=0), urgency.desc(), Image.received_at.asc(), Image.id.asc())
