@@ -299,7 +299,7 @@ def _render(dataset: Any, width: int, height: int) -> Radiograph:
 
 
 def stored_pixels(dataset: Any) -> NDArray[Any]:
-    """Return the pixels of a DICOM object as they are stored, [H, W] or [H, W, 3]; to be asked within `dicom_errors`."""
+    """Return the pixels of a DICOM object as stored, [H, W] or [H, W, 3]; to be asked within `dicom_errors`."""
     from pydicom.pixels.utils import pixel_array
 
     # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG.
