@@ -2,11 +2,11 @@
 
     python -m benchmarks.gateway_crash [--moments 20] [--seed 0] [--result benchmarks/results/gateway_crash.json]
 
-Four senders send radiographs without pause, and send again what was not acknowledged, as modalities do. Meanwhile the
-receiver, the worker or the sender, drawn at random, gets SIGKILL at random moments; the supervisor starts it again. At
-the end every acknowledged image must have one report and one picture in a real Orthanc, one job that is done, one line
-in the journal, and every delivery sent. Lost: acknowledged, and something of that is missing. Doubled: there more than
-once. SQLite; the shipped bundle.
+Four senders send radiographs, and send again what was not acknowledged, as modalities do. Meanwhile the receiver, the
+worker or the sender, drawn at random, gets SIGKILL at random moments; the supervisor starts it again. At the end every
+acknowledged image must have one report and one picture in a real Orthanc, one job that is done, one line in the
+journal, and every delivery sent. Lost: acknowledged, and something of that is missing. Doubled: there more than once.
+SQLite; the shipped bundle.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from pneumoscope.serving.tables import DONE, SENT, Beat, Delivery, Image, Job
 VICTIMS = ("receive", "worker-1", "send")
 SENDERS = 4
 SIDE = 256
+BEHIND = 20  # jobs
 PATIENCE = 300.0
 
 
@@ -49,7 +50,7 @@ def main() -> None:
         until(running.ready, PATIENCE)
         store = open_store(running.config.database)
         stop, acknowledged = threading.Event(), [[] for _ in range(SENDERS)]  # type: ignore[var-annotated]
-        senders = [threading.Thread(target=modality, args=(running, stop, some)) for some in acknowledged]
+        senders = [threading.Thread(target=modality, args=(running, store, stop, some)) for some in acknowledged]
         for sender in senders:
             sender.start()
         killed = kill_at_random(store, arguments.moments, np.random.default_rng(arguments.seed))
@@ -67,14 +68,15 @@ def main() -> None:
     print(f"killed {dict(killed)}; {counted}")
 
 
-def modality(running: Rig, stop: threading.Event, acknowledged: list[str]) -> None:
-    """Send one image after another, each until it is acknowledged."""
-    while not stop.is_set():
+def modality(running: Rig, store: Store, stop: threading.Event, acknowledged: list[str]) -> None:
+    """Send one image after another, each until it is acknowledged; wait while the worker is far behind."""
+    while not stop.wait(0.5):
+        if unfinished(store) > BEHIND:
+            continue
         (source,) = chests(1, SIDE)
         while running.send(source) == [None]:
             time.sleep(0.2)
         acknowledged.append(str(source.StudyInstanceUID))
-        stop.wait(0.5)  # together a little more than a worker answers
 
 
 def kill_at_random(store: Store, moments: int, chance: np.random.Generator) -> Counter[str]:
@@ -99,12 +101,17 @@ def kill_at_random(store: Store, moments: int, chance: np.random.Generator) -> C
     return killed
 
 
+def unfinished(store: Store) -> int:
+    """Return how many images are not analysed yet."""
+    with store.read() as session:
+        return session.scalar(select(func.count()).select_from(Job).where(Job.state != DONE)) or 0
+
+
 def drained(store: Store) -> bool:
     """Say whether nothing is to be analysed or sent any more."""
     with store.read() as session:
-        jobs = session.scalar(select(func.count()).select_from(Job).where(Job.state != DONE))
         owed = session.scalar(select(func.count()).select_from(Delivery).where(Delivery.state != SENT))
-    return jobs == 0 and owed == 0
+    return unfinished(store) == 0 and owed == 0
 
 
 def count(running: Rig, store: Store, studies: list[str]) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Receive(Section):
     """The DICOM listener. `callers`: the titles that may send; at least one.
 
     `seconds`: how long a peer may be silent. `free_mb`: with less space left on the disk images are refused (0xA700).
-    `port` 0 takes a free one.
+    `port` 0 takes a free one. `commitment`: answer requests for storage commitment; a sender may erase what is
+    committed, and the gateway is no archive.
     """
 
     aet: AETitle = "PNEUMOSCOPE"
@@ -81,6 +82,7 @@ class Receive(Section):
     associations: Count = 20
     seconds: Seconds = 60.0
     free_mb: Annotated[int, Field(ge=0)] = 500
+    commitment: bool = False
     tls: Tls | None = None
 
 

@@ -1,4 +1,4 @@
-"""The DICOM listener: C-ECHO and C-STORE. It acknowledges what cannot be lost any more."""
+"""The DICOM listener: C-ECHO, C-STORE and storage commitment. It acknowledges what cannot be lost any more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.errors import ConfigError, ImageError, StorageError
 from pneumoscope.files import out_folder
-from pneumoscope.serving.association import VERIFICATION
+from pneumoscope.serving import commitment
+from pneumoscope.serving.association import COMMITMENT, VERIFICATION
 from pneumoscope.serving.config import Gateway, Receive, Tls
 from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
@@ -99,7 +100,11 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             (settings.bind, settings.port),
             block=False,
             ssl_context=None if settings.tls is None else server_tls(settings.tls),
-            evt_handlers=[(evt.EVT_C_STORE, on_store), (evt.EVT_C_ECHO, lambda event: SUCCESS)],
+            evt_handlers=[
+                (evt.EVT_C_STORE, on_store),
+                (evt.EVT_C_ECHO, lambda event: SUCCESS),
+                (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake.store)),
+            ],
         )
     except OSError as error:
         raise ConfigError(
@@ -120,6 +125,8 @@ def _application(settings: Receive) -> AE:
     application.acse_timeout = settings.seconds
     application.dimse_timeout = settings.seconds
     application.add_supported_context(VERIFICATION)
+    if settings.commitment:
+        application.add_supported_context(COMMITMENT)
     for uid in accepted_classes():
         application.add_supported_context(uid, AllTransferSyntaxes)
     return application

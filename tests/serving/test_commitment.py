@@ -1,0 +1,91 @@
+"""A sender asks whether it may erase what it sent."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
+from pynetdicom import AE, evt
+from tests.serving.test_gateway import CALLER, chest, gateway, push, receiving
+
+from pneumoscope.serving.association import COMMITMENT
+from pneumoscope.serving.commitment import INSTANCE, INVALID_ARGUMENT, NO_SUCH_ACTION
+from pneumoscope.serving.receive import Receiver
+
+RECEIVE = {"port": 0, "callers": (CALLER,), "free_mb": 0, "commitment": True}
+
+
+def ask(receiver: Receiver, question: Dataset, kind: int = 1) -> tuple[int, Any]:
+    """Return the status of the answer, and the report with its type where one follows."""
+    reports: queue.Queue[tuple[int, Dataset]] = queue.Queue()
+
+    def on_report(event: Any) -> tuple[int, None]:
+        reports.put((event.event_type, event.event_information))
+        return 0, None
+
+    application = AE(ae_title=CALLER)
+    application.add_requested_context(COMMITMENT)
+    association = application.associate(
+        "127.0.0.1",
+        receiver.port,
+        ae_title="PNEUMOSCOPE",
+        evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)],
+    )
+    assert association.is_established
+    status, _ = association.send_n_action(question, kind, COMMITMENT, INSTANCE)
+    told = reports.get(timeout=30) if status.Status == 0 else None
+    association.release()
+    return status.Status, told
+
+
+def question(*uids: str) -> Dataset:
+    asked = Dataset()
+    asked.TransactionUID = generate_uid()
+    asked.ReferencedSOPSequence = []
+    for uid in uids:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = DigitalXRayImageStorageForPresentation, uid
+        asked.ReferencedSOPSequence.append(item)
+    return asked
+
+
+def uids(told: pydicom.Dataset, name: str) -> list[str]:
+    return [item.ReferencedSOPInstanceUID for item in told.get(name, [])]
+
+
+def test_what_is_safe_is_committed_and_the_rest_is_not(tmp_path: Path) -> None:
+    sources, absent = [chest(), chest()], generate_uid()
+    with receiving(gateway(tmp_path, receive=RECEIVE)) as (receiver, _):
+        assert push(receiver, *sources) == [0, 0]
+        asked = question(*(source.SOPInstanceUID for source in sources))
+        status, (kind, told) = ask(receiver, asked)
+        assert (status, kind, told.TransactionUID) == (0, 1, asked.TransactionUID)
+        assert uids(told, "ReferencedSOPSequence") == [source.SOPInstanceUID for source in sources]
+        assert "FailedSOPSequence" not in told
+        status, (kind, told) = ask(receiver, question(sources[0].SOPInstanceUID, absent))
+        assert (status, kind) == (0, 2)
+        assert uids(told, "ReferencedSOPSequence") == [sources[0].SOPInstanceUID]
+        assert uids(told, "FailedSOPSequence") == [absent]
+        assert told.FailedSOPSequence[0].FailureReason == 0x0112
+
+
+@pytest.mark.parametrize(("kind", "status"), [(2, NO_SUCH_ACTION), (1, INVALID_ARGUMENT)])
+def test_what_is_no_question_is_refused(tmp_path: Path, kind: int, status: int) -> None:
+    nothing = Dataset()
+    nothing.TransactionUID = generate_uid()
+    with receiving(gateway(tmp_path, receive=RECEIVE)) as (receiver, _):
+        assert ask(receiver, nothing, kind)[0] == status
+
+
+def test_by_default_nothing_is_committed(tmp_path: Path) -> None:
+    with receiving(gateway(tmp_path)) as (receiver, _):
+        application = AE(ae_title=CALLER)
+        application.add_requested_context(COMMITMENT)
+        association = application.associate("127.0.0.1", receiver.port, ae_title="PNEUMOSCOPE")
+        assert not association.is_established
+        assert [context.abstract_syntax for context in association.rejected_contexts] == [COMMITMENT]
