@@ -389,6 +389,7 @@ def test_a_score_comes_with_what_it_is_worth(place: Place) -> None:
     assert "Sensitivity on validation images" in text
     assert "95" in text
     assert "Adults are outside its population" in text
+    assert "<details open>" in text
 
 
 def test_another_bundles_answer_is_not_dressed_in_this_ones_figures(place: Place) -> None:
@@ -483,7 +484,7 @@ def test_an_image_that_cannot_be_decoded_says_so(place: Place) -> None:
     image_id = bring(place, chest(PixelData=b"\0" * 100))
     answered = place.as_("viewer").get(f"/study/{image_id}/pixels", headers={"accept": "application/json"})
     assert answered.status_code == 422
-    assert "cannot be shown" in answered.json()["detail"]
+    assert "pixels cannot be decoded" in answered.json()["detail"]
 
 
 # --- what is done -----------------------------------------------------------------------------------------
@@ -619,6 +620,17 @@ def test_every_look_at_a_patient_is_written_down(place: Place) -> None:
     assert "viewed" in text
     assert "Doe" not in text
     assert "4711" not in text
+
+
+def test_programs_are_told_no_names_also_where_a_description_holds_one(place: Place) -> None:
+    image_id = bring(place, chest(StudyDescription="Chest PA for Jane Doe"))
+    browser = place.as_("viewer")
+    assert "Jane Doe" in browser.get(f"/study/{image_id}").text
+    for path in ("/api/worklist", f"/api/studies/{image_id}"):
+        answered = browser.get(path)
+        assert answered.status_code == 200
+        assert "Doe" not in answered.text
+        assert "4711" not in answered.text
 
 
 def test_the_interface_is_described(place: Place) -> None:

@@ -31,6 +31,8 @@ from pneumoscope.serving.web.site import Here, Number, Site, page
 AGREE, DISAGREE, UNSURE = "agree", "disagree", "unsure"
 VERDICTS = {AGREE: "Agree", DISAGREE: "Disagree", UNSURE: "Not sure"}
 SOURCE = "page"  # of the journal's labels
+# What programs are told of a header; descriptions are free text, in which some hospitals write names.
+_TOLD = ("modality", "view", "body_part", "age_years", "sex", "rows", "columns", "bits", "photometric")
 _OTHER = {NORMAL: PNEUMONIA, PNEUMONIA: NORMAL}
 
 Viewer = Annotated[Person, Depends(needs(VIEWER))]
@@ -70,7 +72,7 @@ def router() -> APIRouter:
         try:
             found = rendition(site.config.images / file)
         except ImageError as error:
-            raise HTTPException(422, f"this image cannot be shown: {error.what}") from error
+            raise HTTPException(422, error.what) from error
         height, width = found.values.shape
         told = {"columns": width, "rows": height}
         told |= {name: getattr(found, name) for name in ("center", "width", "first", "last")}
@@ -112,7 +114,12 @@ def router() -> APIRouter:
             image = _image(session, image_id)
             answer = answer_of(image.job, who, site.bundle)
             known: dict[str, Any] = {name: getattr(answer, name) for name in ("kind", "headline", "detail", "score")}
-            found = Study(image_id=image.id, state=image.job.state, header=image.header, **known)
+            found = Study(
+                image_id=image.id,
+                state=image.job.state,
+                header={name: image.header.get(name) for name in _TOLD},
+                **known,
+            )
         audit.note(site.store, who, audit.VIEWED, image_id)
         return found
 
