@@ -1,8 +1,9 @@
 """Runs the code blocks of README.md and of the pages below docs/ as tests.
 
 Each page gets a folder of its own and is run from top to bottom. How-to guides and the README begin with what
-`docs/howto/index.md` makes: images and a trained bundle. A `toml` block must be a valid experiment, and is saved
-under the name in its first line. A block after `<!-- skip: next "reason" -->` is shown and not run.
+`docs/howto/index.md` makes: images and a trained bundle. A `toml` block must be a valid experiment, or the file of a
+gateway where it is called `gateway.toml`, and is saved under the name in its first line. A block after
+`<!-- skip: next "reason" -->` is shown and not run.
 """
 
 from __future__ import annotations
@@ -64,14 +65,19 @@ def run_command(arguments: list[str]) -> None:
 
 
 def read_toml(example: Example) -> None:
-    """Save an experiment under the name in its first line, and load it."""
-    from pneumoscope.config import load_experiment
-
+    """Save a block under the name in its first line, and load it: an experiment, or the file of a gateway."""
     name = re.match(r"# (\S+\.toml)\n", str(example.parsed))
     file = Path(name[1] if name else "block.toml")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(str(example.parsed), encoding="utf-8")
-    load_experiment(file)
+    if file.name == "gateway.toml":
+        from pneumoscope.serving.config import load_gateway
+
+        load_gateway(file)
+    else:
+        from pneumoscope.config import load_experiment
+
+        load_experiment(file)
 
 
 def _sybil(fixture: str) -> Sybil:
