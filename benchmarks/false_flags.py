@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,11 +29,12 @@ RESULT = Path(__file__).parent / "results" / "false_flags.json"
 NAMES = (SITE, "sex", AGE)
 
 
-def clean(seed: int, patients: int, prevalence: float = 0.5) -> Study:
-    """Draw a study of three sites; p is the true chance at a prevalence of one half, `prevalence` is that of site C."""
+def clean(seed: int, patients: int, prevalence: Mapping[str, float] | None = None) -> Study:
+    """Draw a study of three sites; p is the true chance at a prevalence of one half, which sites may depart from."""
     rng = np.random.default_rng(seed)
     sites = rng.choice(["A", "B", "C"], patients)
-    ill = rng.random(patients) < np.where(sites == "C", prevalence, 0.5)
+    share = np.array([(prevalence or {}).get(site, 0.5) for site in sites])
+    ill = rng.random(patients) < share
     who = np.repeat(np.arange(patients), 2)
     y = ill[who]
     x = rng.normal(size=patients)[who] * np.sqrt(0.5) + rng.normal(size=who.size) * np.sqrt(0.5) + 2.2 * (y - 0.5)
@@ -55,7 +56,7 @@ def degraded(seed: int, patients: int) -> Study:
 
 def shifted(seed: int, patients: int) -> Study:
     """Draw a study in which 85 % of site C's patients are ill."""
-    return clean(seed, patients, 0.85)
+    return clean(seed, patients, {"C": 0.85})
 
 
 def marked(seed: int, patients: int) -> Study:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.false_flags import clean, degraded, marked, shifted
 from scipy import special, stats
 
 from pneumoscope.validation.flags import flags
@@ -17,24 +18,6 @@ from pneumoscope.validation.subgroups import LEAST, subgroups
 from pneumoscope.validation.transfer import left_out_sites, transfer, youden
 
 NAMES = (SITE, "sex")
-
-
-def simulated(seed: int, patients: int = 900, prevalence: dict[str, float] | None = None) -> Study:
-    """Draw a study of three sites, two images per patient; p is the true chance at a prevalence of one half."""
-    rng = np.random.default_rng(seed)
-    sites = rng.choice(["A", "B", "C"], patients)
-    share = np.array([(prevalence or {}).get(site, 0.5) for site in sites])
-    ill = rng.random(patients) < share
-    who = np.repeat(np.arange(patients), 2)
-    y = ill[who]
-    x = rng.normal(size=patients)[who] * np.sqrt(0.5) + rng.normal(size=who.size) * np.sqrt(0.5) + 2.2 * (y - 0.5)
-    columns = {
-        SITE: sites[who],
-        "sex": rng.choice(["F", "M"], patients)[who],
-        AGE: rng.choice(["18 to 39", "40 to 64"], patients)[who],
-    }
-    ids = np.char.add("p", who.astype(str))
-    return Study(y, special.expit(2.2 * x), ids, 0.5, columns, dict(columns))
 
 
 def found_in(study: Study, seed: int = 0, resamples: int = 150) -> list[dict[str, str]]:
@@ -53,10 +36,7 @@ def changed(study: Study, p: np.ndarray, raw: dict[str, np.ndarray] | None = Non
 
 @pytest.mark.parametrize("seed", range(2))
 def test_one_group_s_degraded_images_are_found_and_named(seed: int) -> None:
-    study = simulated(seed)
-    noise = np.random.default_rng(seed).normal(size=study.n) * 4
-    worse = special.expit(special.logit(study.p) * 0.4 + noise)
-    found = found_in(changed(study, np.where(study.columns["sex"] == "F", worse, study.p)))
+    found = found_in(degraded(seed, 900))
     assert "sex = F" in {flag["where"] for flag in found if flag["kind"] == "gap"}
     assert all("sex" in flag["where"] for flag in found if flag["kind"] == "gap"), "nobody else is accused"
     assert not [flag for flag in found if flag["kind"] == "prevalence"]
@@ -64,7 +44,7 @@ def test_one_group_s_degraded_images_are_found_and_named(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_one_site_s_other_prevalence_is_found_named_and_matched_away(seed: int) -> None:
-    study = simulated(seed, prevalence={"C": 0.85})
+    study = shifted(seed, 900)
     found = found_in(study)
     assert "site = C" in {flag["where"] for flag in found if flag["kind"] == "prevalence"}
     gaps = subgroups(study, (SITE,), seed=0, resamples=300)["gaps"]
@@ -78,10 +58,7 @@ def test_one_site_s_other_prevalence_is_found_named_and_matched_away(seed: int) 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_marker_in_one_class_of_one_site_is_found_and_named(seed: int) -> None:
-    study = simulated(seed, patients=1500)
-    marked = (study.columns[SITE] == "B") & study.y
-    reads_it = np.where(marked, special.expit(special.logit(study.p) + 5), study.p)
-    found = found_in(changed(study, reads_it, {**study.raw, "marker": np.where(marked, "R", "none")}))
+    found = found_in(marked(seed, 1500))
     named = {(flag["kind"], flag["where"]) for flag in found}
     assert ("gap", "site = B") in named, "the network does better where the marker is"
     assert ("metadata tells the label", "marker at site B") in named
@@ -90,7 +67,7 @@ def test_a_marker_in_one_class_of_one_site_is_found_and_named(seed: int) -> None
 
 def test_clean_data_are_left_alone() -> None:
     runs = 40
-    raised = sum(bool(found_in(simulated(1000 + seed, patients=400), seed, resamples=100)) for seed in range(runs))
+    raised = sum(bool(found_in(clean(1000 + seed, 400), seed, resamples=100)) for seed in range(runs))
     assert raised <= stats.binom.ppf(0.999, runs, 0.05)
     assert raised <= 4
 
@@ -101,7 +78,7 @@ def test_many_images_without_an_answer_are_flagged(unanswered: int, flagged: boo
         "flow": {
             "left_out": [{"step": "could not be read", "images": 500}, {"step": UNANSWERED, "images": unanswered}]
         },
-        "headline": figures(simulated(3, patients=500), seed=0, resamples=50),
+        "headline": figures(clean(3, 500), seed=0, resamples=50),
         "subgroups": {"gaps": []},
         "metadata": {"within": [], "alone": [], "by_site": []},
     }
@@ -113,7 +90,7 @@ def test_many_images_without_an_answer_are_flagged(unanswered: int, flagged: boo
 
 
 def test_small_cells_are_suppressed_with_the_reason() -> None:
-    study = simulated(0, patients=150)
+    study = clean(0, 150)
     found = subgroups(study, (SITE, "sex", AGE), seed=0, resamples=50)
     assert found["suppressed"]
     for cell in found["suppressed"]:
@@ -127,7 +104,7 @@ def test_small_cells_are_suppressed_with_the_reason() -> None:
 
 
 def test_gaps_are_the_differences_of_the_cells() -> None:
-    study = simulated(2)
+    study = clean(2, 900)
     found = subgroups(study, ("sex",), seed=0, resamples=100)
     inside = study.columns["sex"] == "F"
     called = study.p >= 0.5
@@ -145,7 +122,7 @@ def test_gaps_are_the_differences_of_the_cells() -> None:
 
 
 def test_the_within_stratum_auroc_counts_pairs_of_one_stratum() -> None:
-    study = simulated(3, prevalence={"C": 0.9, "A": 0.2})
+    study = clean(3, 900, {"C": 0.9, "A": 0.2})
     blurred = 0.5 * special.logit(study.p) + np.random.default_rng(0).normal(size=study.n) * 2
     cued = special.expit(blurred + 2 * (study.columns[SITE] == "C") - 2 * (study.columns[SITE] == "A"))
     found = next(o for o in metadata(changed(study, cued), seed=0, resamples=100)["within"] if o["column"] == SITE)
@@ -161,7 +138,7 @@ def test_the_within_stratum_auroc_counts_pairs_of_one_stratum() -> None:
 
 
 def test_recalibration_mends_what_was_broken_and_is_cross_fitted() -> None:
-    study = simulated(4)
+    study = clean(4, 900)
     broken = changed(study, special.expit(3 * special.logit(study.p) + 2))
     found = {m["name"]: m for m in recalibration(broken, 0.5, seed=0, resamples=200)["methods"]}
     for name in ("Platt", "isotonic"):
@@ -174,7 +151,7 @@ def test_recalibration_mends_what_was_broken_and_is_cross_fitted() -> None:
 
 
 def test_prior_shift_needs_no_labels_and_finds_the_share() -> None:
-    study = simulated(5, prevalence={"A": 0.2, "B": 0.2, "C": 0.2})
+    study = clean(5, 900, {"A": 0.2, "B": 0.2, "C": 0.2})
     found = recalibration(study, 0.5, seed=0, resamples=200)
     assert found["estimated_prevalence"] == pytest.approx(study.y.mean(), abs=0.03)
     shift = next(m for m in found["methods"] if m["name"] == "prior shift")
@@ -184,7 +161,7 @@ def test_prior_shift_needs_no_labels_and_finds_the_share() -> None:
 
 
 def test_a_local_threshold_is_measured_on_other_patients_and_settles_with_more_labels() -> None:
-    study = simulated(6)
+    study = clean(6, 900)
     shifted = changed(study, special.expit(special.logit(study.p) + 3))
     found = transfer(shifted, seed=0, sizes=(25, 100, 400), draws=60)
     spreads = [step["rules"]["balanced"]["sensitivity"] for step in found["curve"]]
@@ -207,7 +184,7 @@ def test_youden_is_the_best_cut() -> None:
 
 
 def test_a_left_out_site_chooses_nothing_for_itself() -> None:
-    study = simulated(7)
+    study = clean(7, 900)
     here = study.columns[SITE] == "C"
     p = np.where(here, special.expit(special.logit(study.p) + 2), study.p)
     found = {s["site"]: s for s in left_out_sites(changed(study, p), seed=0, resamples=100)}

@@ -140,7 +140,9 @@ def beside(item: Mapping[str, Any]) -> list[str]:
     if outline := facts.get("outline"):
         said.append(f"the outline of the hole alone tells pneumonia with AUROC {html.number(outline['value'], 2)}")
     if taken := facts.get("taken"):
-        said.append(f"{html.percent(taken['value'], 0)} of the classes' distance in log-odds goes")
+        share = taken["value"] or 0.0
+        goes = f"{html.percent(share, 0)} of the classes' distance in log-odds goes"
+        said.append(goes if share >= 0.005 else "the classes stay as far apart")
     if void := facts.get("void"):
         said.append(f"not red, because {void}")
     if item["key"] == "hotspot" and "hotspot" in facts:
