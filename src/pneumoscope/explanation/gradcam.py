@@ -41,7 +41,7 @@ def gradcam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS)
     (arXiv:1512.04150), as appendix A of the former shows.
     """
     started = time.perf_counter()
-    maps = None if options.layer else _linear_maps(classifier, canvas)
+    maps = _linear_maps(classifier, canvas) if options.layer is None else None
     if maps is None:
         from pneumoscope.explanation.cam import gradcam as by_gradient
 
@@ -60,9 +60,9 @@ def gradcam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS)
 def _linear_maps(classifier: Classifier, canvas: Pixels) -> FloatArray | None:
     """Return the signed map of each view, float32 [V, h, w], upright; None where it takes a gradient to know."""
     bundle = classifier.bundle
-    head = bundle.head()
-    places = None if head is None else classifier.runtime.places(to_input(canvas[None], bundle.preparation))
-    if head is None or places is None:
+    places = classifier.runtime.places(to_input(canvas[None], bundle.preparation))
+    head = None if places is None else bundle.head()
+    if places is None or head is None:
         return None
     weights, bias = head
     views = places[:, 0]
