@@ -40,9 +40,10 @@ from tests.serving.postgres import start_postgres
 
 from pneumoscope.files import write_json
 from pneumoscope.journal import Journal, Pseudonyms, default_key
+from pneumoscope.serving import jobs
 from pneumoscope.serving.config import load_gateway
 from pneumoscope.serving.store import Store, open_store
-from pneumoscope.serving.tables import DONE, RUNNING, SENT, Delivery, Image, Job
+from pneumoscope.serving.tables import DONE, QUARANTINED, RUNNING, SENT, Delivery, Image, Job
 
 ALL, SUPERVISOR, CHILD, WORKER = "all", "supervisor", "child", "worker"
 SHARES = {"receive": 0.2, WORKER: 0.2, CHILD: 0.2, "send": 0.15, "web": 0.1, SUPERVISOR: 0.05, ALL: 0.1}
@@ -151,11 +152,12 @@ def under_load(running: Running, pacs: Destination, moments: list[Moment]) -> di
     stop.set()
     for sender in senders:
         sender.join()
-    until(lambda: drained(store), PATIENCE, 0.5)
+    sent_back: set[int] = set()
+    until(lambda: drained(store, sent_back), PATIENCE, 0.5)
     counted = count(running, store, pacs, acknowledged)
     store.close()
     hit = {"with_running_jobs": running_jobs, "with_owed_results": owed}
-    return {"moments": len(moments), "killed": dict(killed), **hit, **counted}
+    return {"moments": len(moments), "killed": dict(killed), **hit, "quarantined": len(sent_back), **counted}
 
 
 def modality(running: Running, store: Store, stop: threading.Event, acknowledged: list[pydicom.Dataset]) -> None:
@@ -263,8 +265,16 @@ def unfinished(store: Store) -> int:
     return count_rows(store, Job, Job.state != DONE)
 
 
-def drained(store: Store) -> bool:
-    """Say whether nothing is to be analysed or sent any more."""
+def drained(store: Store, sent_back: set[int]) -> bool:
+    """Say whether nothing is to be analysed or sent any more; send back, as a person would, what is quarantined.
+
+    An image whose analysis was killed as often as `worker.attempts` is suspected itself.
+    """
+    with store.read() as session:
+        quarantined = list(session.scalars(select(Job.id).where(Job.state == QUARANTINED)))
+    for job_id in quarantined:
+        jobs.try_again(store, job_id)
+        sent_back.add(job_id)
     return unfinished(store) == 0 and count_rows(store, Delivery, Delivery.state != SENT) == 0
 
 

@@ -31,9 +31,9 @@ def outside(target: Callable[..., None], *arguments: Any) -> int:
 
 
 @pytest.mark.parametrize("stage", ["stored", "claimed", "analysed", "journaled", "recorded", "sending", "sent"])
-def test_one_report_and_one_picture_all_the_same(tmp_path: Path, stage: str) -> None:
+def test_one_report_and_one_picture_all_the_same(tmp_path: Path, database: dict[str, str], stage: str) -> None:
     with sink() as pacs:
-        config = gateway(tmp_path / "gateway", pacs.port)
+        config = gateway(tmp_path / "gateway", pacs.port, store=database)
         for folder in (config.incoming, config.images):
             folder.mkdir(parents=True)
         open_store(config.database, migrate=True).close()

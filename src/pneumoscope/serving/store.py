@@ -156,8 +156,8 @@ def revision(store: Store) -> tuple[str | None, str | None]:
     return found, _scripts().get_current_head()
 
 
-def upgrade(store: Store) -> None:
-    """Bring the tables up to date, all or nothing."""
+def upgrade(store: Store, to: str = "head") -> None:
+    """Bring the tables to a version, the latest by default, all or nothing."""
     scripts = _scripts()
     with store.errors(), store.engine.execution_options(immediate=True).begin() as connection:
         if not store.sqlite:
@@ -166,7 +166,7 @@ def upgrade(store: Store) -> None:
             connection,
             opts={
                 "target_metadata": Base.metadata,
-                "fn": lambda found, context: scripts._upgrade_revs("head", found),  # as in Alembic's cookbook
+                "fn": lambda found, context: scripts._upgrade_revs(to, found),  # as in Alembic's cookbook
                 "transactional_ddl": True,
             },
         )
