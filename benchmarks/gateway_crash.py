@@ -24,7 +24,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -48,7 +48,8 @@ from pneumoscope.serving.tables import DONE, QUARANTINED, RUNNING, SENT, Deliver
 ALL, SUPERVISOR, CHILD, WORKER = "all", "supervisor", "child", "worker"
 SHARES = {"receive": 0.2, WORKER: 0.2, CHILD: 0.2, "send": 0.15, "web": 0.1, SUPERVISOR: 0.05, ALL: 0.1}
 SENDERS, SIDE = 4, 512
-BEHIND = 20  # jobs
+BEHIND = 20  # jobs of one worker
+MOVED = 20.0  # seconds at most that a moment waits for something new to be at risk
 PAUSE = 3.0  # seconds at most from when the victim is up until it is killed
 PATIENCE = 600.0
 
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="kill for at most so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--result", type=Path, help="default: benchmarks/results/gateway_crash_DATABASE.json")
     arguments = parser.parse_args()
@@ -96,7 +98,7 @@ def main() -> None:
             more += f'[store]\nurl = "{postgres.database()}"\n'
         file = write_gateway(Path(folder), pacs.port, "SINK", more)
         with killed_at_the_end(Running(file, load_gateway(file))) as running:
-            told = under_load(running, pacs, moments)
+            told = under_load(running, pacs, moments, arguments.minutes)
             running.stop()
     told = {
         **{"database": arguments.database, "workers": arguments.workers, "seed": arguments.seed, "side": SIDE},
@@ -138,7 +140,7 @@ def destination() -> Iterator[Destination]:
         server.shutdown()
 
 
-def under_load(running: Running, pacs: Destination, moments: list[Moment]) -> dict[str, Any]:
+def under_load(running: Running, pacs: Destination, moments: list[Moment], minutes: float) -> dict[str, Any]:
     """Send and kill, then count what came of what was acknowledged."""
     running.start()
     until(lambda: listens(running), PATIENCE)
@@ -148,7 +150,7 @@ def under_load(running: Running, pacs: Destination, moments: list[Moment]) -> di
     senders = [threading.Thread(target=modality, args=(running, store, stop, acknowledged)) for _ in range(SENDERS)]
     for sender in senders:
         sender.start()
-    killed, running_jobs, owed = kill_all(running, store, moments, acknowledged)
+    killed, running_jobs, owed = kill_all(running, store, moments, acknowledged, minutes)
     stop.set()
     for sender in senders:
         sender.join()
@@ -157,13 +159,13 @@ def under_load(running: Running, pacs: Destination, moments: list[Moment]) -> di
     counted = count(running, store, pacs, acknowledged)
     store.close()
     hit = {"with_running_jobs": running_jobs, "with_owed_results": owed}
-    return {"moments": len(moments), "killed": dict(killed), **hit, "quarantined": len(sent_back), **counted}
+    return {"moments": killed.total(), "killed": dict(killed), **hit, "quarantined": len(sent_back), **counted}
 
 
 def modality(running: Running, store: Store, stop: threading.Event, acknowledged: list[pydicom.Dataset]) -> None:
     """Send one image after another, each until it is acknowledged; wait while the workers are far behind."""
     while not stop.wait(0.3):
-        if unfinished(store) > BEHIND:
+        if unfinished(store) > BEHIND * running.config.worker.count:
             continue
         (source,) = chests(1, SIDE)
         while running.send(source) == [None]:
@@ -172,15 +174,19 @@ def modality(running: Running, store: Store, stop: threading.Event, acknowledged
 
 
 def kill_all(
-    running: Running, store: Store, moments: list[Moment], acknowledged: list[pydicom.Dataset]
+    running: Running, store: Store, moments: list[Moment], acknowledged: list[pydicom.Dataset], minutes: float
 ) -> tuple[Counter[str], int, int]:
     """Kill at each moment; returns how often whom, and how often with jobs running and with results owed."""
     killed: Counter[str] = Counter()
-    hit = [0, 0]
+    hit, moved = [0, 0], (0, 0)
     started = time.monotonic()
     for number, moment in enumerate(moments, 1):
+        if time.monotonic() - started > 60 * minutes:
+            break
+        wait_for_load(store, acknowledged, moved)
         pid = victim(running, moment)
         time.sleep(moment.pause)
+        moved = (len(acknowledged), count_rows(store, Job, Job.state == DONE))
         states = [count_rows(store, Job, Job.state == RUNNING), count_rows(store, Delivery, Delivery.state != SENT)]
         hit = [total + bool(found) for total, found in zip(hit, states, strict=True)]
         if moment.victim == ALL:
@@ -199,6 +205,12 @@ def kill_all(
         told = f"{len(acknowledged)} acknowledged, {states[0]} running, {states[1]} owed"
         print(f"{number:4}/{len(moments)} {time.monotonic() - started:6.0f} s  {moment.victim:10} {told}", flush=True)
     return killed, hit[0], hit[1]
+
+
+def wait_for_load(store: Store, acknowledged: list[pydicom.Dataset], before: tuple[int, int]) -> None:
+    """Wait until an image was taken or answered since the last kill, but not for ever: some kills follow each other."""
+    with suppress(TimeoutError):
+        until(lambda: (len(acknowledged), count_rows(store, Job, Job.state == DONE)) != before, MOVED, 0.1)
 
 
 def victim(running: Running, moment: Moment) -> int:

@@ -19,11 +19,13 @@ from pneumoscope.serving.store import open_store
 from pneumoscope.serving.tables import DONE, SENT, Delivery, Image, Job, Result
 
 NEVER = "never"
+FORKS = multiprocessing.get_context("forkserver")  # imports once what each process needs
+FORKS.set_forkserver_preload(["tests.serving.crashing"])
 
 
 def outside(target: Callable[..., None], *arguments: Any) -> int:
     """Run in a process of its own; returns its exit code."""
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process = FORKS.Process(target=target, args=arguments)
     process.start()
     process.join(120)
     assert process.exitcode is not None

@@ -135,6 +135,9 @@ def test_a_host_that_only_analyses_asks_for_the_shared_folder(tmp_path: Path) ->
     with pytest.raises(StorageError, match="mount the folder"):
         serve(gateway(tmp_path / "absent"), ["worker"])
     assert not (tmp_path / "absent").exists()
+    store = {"url": "postgresql+psycopg://gateway@127.0.0.1/gateway"}
+    with pytest.raises(ConfigError, match="journal must not lie"):
+        serve(gateway(tmp_path, store=store), ["worker"])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
-from pneumoscope.errors import StorageError, storage_errors
+from pneumoscope.errors import ConfigError, StorageError, storage_errors
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
 from pneumoscope.serving.processes import KINDS, live, names
@@ -56,7 +56,7 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
     """Run the gateway, or some kinds of its processes, until SIGTERM or Ctrl-C.
 
     Raises:
-        ConfigError: the database's URL is none.
+        ConfigError: the database's URL is none, or the journal would lie in a folder that hosts share.
         StorageError: the database cannot be used, or the folder that is shared with the receiving host is not there.
     """
     _prepare(config, kinds)
@@ -83,16 +83,22 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
 
 
 def _prepare(config: Gateway, kinds: Collection[str]) -> None:
-    """Make the folder where images come in; elsewhere a missing one is a share that is not mounted."""
-    if not {"receive", "web"} & set(kinds) and not config.images.is_dir():
+    """Make the folders where images come in; elsewhere a missing one is a share that is not mounted."""
+    if config.host and set(kinds) != set(KINDS) and config.journal.path is None:
+        raise ConfigError(
+            "with several hosts the journal must not lie in their shared folder",
+            remedy="give journal.path on a disk of this host, see docs/howto/several-workers.md",
+        )
+    if {"receive", "web"} & set(kinds):
+        for folder in (config.folder, config.images):
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    elif not config.images.is_dir():
         raise StorageError(
             "is not there, so no image could be analysed",
             path=config.images,
             remedy="mount the folder that is shared with the host that receives, and start that one first",
         )
-    for folder in (config.folder, config.images):
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _end(members: list[_Member]) -> None:
