@@ -132,6 +132,8 @@ def test_hosts_that_share_a_database_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_host_that_only_analyses_asks_for_the_shared_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no process is called 'workers'"):
+        serve(gateway(tmp_path), ["workers"])
     with pytest.raises(StorageError, match="mount the folder"):
         serve(gateway(tmp_path / "absent"), ["worker"])
     assert not (tmp_path / "absent").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,15 +20,6 @@ Config = Annotated[Path, typer.Option("--config", help="The gateway's TOML file.
 users = typer.Typer(no_args_is_help=True, help="Who may use the gateway's page.")
 
 
-class Kind(StrEnum):
-    """A kind of process of the gateway; the same as `serving.processes.KINDS`, which needs the extra."""
-
-    receive = "receive"
-    worker = "worker"
-    send = "send"
-    web = "web"
-
-
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
     app.command()(serve)
@@ -40,7 +30,10 @@ def serve(
     config: Config,
     check: Annotated[bool, typer.Option("--check", help="Look for what would stop it, and do not start.")] = False,
     only: Annotated[
-        list[Kind] | None, typer.Option("--only", help="Run these processes alone; others run on other hosts.")
+        list[str] | None,
+        typer.Option(
+            "--only", help="Run only receive, worker, send or web; may be given again. The others run on other hosts."
+        ),
     ] = None,
 ) -> None:
     """Work beside a PACS: receive radiographs, analyse them, send results. Needs the extra `serve`."""

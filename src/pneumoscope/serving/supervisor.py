@@ -56,7 +56,7 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
     """Run the gateway, or some kinds of its processes, until SIGTERM or Ctrl-C.
 
     Raises:
-        ConfigError: the database's URL is none, or the journal would lie in a folder that hosts share.
+        ConfigError: no kind of process has that name, the database's URL is none, or the journal would lie in a folder that hosts share.
         StorageError: the database cannot be used, or the folder that is shared with the receiving host is not there.
     """
     _prepare(config, kinds)
@@ -84,6 +84,8 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
 
 def _prepare(config: Gateway, kinds: Collection[str]) -> None:
     """Make the folders where images come in; elsewhere a missing one is a share that is not mounted."""
+    if unknown := set(kinds) - set(KINDS):
+        raise ConfigError(f"no process is called {min(unknown)!r}", remedy=f"use {', '.join(KINDS)} with --only")
     if config.host and set(kinds) != set(KINDS) and config.journal.path is None:
         raise ConfigError(
             "with several hosts the journal must not lie in their shared folder",
