@@ -56,7 +56,7 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
     """Run the gateway, or some kinds of its processes, until SIGTERM or Ctrl-C.
 
     Raises:
-        ConfigError: no kind of process has that name, the database's URL is none, or the journal would lie in a folder that hosts share.
+        ConfigError: there is no such kind or database, or the journal would lie in a folder that hosts share.
         StorageError: the database cannot be used, or the folder that is shared with the receiving host is not there.
     """
     _prepare(config, kinds)
