@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from multiprocessing.process import BaseProcess
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING
@@ -22,11 +22,24 @@ from pneumoscope.serving.store import Store, open_store
 if TYPE_CHECKING:
     from pneumoscope.serving.intake import Intake
 
+KINDS = ("receive", "worker", "send", "web")
 
-def names(config: Gateway) -> tuple[str, ...]:
-    """Return the processes that a configuration asks for."""
+
+def names(config: Gateway, kinds: Collection[str] = KINDS) -> tuple[str, ...]:
+    """Return the processes that a configuration asks for, those of some kinds alone where others run elsewhere."""
     workers = [f"worker-{number}" for number in range(1, config.worker.count + 1)]
-    return ("receive", *workers, *(["send"] if config.deliveries else []), "web")
+    every = ("receive", *workers, *(["send"] if config.deliveries else []), "web")
+    return tuple(name for name in every if kind_of(name) in kinds)
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a process: `worker` of `worker-2` and `worker-2@host`."""
+    return name.partition("@")[0].partition("-")[0]
+
+
+def signed(config: Gateway, name: str) -> str:
+    """Return the name under which a process beats and holds jobs: no other host has the same."""
+    return f"{name}@{config.host}" if config.host else name
 
 
 def open_intake(config: Gateway, store: Store) -> Intake:
@@ -55,7 +68,7 @@ def live(name: str, config: Gateway) -> None:
     with Discreet(name):
         store = open_store(config.database)
         try:
-            _LIVES[name.rstrip("0123456789").rstrip("-")](name, config, store, stop)
+            _LIVES[kind_of(name)](signed(config, name), config, store, stop)
         finally:
             store.close()
     logger(name).info("ended")
@@ -104,7 +117,7 @@ def _send(name: str, config: Gateway, store: Store, stop: threading.Event) -> No
 def _web(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
     from pneumoscope.serving.web.app import run
 
-    run(config, store, stop)
+    run(config, store, stop, name)
 
 
 _LIVES: Mapping[str, Callable[[str, Gateway, Store, threading.Event], None]] = MappingProxyType(

@@ -30,6 +30,7 @@ from pneumoscope.serving.outbox import Answer, Outcome, Parcel
 from pneumoscope.serving.store import Store
 
 _IDLE = 0.1  # seconds between looks at an empty outbox
+_STANDBY = 2.0  # seconds between looks at whether another host still sends
 _MOST = 20  # parcels of one look
 _START, _END = b"\x0b", b"\x1c\x0d"  # HL7, transport specification: MLLP
 DELIVERED = Answer(Outcome.DELIVERED)
@@ -154,11 +155,13 @@ def step(
 
 
 def run(store: Store, to: Destination, stop: threading.Event) -> None:
-    """Send to one destination until told to stop."""
+    """Send to one destination until told to stop; stand by while another host does."""
     chance = random.Random(uuid.uuid4().int)
     while not stop.is_set():
-        if not step(store, to, chance):
-            stop.wait(_IDLE)
+        with store.alone(f"send {to.name}") as mine:
+            sent = step(store, to, chance) if mine else 0
+        if not sent:
+            stop.wait(_IDLE if mine else _STANDBY)
 
 
 def _post(to: Destination, url: str, body: bytes, kind: str, wanted: str) -> tuple[Answer, httpx.Response | None]:
