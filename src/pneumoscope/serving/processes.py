@@ -9,11 +9,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from types import FrameType, MappingProxyType
 
 from pneumoscope.bundle import load_bundle
+from pneumoscope.files import out_folder
 from pneumoscope.serving.child import Discreet
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.intake import Intake
@@ -25,7 +27,8 @@ from pneumoscope.serving.store import Store, open_store
 def names(config: Gateway) -> tuple[str, ...]:
     """Return the processes that a configuration asks for."""
     workers = [f"worker-{number}" for number in range(1, config.worker.count + 1)]
-    return ("receive", *workers, *(["send"] if config.deliveries else []), "web")
+    poll = ["poll"] if config.orthanc else []
+    return ("receive", *poll, *workers, *(["send"] if config.deliveries else []), "web")
 
 
 def open_intake(config: Gateway, store: Store) -> Intake:
@@ -63,10 +66,20 @@ def _watch(parent: BaseProcess, stop: threading.Event) -> None:
 
 
 def _receive(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving import commitment
     from pneumoscope.serving.receive import run, start_receiver
 
     receiver = start_receiver(config, open_intake(config, store))
     logger(name).info("listening", port=receiver.port)
+    if config.receive.commitment_peer:
+
+        def report() -> None:
+            try:
+                commitment.run(store, config.receive, stop)
+            finally:
+                stop.set()  # where it failed all of it is started again
+
+        threading.Thread(target=report, daemon=True).start()
     run(receiver, config, stop, lambda: store.beat(name, os.getpid(), port=receiver.port))
 
 
@@ -79,10 +92,20 @@ def _work(name: str, config: Gateway, store: Store, stop: threading.Event) -> No
 def _send(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
     from pneumoscope.serving.send import run
 
-    threads = [
-        threading.Thread(target=run, args=(store, item, stop), name=item.name, daemon=True)
-        for item in config.deliveries
-    ]
+    _together(name, store, stop, [partial(run, store, item, stop) for item in config.deliveries])
+
+
+def _poll(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving.poll import pollers
+
+    out_folder(config.images)
+    every = pollers(config, open_intake(config, store))
+    _together(name, store, stop, [partial(item.run, stop) for item in every])
+
+
+def _together(name: str, store: Store, stop: threading.Event, runs: Sequence[Callable[[], None]]) -> None:
+    """Run each in a thread of its own, so that a peer that is down holds up no other."""
+    threads = [threading.Thread(target=run, daemon=True) for run in runs]
     for thread in threads:
         thread.start()
     # A thread that ended by itself failed; the supervisor starts the process again.
@@ -103,5 +126,5 @@ def _web(name: str, config: Gateway, store: Store, stop: threading.Event) -> Non
 
 
 _LIVES: Mapping[str, Callable[[str, Gateway, Store, threading.Event], None]] = MappingProxyType(
-    {"receive": _receive, "worker": _work, "send": _send, "web": _web}
+    {"receive": _receive, "poll": _poll, "worker": _work, "send": _send, "web": _web}
 )
