@@ -70,3 +70,13 @@ def work(config: Gateway, stage: str) -> None:
         pass
     while send.step(store, config.destination[0], random.Random(0), die_at(stage)):
         pass
+
+
+def poll(config: Gateway, stage: str) -> None:
+    """Deal with all that an Orthanc tells, and die at a stage."""
+    from pneumoscope.serving.poll import Poller
+
+    store = open_store(config.database)
+    poller = Poller(config.orthanc[0], open_intake(config, store), config.incoming, stages=die_at(stage))
+    while poller.step():
+        pass

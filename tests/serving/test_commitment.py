@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import queue
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,18 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
 from pynetdicom import AE, evt
+from sqlalchemy import select, update
+from tests.serving.orthanc import free_ports
 from tests.serving.test_gateway import CALLER, chest, gateway, push, receiving
+from tests.serving.test_serve import until
 
+from pneumoscope.serving import commitment
 from pneumoscope.serving.association import COMMITMENT
 from pneumoscope.serving.commitment import INSTANCE, INVALID_ARGUMENT, NO_SUCH_ACTION
+from pneumoscope.serving.config import Receive
 from pneumoscope.serving.receive import Receiver
+from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.tables import SENT, WAITING, Report
 
 RECEIVE = {"port": 0, "callers": (CALLER,), "free_mb": 0, "commitment": True}
 
@@ -89,3 +99,80 @@ def test_by_default_nothing_is_committed(tmp_path: Path) -> None:
         association = application.associate("127.0.0.1", receiver.port, ae_title="PNEUMOSCOPE")
         assert not association.is_established
         assert [context.abstract_syntax for context in association.rejected_contexts] == [COMMITMENT]
+
+
+@contextmanager
+def modality(port: int = 0) -> Iterator[tuple[int, list[tuple[int, Dataset]]]]:
+    """A sender that takes reports over associations that it did not ask for."""
+    reports: list[tuple[int, Dataset]] = []
+
+    def on_report(event: Any) -> tuple[int, None]:
+        reports.append((event.event_type, event.event_information))
+        return 0, None
+
+    application = AE(ae_title=CALLER)
+    application.add_supported_context(COMMITMENT, scu_role=False, scp_role=True)
+    server = application.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)]
+    )
+    try:
+        yield server.socket.getsockname()[1], reports
+    finally:
+        server.shutdown()
+
+
+def ask_and_go(receiver: Receiver, asked: Dataset) -> int:
+    """Ask, and release before the report can come."""
+    application = AE(ae_title=CALLER)
+    application.add_requested_context(COMMITMENT)
+    association = application.associate("127.0.0.1", receiver.port, ae_title="PNEUMOSCOPE")
+    status, _ = association.send_n_action(asked, 1, COMMITMENT, INSTANCE)
+    association.abort()
+    return int(status.Status)
+
+
+def due(store: Store, settings: Receive) -> str:
+    """Try what is owed at once; returns the state of the only report."""
+    with store.write() as session:
+        session.execute(update(Report).values(not_before=now()))
+    commitment.step(store, settings, random.Random(0))
+    with store.read() as session:
+        return session.scalars(select(Report.state)).one()
+
+
+def test_who_does_not_wait_is_told_over_another_association(tmp_path: Path) -> None:
+    source, (port,) = chest(), free_ports(1)
+    peer = {"aet": CALLER, "host": "127.0.0.1", "port": port}
+    config = gateway(tmp_path, receive={**RECEIVE, "seconds": 5.0, "commitment_peer": (peer,)})
+    with receiving(config) as (receiver, store):
+        assert push(receiver, source) == [0]
+        asked = question(source.SOPInstanceUID, "1.2.3")
+        assert ask_and_go(receiver, asked) == 0
+        until(lambda: owed(store) == [WAITING])
+        assert due(store, config.receive) == WAITING, "the sender does not listen yet"
+        with modality(port) as (_, reports):
+            assert due(store, config.receive) == SENT
+            assert due(store, config.receive) == SENT
+        ((kind, told),) = reports
+        assert (kind, told.TransactionUID) == (2, asked.TransactionUID)
+        assert uids(told, "ReferencedSOPSequence") == [source.SOPInstanceUID]
+        assert uids(told, "FailedSOPSequence") == ["1.2.3"]
+
+
+def test_who_waits_is_told_once(tmp_path: Path) -> None:
+    source = chest()
+    with modality() as (port, reports):
+        peer = {"aet": CALLER, "host": "127.0.0.1", "port": port}
+        config = gateway(tmp_path, receive={**RECEIVE, "commitment_peer": (peer,)})
+        with receiving(config) as (receiver, store):
+            assert push(receiver, source) == [0]
+            status, (kind, _) = ask(receiver, question(source.SOPInstanceUID))
+            assert (status, kind) == (0, 1)
+            until(lambda: owed(store) == [SENT])
+            assert due(store, config.receive) == SENT
+        assert reports == []
+
+
+def owed(store: Store) -> list[str]:
+    with store.read() as session:
+        return list(session.scalars(select(Report.state)))

@@ -47,7 +47,7 @@ class Sink:
 
 
 @contextmanager
-def sink() -> Iterator[Sink]:
+def sink(tls: Any = None) -> Iterator[Sink]:
     application = AE(ae_title="SINK")
     for context in AllStoragePresentationContexts:
         application.add_supported_context(str(context.abstract_syntax))
@@ -60,7 +60,9 @@ def sink() -> Iterator[Sink]:
             kept.bytes_.append(event.encoded_dataset(include_meta=False))
         return status
 
-    server = application.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+    server = application.start_server(
+        ("127.0.0.1", 0), block=False, ssl_context=tls, evt_handlers=[(evt.EVT_C_STORE, on_store)]
+    )
     kept.port = server.socket.getsockname()[1]
     try:
         yield kept

@@ -12,10 +12,13 @@ from pneumoscope.bundle import load_bundle
 from pneumoscope.errors import ConfigError, PneumoscopeError
 from pneumoscope.files import out_folder
 from pneumoscope.journal import Journal
-from pneumoscope.serving.association import VERIFICATION, associate, client_tls
-from pneumoscope.serving.config import Destination, Gateway
+from pneumoscope.serving.association import VERIFICATION, associate
+from pneumoscope.serving.config import Destination, Gateway, Orthanc
+from pneumoscope.serving.http import open_client
+from pneumoscope.serving.orthanc import Client, OrthancError
 from pneumoscope.serving.rules import ages_of
 from pneumoscope.serving.store import open_store
+from pneumoscope.serving.tls import client_tls, refusal, server_tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,13 @@ def check(config: Gateway) -> Iterator[Finding]:
     if config.stow is not None:
         yield _tried("stow", lambda: _senders(config))
     if config.receive.tls is not None:
-        from pneumoscope.serving.receive import server_tls
-
         tls = config.receive.tls
         yield _tried(
             "receive.tls",
             lambda: "client certificates " + ("asked for" if server_tls(tls).verify_mode else "not asked for"),
         )
+    for source in config.orthanc:
+        yield _polled(source)
     for item in config.destination:
         if item.enabled:
             yield _reach(item)
@@ -92,6 +95,20 @@ def _free(host: str, port: int, key: str) -> str:
         raise ConfigError(f"{host}:{port} cannot be listened at ({error.strerror})", remedy=f"change {key}") from error
 
 
+def _polled(source: Orthanc) -> Finding:
+    """An Orthanc that is down is no fault of the configuration either: what it gets waits there."""
+    what = f"orthanc {source.name}"
+    try:
+        with open_client(
+            source.tls, min(5.0, source.seconds), token_file=source.token_file, user_file=source.user_file
+        ) as http:
+            return Finding(what, f"answers, version {Client(source.url, http).version()}")
+    except PneumoscopeError as error:
+        return Finding(what, str(error), error.what)
+    except OrthancError as error:
+        return Finding(what, f"does not answer ({error})", str(error), fatal=False)
+
+
 def _reach(to: Destination) -> Finding:
     """A destination that is down is no fault of the configuration: what is owed to it waits."""
     what = f"destination {to.name}"
@@ -103,7 +120,8 @@ def _reach(to: Destination) -> Finding:
     if to.kind == "dicom":
         association = associate(to, [(VERIFICATION, [ImplicitVRLittleEndian])], min(5.0, to.seconds))
         if not association.is_established:
-            return Finding(what, "does not answer", "does not answer", fatal=False)
+            fault = to.tls and refusal(str(to.host), int(to.port or 0), to.tls, min(5.0, to.seconds))
+            return Finding(what, fault or "does not answer", fault or "does not answer", fatal=False)
         answered = association.send_c_echo().get("Status") == 0
         association.release()
         return Finding(what, "answers C-ECHO") if answered else Finding(what, "refuses C-ECHO", "refuses", fatal=False)

@@ -1,31 +1,42 @@
 """Storage commitment, push model (PS3.4, annex J): a sender asks whether it may erase what it sent.
 
-The report goes over the association of the question, which the sender must keep open for it.
+The report goes over the association of the question. Where the sender does not wait for it, and its address is known,
+the report is owed to it, like a result to a destination, and goes over an association of our own.
 """
 
 from __future__ import annotations
 
+import random
 import threading
+from datetime import timedelta
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom.association import Association
+from pynetdicom.presentation import build_role
+from sqlalchemy import select, update
 
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ConfigError, ImageError
 from pneumoscope.images import image_errors
-from pneumoscope.serving import jobs
-from pneumoscope.serving.association import COMMITMENT
+from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving.association import COMMITMENT, associate
+from pneumoscope.serving.config import Receive
 from pneumoscope.serving.logs import logger
-from pneumoscope.serving.store import Store
+from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.tables import DEAD, SENT, WAITING, Report
+from pneumoscope.serving.tls import refusal
 
 INSTANCE = UID("1.2.840.10008.1.20.1.1")  # the well-known instance that is asked
 SUCCESS, NO_SUCH_ACTION, INVALID_ARGUMENT = 0x0000, 0x0123, 0x0115  # PS3.7, annex C
 _NOT_HERE = 0x0112  # PS3.3, C.14.1.1: no such object instance
 _ALL, _SOME_NOT = 1, 2  # PS3.4, J.3.3.1: types of the report
+_PATIENCE = timedelta(seconds=10)  # for the association of the question, before one of our own is opened
+_GIVE_UP = timedelta(hours=72)
+_LOOK = 0.5  # seconds between looks at what is owed
 
 
-def answer(event: Any, store: Store) -> tuple[int, None]:
+def answer(event: Any, store: Store, settings: Receive) -> tuple[int, None]:
     """Take a question (N-ACTION), and see to it that the report follows the answer."""
     if event.action_type != 1:
         return NO_SUCH_ACTION, None
@@ -40,8 +51,10 @@ def answer(event: Any, store: Store) -> tuple[int, None]:
     except ImageError:
         return INVALID_ARGUMENT, None
     told = report(transaction, items, store)
+    caller = str(event.assoc.requestor.ae_title).strip()
+    owed = _owe(store, caller, told) if any(peer.aet == caller for peer in settings.commitment_peer) else None
     # Sent from another thread once this one has answered: pynetdicom lets it wait so long.
-    threading.Thread(target=_send, args=(event.assoc, told), daemon=True).start()
+    threading.Thread(target=_reply, args=(event.assoc, told, store, owed), daemon=True).start()
     return SUCCESS, None
 
 
@@ -60,15 +73,99 @@ def report(transaction: str, items: list[tuple[str, str]], store: Store) -> Data
     return told
 
 
+def run(store: Store, settings: Receive, stop: threading.Event) -> None:
+    """Send the reports that are owed, until told to stop."""
+    chance = random.Random()
+    while not stop.wait(_LOOK):
+        step(store, settings, chance)
+
+
+def step(store: Store, settings: Receive, chance: random.Random) -> None:
+    """Try each report that is due; of one peer no more where it does not answer."""
+    with store.read() as session:
+        query = select(Report).where(Report.state == WAITING, Report.not_before <= now()).order_by(Report.id)
+        rows = list(session.scalars(query))
+        session.expunge_all()
+    down: dict[str, str] = {}
+    for row in rows:
+        fault = down.get(row.peer) or _deliver(row, settings)
+        if fault is not None:
+            down[row.peer] = fault
+        _record(store, row, fault, chance)
+
+
 def _item(sop_class: str, uid: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
     return item
 
 
-def _send(association: Association, told: Dataset) -> None:
+def _owe(store: Store, peer: str, told: Dataset) -> int:
+    moment = now()
+    row = Report(
+        peer=peer, content=told.to_json_dict(), state=WAITING, attempts=0, created_at=moment,
+        not_before=moment + _PATIENCE,
+    )  # fmt: skip
+    with store.write() as session:
+        session.add(row)
+        session.flush()
+        return row.id
+
+
+def _reply(association: Association, told: Dataset, store: Store, owed: int | None) -> None:
+    fault = _tell(association, told)
+    if fault is not None:
+        logger("receive").warning("commitment not reported", reason=fault, owed=owed)
+    if owed is not None:
+        # Where it failed the other way need not wait any longer.
+        values = {"not_before": now()} if fault else {"state": SENT, "attempts": 1}
+        with store.write() as session:
+            session.execute(update(Report).where(Report.id == owed, Report.state == WAITING).values(**values))
+
+
+def _tell(association: Association, told: Dataset) -> str | None:
+    """Report over an association; returns why it failed."""
     kind = _SOME_NOT if "FailedSOPSequence" in told else _ALL
     try:
-        association.send_n_event_report(told, kind, COMMITMENT, INSTANCE)
-    except (RuntimeError, ValueError) as error:  # it did not wait
-        logger("receive").warning("commitment not reported", error=type(error).__name__)
+        status, _ = association.send_n_event_report(told, kind, COMMITMENT, INSTANCE)
+    except (RuntimeError, ValueError) as error:  # it did not wait, or takes no reports
+        return type(error).__name__
+    if "Status" not in status:
+        return "no answer to the report"
+    return f"status 0x{status.Status:04X}" if status.Status else None
+
+
+def _deliver(row: Report, settings: Receive) -> str | None:
+    """Report over an association of our own, in the role of the one that commits; returns why it failed."""
+    peer = next((item for item in settings.commitment_peer if item.aet == row.peer), None)
+    if peer is None:
+        return "its address is no longer configured"
+    to = peer.destination(settings.aet)
+    try:
+        association = associate(
+            to, [(COMMITMENT, [ImplicitVRLittleEndian])], settings.seconds, [build_role(COMMITMENT, scp_role=True)]
+        )
+        if not association.is_established:
+            return (peer.tls and refusal(peer.host, peer.port, peer.tls, settings.seconds)) or "no association"
+    except ConfigError as error:
+        return error.what
+    try:
+        return _tell(association, Dataset.from_json(row.content))
+    finally:
+        association.release()
+
+
+def _record(store: Store, row: Report, fault: str | None, chance: random.Random) -> None:
+    moment, attempts = now(), row.attempts + 1
+    values: dict[str, object] = {"attempts": attempts, "reason": fault}
+    if fault is None:
+        values |= {"state": SENT}
+    elif moment - row.created_at >= _GIVE_UP:
+        values |= {"state": DEAD}
+    else:
+        values |= {"not_before": moment + outbox.delay(attempts, chance)}
+    with store.write() as session:
+        session.execute(update(Report).where(Report.id == row.id).values(**values))
+    log = logger("receive")
+    told = log.info if fault is None else log.warning
+    told("commitment reported" if fault is None else "commitment not reported", report=row.id, reason=fault)

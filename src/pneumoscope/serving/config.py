@@ -69,12 +69,27 @@ class ClientTls(Section):
         return self
 
 
+class Peer(Section):
+    """A sender that may ask for storage commitment, and where it takes a report that it did not wait for."""
+
+    aet: AETitle
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: ClientTls | None = None
+
+    def destination(self, calling: str) -> Destination:
+        """Return it as an association is asked for."""
+        return Destination(
+            name="peer", kind="dicom", host=self.host, port=self.port, aet=self.aet, calling=calling, tls=self.tls
+        )
+
+
 class Receive(Section):
     """The DICOM listener. `callers`: the titles that may send; at least one.
 
     `seconds`: how long a peer may be silent. `free_mb`: with less space left on the disk images are refused (0xA700).
     `port` 0 takes a free one. `commitment`: answer requests for storage commitment; a sender may erase what is
-    committed, and the gateway is no archive.
+    committed, and the gateway is no archive. `commitment_peer`: senders that release before the report.
     """
 
     aet: AETitle = "PNEUMOSCOPE"
@@ -85,7 +100,14 @@ class Receive(Section):
     seconds: Seconds = 60.0
     free_mb: Annotated[int, Field(ge=0)] = 500
     commitment: bool = False
+    commitment_peer: tuple[Peer, ...] = ()
     tls: Tls | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Receive:
+        if self.commitment_peer and not self.commitment:
+            raise ValueError("commitment_peer needs commitment = true")
+        return self
 
 
 class Analyse(Section):
@@ -212,6 +234,31 @@ class Stow(Section):
     objects: Count = 500
 
 
+class Orthanc(Section):
+    """An Orthanc that is asked for new images, over its REST API.
+
+    `modalities`: others are not fetched. `start`: where to begin when it is asked for the first time, at its next
+    image or at its first. `user_file`: holds `name:password`; `token_file`: a bearer token. `seconds`: how long it may
+    be silent.
+    """
+
+    name: Name
+    url: Url
+    modalities: Annotated[tuple[str, ...], Field(min_length=1)] = PLAIN
+    start: Literal["now", "beginning"] = "now"
+    poll_seconds: Seconds = 2.0
+    user_file: File | None = None
+    token_file: File | None = None
+    tls: ClientTls | None = None
+    seconds: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Orthanc:
+        if self.user_file is not None and self.token_file is not None:
+            raise ValueError(f"orthanc {self.name} has user_file and token_file: give one of them")
+        return self
+
+
 class Journal(Section):
     """The pseudonymous record of predictions. `key`: secret of the pseudonyms, made where it is missing."""
 
@@ -241,14 +288,16 @@ class Gateway(Section):
     store: Database = Database()
     web: Web = Web()
     stow: Stow | None = None
+    orthanc: tuple[Orthanc, ...] = ()
     journal: Journal = Journal()
     logs: Logs = Logs()
 
     @model_validator(mode="after")
     def _fits(self) -> Gateway:
-        names = [item.name for item in self.destination]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two destinations are called {twice[0]}")
+        for what, items in (("destinations", self.destination), ("orthancs", self.orthanc)):
+            names = [item.name for item in items]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two {what} are called {twice[0]}")
         return self
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +59,13 @@ class Intake:
             with storage_errors(self.folder):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
 
-    def take(self, arrival: Path, source: str) -> Receipt:
+    def take(self, arrival: Path, source: str, beside: Callable[[Session], None] | None = None) -> Receipt:
         """Take a complete DICOM file, and return only when it is safe.
 
         Args:
             arrival: a file on the file system of `folder`; moved, or removed where it is not needed.
             source: who brought it: such as `dicom:TITLE`.
+            beside: what else is written in the transaction that accepts it; not called where nothing is accepted.
 
         Raises:
             ImageError: it is no DICOM object; the file stays where it was.
@@ -79,7 +81,7 @@ class Intake:
             arrival.unlink()
             return found
         self._settle(arrival, place)
-        return self._record(header, digest, place, source)
+        return self._record(header, digest, place, source, beside)
 
     def _settle(self, arrival: Path, place: Path) -> None:
         with storage_errors(place):
@@ -103,10 +105,14 @@ class Intake:
                 return None
             return Receipt(DUPLICATE, image.id, image.job.state, image.job.reason)
 
-    def _record(self, header: Header, digest: str, place: Path, source: str) -> Receipt:
+    def _record(
+        self, header: Header, digest: str, place: Path, source: str, beside: Callable[[Session], None] | None
+    ) -> Receipt:
         for attempt in range(_TRIES):
             try:
                 with self.store.write() as session:
+                    if beside is not None:
+                        beside(session)
                     return self._insert(session, header, digest, place, source)
             except IntegrityError:  # another association was faster with this instance
                 if found := self._known(header, digest):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,7 +13,14 @@ from sqlalchemy import func, select
 from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.store import Store, database_time
-from pneumoscope.serving.tables import DELIVERY_STATES, JOB_STATES, Beat, Delivery, Job, Result
+from pneumoscope.serving.tables import DELIVERY_STATES, JOB_STATES, Beat, Delivery, Feed, Job, Report, Result
+
+_FEED: tuple[tuple[str, str, Callable[[Feed], float]], ...] = (
+    ("feed_place", "Number of the last change of an Orthanc that was dealt with", lambda feed: feed.seq or 0),
+    ("feed_skipped", "Images of an Orthanc that could not be taken", lambda feed: feed.skipped),
+    ("feed_resets", "How often the numbering of an Orthanc began anew", lambda feed: feed.resets),
+    ("feed_failing", "Whether the last attempt at an Orthanc failed", lambda feed: float(feed.fault is not None)),
+)
 
 
 class _Tables(Collector):
@@ -42,6 +49,14 @@ class _Tables(Collector):
             yield _family(
                 "oldest_delivery_seconds", "How long a destination has been owed a result", ["destination"], owed
             )
+            feeds = {feed.name: feed for feed in session.scalars(select(Feed))}
+            mine = {(o.name,): feeds[o.name] for o in self.config.orthanc if o.name in feeds}
+            for name, what, figure in _FEED:
+                yield _family(name, what, ["orthanc"], {key: figure(feed) for key, feed in mine.items()})
+            query_reports = select(Report.state, func.count()).group_by(Report.state)
+            reports = dict(session.execute(query_reports).tuples().all())
+            every_report = {(s,): reports.get(s, 0) for s in DELIVERY_STATES}
+            yield _family("commitment_reports", "Reports of storage commitment", ["state"], every_report)
             called = session.execute(select(Result.label, func.count()).group_by(Result.label)).tuples().all()
             yield _family("answers", "Answers by call", ["label"], {(label or "none",): n for label, n in called})
             beats = session.execute(select(Beat.name, Beat.at)).tuples().all()

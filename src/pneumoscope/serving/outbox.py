@@ -105,13 +105,13 @@ def record(store: Store, parcel: Parcel, answer: Answer, give_up: timedelta, cha
     return str(values["state"])
 
 
-def delay(attempts: int, chance: random.Random) -> timedelta:
-    """Return how long to wait after so many failed attempts: doubled each time, at most ten minutes, half by chance.
+def delay(attempts: int, chance: random.Random, longest: timedelta = _LONGEST) -> timedelta:
+    """Return how long to wait after so many failed attempts: doubled each time up to `longest`, half by chance.
 
     Chance keeps destinations that were down together from being asked together.
     """
     doubled: timedelta = _FIRST * 2 ** min(attempts - 1, 16)
-    return min(_LONGEST, doubled) * (0.5 + 0.5 * chance.random())
+    return min(longest, doubled) * (0.5 + 0.5 * chance.random())
 
 
 def replay(store: Store, delivery_id: int) -> bool:
@@ -122,6 +122,12 @@ def replay(store: Store, delivery_id: int) -> bool:
         fresh = {"state": WAITING, "attempts": 0, "not_before": moment, "created_at": moment}
         query = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == DEAD, Delivery.object_id.in_(kept))
         return session.scalar(query.values(**fresh).returning(Delivery.id)) is not None
+
+
+def refused(session: Session, destination: str) -> str | None:
+    """Return why the attempt failed that is to be made again first, None where none failed."""
+    query = select(Delivery.reason).where(Delivery.destination == destination, Delivery.state == WAITING)
+    return session.scalar(query.where(Delivery.attempts > 0).order_by(Delivery.not_before).limit(1))
 
 
 def owed_since(session: Session, destination: str) -> datetime | None:

@@ -9,11 +9,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING
 
+from pneumoscope.files import out_folder
 from pneumoscope.serving.child import Discreet
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
@@ -22,13 +24,14 @@ from pneumoscope.serving.store import Store, open_store
 if TYPE_CHECKING:
     from pneumoscope.serving.intake import Intake
 
-KINDS = ("receive", "worker", "send", "web")
+KINDS = ("receive", "poll", "worker", "send", "web")
 
 
 def names(config: Gateway, kinds: Collection[str] = KINDS) -> tuple[str, ...]:
     """Return the processes that a configuration asks for, those of some kinds alone where others run elsewhere."""
     workers = [f"worker-{number}" for number in range(1, config.worker.count + 1)]
-    every = ("receive", *workers, *(["send"] if config.deliveries else []), "web")
+    poll = ["poll"] if config.orthanc else []
+    every = ("receive", *poll, *workers, *(["send"] if config.deliveries else []), "web")
     return tuple(name for name in every if kind_of(name) in kinds)
 
 
@@ -81,10 +84,20 @@ def _watch(parent: BaseProcess, stop: threading.Event) -> None:
 
 
 def _receive(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving import commitment
     from pneumoscope.serving.receive import run, start_receiver
 
     receiver = start_receiver(config, open_intake(config, store))
     logger(name).info("listening", port=receiver.port)
+    if config.receive.commitment_peer:
+
+        def report() -> None:
+            try:
+                commitment.run(store, config.receive, stop)
+            finally:
+                stop.set()  # where it failed all of it is started again
+
+        threading.Thread(target=report, daemon=True).start()
     run(receiver, config, stop, lambda: store.beat(name, os.getpid(), port=receiver.port))
 
 
@@ -97,10 +110,20 @@ def _work(name: str, config: Gateway, store: Store, stop: threading.Event) -> No
 def _send(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
     from pneumoscope.serving.send import run
 
-    threads = [
-        threading.Thread(target=run, args=(store, item, stop), name=item.name, daemon=True)
-        for item in config.deliveries
-    ]
+    _together(name, store, stop, [partial(run, store, item, stop) for item in config.deliveries])
+
+
+def _poll(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving.poll import pollers
+
+    out_folder(config.images)
+    every = pollers(config, open_intake(config, store))
+    _together(name, store, stop, [partial(item.run, stop) for item in every])
+
+
+def _together(name: str, store: Store, stop: threading.Event, runs: Sequence[Callable[[], None]]) -> None:
+    """Run each in a thread of its own, so that a peer that is down holds up no other."""
+    threads = [threading.Thread(target=run, daemon=True) for run in runs]
     for thread in threads:
         thread.start()
     # A thread that ended by itself failed; the supervisor starts the process again.
@@ -121,5 +144,5 @@ def _web(name: str, config: Gateway, store: Store, stop: threading.Event) -> Non
 
 
 _LIVES: Mapping[str, Callable[[str, Gateway, Store, threading.Event], None]] = MappingProxyType(
-    {"receive": _receive, "worker": _work, "send": _send, "web": _web}
+    {"receive": _receive, "poll": _poll, "worker": _work, "send": _send, "web": _web}
 )

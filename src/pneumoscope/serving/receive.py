@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import tempfile
 import threading
 from collections.abc import Callable
@@ -23,9 +22,10 @@ from pneumoscope.errors import ConfigError, ImageError, StorageError
 from pneumoscope.files import out_folder
 from pneumoscope.serving import commitment
 from pneumoscope.serving.association import COMMITMENT, VERIFICATION
-from pneumoscope.serving.config import Gateway, Receive, Tls
+from pneumoscope.serving.config import Gateway, Receive
 from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
+from pneumoscope.serving.tls import greet, server_tls
 
 # PS3.4, B.2.3: statuses of C-STORE.
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
@@ -94,6 +94,10 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
         stages("stored")
         return SUCCESS
 
+    def on_open(event: Any) -> None:
+        if (refused := greet(event.assoc.dul.socket.socket, settings.seconds)) is not None:
+            log.warning("connection refused", reason=refused)
+
     application = _application(settings)
     try:
         server = application.start_server(
@@ -101,9 +105,10 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             block=False,
             ssl_context=None if settings.tls is None else server_tls(settings.tls),
             evt_handlers=[
+                (evt.EVT_CONN_OPEN, on_open),
                 (evt.EVT_C_STORE, on_store),
                 (evt.EVT_C_ECHO, lambda event: SUCCESS),
-                (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake.store)),
+                (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake.store, settings)),
             ],
         )
     except OSError as error:
@@ -130,28 +135,6 @@ def _application(settings: Receive) -> AE:
     for uid in accepted_classes():
         application.add_supported_context(uid, AllTransferSyntaxes)
     return application
-
-
-def server_tls(settings: Tls) -> ssl.SSLContext:
-    """Return the TLS context of a listener; with `ca`, who shows no certificate of that authority is turned away.
-
-    Raises:
-        ConfigError: a file is missing or is no certificate.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.certificate, settings.key)
-        if settings.ca is not None:
-            context.load_verify_locations(settings.ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"the certificate cannot be used ({error.strerror or error})",
-            path=settings.certificate,
-            remedy="give PEM files of a certificate and its key",
-        ) from error
-    return context
 
 
 def run(receiver: Receiver, config: Gateway, stop: threading.Event, beat: Callable[[], None]) -> None:

@@ -20,14 +20,16 @@ import httpx
 from pynetdicom import _config
 from pynetdicom.dsutils import split_dataset
 
-from pneumoscope.errors import StorageError, storage_errors
+from pneumoscope.errors import PneumoscopeError, StorageError
 from pneumoscope.files import write_bytes
 from pneumoscope.serving import outbox
-from pneumoscope.serving.association import associate, client_tls
+from pneumoscope.serving.association import associate
 from pneumoscope.serving.config import Destination
+from pneumoscope.serving.http import open_client
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.outbox import Answer, Outcome, Parcel
 from pneumoscope.serving.store import Store
+from pneumoscope.serving.tls import client_tls, refusal, why
 
 _IDLE = 0.1  # seconds between looks at an empty outbox
 _STANDBY = 2.0  # seconds between looks at whether another host still sends
@@ -73,7 +75,8 @@ def c_store(to: Destination, parcel: Parcel) -> Answer:
                 return Answer(Outcome.RETRY, "the association was rejected")
             if association.rejected_contexts:
                 return Answer(Outcome.REFUSED, f"it does not take {meta.MediaStorageSOPClassUID.name}")
-            return Answer(Outcome.RETRY, "no association")
+            fault = to.tls and refusal(str(to.host), int(to.port or 0), to.tls, to.seconds)
+            return Answer(Outcome.RETRY, fault or "no association")
         try:
             status = association.send_c_store(file)
         finally:
@@ -121,19 +124,35 @@ def mllp(to: Destination, parcel: Parcel) -> Answer:
                 while _END not in reply and (chunk := link.recv(4096)) and len(reply) < 65536:
                     reply += chunk
     except OSError as error:
-        return Answer(Outcome.RETRY, type(error).__name__)
-    fields = [line.split(b"|") for line in reply.strip(_START + _END).split(b"\r") if line.startswith(b"MSA|")]
-    code = fields[0][1].decode("ascii", "replace") if fields else None
+        return Answer(Outcome.RETRY, why(error))
+    if _END not in reply:  # half of an answer may say the contrary of the whole one
+        return Answer(Outcome.RETRY, "the acknowledgment was cut off" if reply else "no acknowledgment")
+    return _acknowledged(reply, parcel.uid)
+
+
+def _acknowledged(reply: bytes, control: str) -> Answer:
+    """Say what an acknowledgment means; `control`: the number of the message that it must be about (MSH-10)."""
+    segments = reply.strip(_START + _END).split(b"\r")
+    fields = next((segment.split(b"|") for segment in segments if segment.startswith(b"MSA|")), [])
+    code, about = ([field.decode("ascii", "replace").strip() for field in fields[1:]] + ["", ""])[:2]
+    if about != control:
+        return Answer(Outcome.RETRY, "the acknowledgment is about another message")
     if code in ("AA", "CA"):
         return DELIVERED
-    if code in ("AR", "CR"):
-        return Answer(Outcome.REFUSED, f"acknowledged {code}")
-    return Answer(Outcome.RETRY, f"acknowledged {code}" if code else "no acknowledgment")
+    return Answer(Outcome.REFUSED if code in ("AR", "CR") else Outcome.RETRY, f"acknowledged {code}")
 
 
 _WAYS: Mapping[str, Callable[[Destination, Parcel], Answer]] = MappingProxyType(
     {"dicom": c_store, "stow": stow, "fhir": fhir, "hl7-file": hl7_file, "hl7-mllp": mllp}
 )
+
+
+def attempt(to: Destination, parcel: Parcel) -> Answer:
+    """Send one parcel; a certificate or a secret that cannot be used may be put right, so it is tried again."""
+    try:
+        return _WAYS[to.kind](to, parcel)
+    except PneumoscopeError as error:
+        return Answer(Outcome.RETRY, error.what)
 
 
 def step(
@@ -144,7 +163,7 @@ def step(
     parcels = outbox.due(store, to.name, _MOST)
     for parcel in parcels:
         stages("sending")
-        answer = _WAYS[to.kind](to, parcel)
+        answer = attempt(to, parcel)
         stages("sent")
         state = outbox.record(store, parcel, answer, timedelta(hours=to.give_up_hours), chance)
         told = log.info if answer.outcome is Outcome.DELIVERED else log.warning
@@ -165,13 +184,9 @@ def run(store: Store, to: Destination, stop: threading.Event) -> None:
 
 
 def _post(to: Destination, url: str, body: bytes, kind: str, wanted: str) -> tuple[Answer, httpx.Response | None]:
-    headers = {"Content-Type": kind, "Accept": wanted}
-    if to.token_file is not None:
-        with storage_errors(to.token_file):
-            headers["Authorization"] = f"Bearer {to.token_file.read_text(encoding='ascii').strip()}"
     try:
-        with httpx.Client(verify=client_tls(to.tls), timeout=to.seconds, trust_env=False) as client:
-            response = client.post(url, content=body, headers=headers)
+        with open_client(to.tls, to.seconds, token_file=to.token_file) as client:
+            response = client.post(url, content=body, headers={"Content-Type": kind, "Accept": wanted})
     except httpx.HTTPError as error:
-        return Answer(Outcome.RETRY, type(error).__name__), None
+        return Answer(Outcome.RETRY, why(error)), None
     return classify_http(response.status_code), response

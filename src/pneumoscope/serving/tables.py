@@ -1,7 +1,7 @@
 """The gateway's tables. Everything it promised to a sender or owes to a destination is a row here.
 
     images ─ jobs ─ results ─ objects ─ deliveries
-    processes
+    processes, feeds, reports
     users ─ sign-ins ─ events, feedback (of the page)
 
 An image has one job, also where it is not analysed: then the job says why. Identities (patient, accession number) are
@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Double,
     ForeignKey,
@@ -202,6 +203,41 @@ class Delivery(Base):
     reason: Mapped[str | None]
 
     object: Mapped[Object] = relationship(back_populates="deliveries")
+
+
+class Feed(Base):
+    """How far an Orthanc's changes were followed, and what hinders.
+
+    `seq`: number of the last change that was dealt with, None until it answered for the first time; `date` (as Orthanc
+    writes it) and `resource` are of that change. `skipped` counts images that could not be taken, `resets` how often
+    its numbering began anew. `fault`: why the last attempt failed, without identity.
+    """
+
+    __tablename__ = "feeds"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    seq: Mapped[int | None] = mapped_column(BigInteger)
+    date: Mapped[str] = mapped_column(String(20))
+    resource: Mapped[str] = mapped_column(String(64))
+    skipped: Mapped[int]
+    resets: Mapped[int]
+    fault: Mapped[str | None]
+
+
+class Report(Base):
+    """What a sender asked to be committed (PS3.4, J), and whether it was told. `content`: DICOM JSON; `peer`: title."""
+
+    __tablename__ = "reports"
+    __table_args__ = (Index("ix_reports_queue", "state", "not_before"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    peer: Mapped[str] = mapped_column(String(16))
+    content: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int]
+    created_at: Mapped[datetime]
+    not_before: Mapped[datetime]
+    reason: Mapped[str | None]
 
 
 class Beat(Base):

@@ -44,7 +44,7 @@ def _simplified(points: NDArray[np.float64], tolerance: float) -> NDArray[np.flo
     path = Path(points)
     path.simplify_threshold = tolerance
     kept = path.cleaned(simplify=True)
-    vertices = np.asarray(kept.vertices, np.float64)[np.asarray(kept.codes) != Path.STOP]
+    vertices: NDArray[np.float64] = np.asarray(kept.vertices, np.float64)[np.asarray(kept.codes) != Path.STOP]
     vertices[-1] = vertices[0]
     return vertices
 

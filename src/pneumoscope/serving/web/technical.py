@@ -27,6 +27,7 @@ from pneumoscope.serving.tables import (
     SENT,
     Beat,
     Delivery,
+    Feed,
     Image,
     Job,
     Result,
@@ -91,6 +92,7 @@ def content(site: Site) -> dict[str, Any]:
             "jobs": [(state, states.get(state, 0)) for state in JOB_STATES],
             "waiting_since": jobs.waiting_since(session),
             "destinations": _destinations(site, session),
+            "feeds": _feeds(site, session),
             "dead": _dead(session),
             "quarantined": _quarantined(session),
             "processes": _processes(site, session),
@@ -120,9 +122,15 @@ def _destinations(site: Site, session: Session) -> list[dict[str, Any]]:
             "kind": known[name].kind if name in known else "no longer configured",
             "counts": [counts.get((name, state), 0) for state in DELIVERY_STATES],
             "owed_since": outbox.owed_since(session, name),
+            "refused": outbox.refused(session, name),
         }
         for name in every
     ]
+
+
+def _feeds(site: Site, session: Session) -> list[dict[str, Any]]:
+    found = {feed.name: feed for feed in session.scalars(select(Feed))}
+    return [{"name": item.name, "feed": found.get(item.name)} for item in site.config.orthanc]
 
 
 def _dead(session: Session) -> list[dict[str, Any]]:
