@@ -122,7 +122,7 @@ def test_two_hosts_share_the_work(tmp_path: Path, postgres: Postgres) -> None:
                 only = [part for kind in kinds for part in ("--only", kind)]
                 running.append(subprocess.Popen([*command, *only], stderr=stream))
                 until((tmp_path / "shared" / "images").is_dir)
-            until(lambda: ready(web))
+            until(lambda: ready(web), 300.0)  # two starts, one after the other
             assert push(At(dicom), chest()) == [0]  # type: ignore[arg-type]
             until(lambda: len(pacs.objects) == 2)
             store = open_store(url)
