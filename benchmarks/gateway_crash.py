@@ -49,7 +49,7 @@ ALL, SUPERVISOR, CHILD, WORKER = "all", "supervisor", "child", "worker"
 SHARES = {"receive": 0.2, WORKER: 0.2, CHILD: 0.2, "send": 0.15, "web": 0.1, SUPERVISOR: 0.05, ALL: 0.1}
 SENDERS, SIDE = 4, 512
 BEHIND = 20  # jobs of one worker
-MOVED = 20.0  # seconds at most that a moment waits for something new to be at risk
+MOVED = 30.0  # seconds at most that a moment waits for something new to be at risk
 PAUSE = 3.0  # seconds at most from when the victim is up until it is killed
 PATIENCE = 600.0
 

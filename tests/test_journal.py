@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,6 +83,18 @@ def test_pseudonyms_are_stable_and_keyed(tmp_path: Path) -> None:
     path.write_text("short")
     with pytest.raises(DataError, match="too short"):
         Pseudonyms.load(path)
+
+
+def test_processes_that_start_together_go_on_with_one_secret(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+
+    def load(_: int) -> str | None:
+        start.wait()
+        return Pseudonyms.load(tmp_path / "deeper" / "j.key").of("patient", "4711")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(load, range(8)))) == 1
+    assert [file.name for file in (tmp_path / "deeper").iterdir()] == ["j.key"]
 
 
 def test_an_answer_is_told_by_what_answered_about_what() -> None:
