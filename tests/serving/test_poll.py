@@ -15,7 +15,7 @@ import httpx
 import pydicom
 import pytest
 from sqlalchemy import select
-from tests.serving.crashing import poll
+from tests.serving.dying import poll
 from tests.serving.fake_orthanc import Fault, cut, fake_orthanc, status
 from tests.serving.orthanc import Orthanc, free_ports, start_orthanc
 from tests.serving.radiographs import finding
