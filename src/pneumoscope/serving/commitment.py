@@ -38,7 +38,7 @@ _LOOK = 0.5  # seconds between looks at what is owed
 
 def answer(event: Any, store: Store, settings: Receive) -> tuple[int, None]:
     """Take a question (N-ACTION), and see to it that the report follows the answer."""
-    if event.action_type != 1:
+    if event.action_type != 1 or not settings.commitment:
         return NO_SUCH_ACTION, None
     try:
         # PS3.4, table J.3-1: both are required.
@@ -143,7 +143,10 @@ def _deliver(row: Report, settings: Receive) -> str | None:
     to = peer.destination(settings.aet)
     try:
         association = associate(
-            to, [(COMMITMENT, [ImplicitVRLittleEndian])], settings.seconds, [build_role(COMMITMENT, scp_role=True)]
+            to,
+            [(COMMITMENT, [ImplicitVRLittleEndian])],
+            settings.seconds,
+            roles=[build_role(COMMITMENT, scp_role=True)],
         )
         if not association.is_established:
             return (peer.tls and refusal(peer.host, peer.port, peer.tls, settings.seconds)) or "no association"

@@ -22,7 +22,7 @@ from pynetdicom.dsutils import split_dataset
 
 from pneumoscope.errors import PneumoscopeError, StorageError
 from pneumoscope.files import write_bytes
-from pneumoscope.serving import outbox
+from pneumoscope.serving import assurance, outbox
 from pneumoscope.serving.association import associate
 from pneumoscope.serving.config import Destination
 from pneumoscope.serving.http import open_client
@@ -176,7 +176,7 @@ def run(store: Store, to: Destination, stop: threading.Event) -> None:
     """Send to one destination until told to stop."""
     chance = random.Random(uuid.uuid4().int)
     while not stop.is_set():
-        if not step(store, to, chance):
+        if not step(store, to, chance) and not (to.commit and assurance.ask(store, to)):
             stop.wait(_IDLE)
 
 
