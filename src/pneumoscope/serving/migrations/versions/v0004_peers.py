@@ -1,4 +1,4 @@
-"""How far the changes of each Orthanc were followed, and storage commitment, given and asked for."""
+"""How far the changes of each Orthanc were followed, and reports of storage commitment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables of feeds and reports, and the column of questions."""
+    """Make the tables of feeds and reports."""
     op.create_table(
         "feeds",
         sa.Column("name", sa.String(length=40), nullable=False),
@@ -37,5 +37,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reports")),
     )
     op.create_index("ix_reports_queue", "reports", ["state", "not_before"], unique=False)
-    op.add_column("deliveries", sa.Column("transaction_uid", sa.String(length=64), nullable=True))
-    op.create_index(op.f("ix_deliveries_transaction_uid"), "deliveries", ["transaction_uid"], unique=False)
