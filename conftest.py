@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
@@ -119,6 +120,17 @@ def _signals(traces: int) -> Iterator[None]:
     for number, handler in before.items():
         signal.signal(number, handler)
     assert after == before, "this test leaves a signal's handler behind"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """Say how a test process died, and what memory and kernel were like then: it cannot say so itself."""
+    if not error:
+        return
+    code = node.gateway._io.popen.wait()  # or the signal, negative: whoever is told so here is dead
+    memory = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith(("MemTotal", "MemAv"))]
+    kernel = subprocess.run(["dmesg"], capture_output=True, text=True, check=False).stdout.splitlines()[-5:]
+    print(f"\n{node.gateway.id} died with exit code {code}", *memory, *kernel, sep="\n", flush=True)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pydicom
@@ -44,15 +44,12 @@ aet = "{title}"
 
 
 @dataclass
-class Rig:
-    """A gateway that sends to an Orthanc."""
+class Running:
+    """A gateway in processes of its own."""
 
     file: Path
     config: Gateway
-    orthanc: Orthanc
     process: subprocess.Popen[bytes] | None = None
-    seen: dict[str, tuple[str, str, float]] = field(default_factory=dict)  # by instance: study, modality, when
-    since: int = 0
 
     def start(self) -> None:
         command = [sys.executable, "-m", "pneumoscope", "serve", "--config", str(self.file)]
@@ -74,23 +71,6 @@ class Rig:
             return httpx.get(f"http://127.0.0.1:{self.config.web.port}/readyz").status_code == 200
         except httpx.TransportError:
             return False
-
-    def look(self) -> None:
-        """Note what Orthanc has got since the last look."""
-        changes = httpx.get(f"{self.orthanc.url}/changes", params={"since": self.since, "limit": 100}).json()
-        moment = time.perf_counter()
-        for change in changes["Changes"]:
-            if change["ChangeType"] == "NewInstance":
-                tags = httpx.get(f"{self.orthanc.url}/instances/{change['ID']}/simplified-tags").json()
-                self.seen[change["ID"]] = (tags["StudyInstanceUID"], tags["Modality"], moment)
-        self.since = changes["Last"]
-
-    def results(self, study: str) -> list[str]:
-        return sorted(modality for found, modality, _ in self.seen.values() if found == study)
-
-    def complete(self, sources: list[pydicom.Dataset]) -> bool:
-        self.look()
-        return all(self.results(source.StudyInstanceUID) == ["OT", "SR"] for source in sources)
 
     def connect(self) -> Association:
         application = AE(ae_title=CALLER)
@@ -116,22 +96,62 @@ class Rig:
         return taken
 
 
+Made = TypeVar("Made", bound=Running)
+
+
+@dataclass
+class Rig(Running):
+    """A gateway that sends to an Orthanc."""
+
+    orthanc: Orthanc = field(kw_only=True)
+    seen: dict[str, tuple[str, str, float]] = field(default_factory=dict)  # by instance: study, modality, when
+    since: int = 0
+
+    def look(self) -> None:
+        """Note what Orthanc has got since the last look."""
+        changes = httpx.get(f"{self.orthanc.url}/changes", params={"since": self.since, "limit": 100}).json()
+        moment = time.perf_counter()
+        for change in changes["Changes"]:
+            if change["ChangeType"] == "NewInstance":
+                tags = httpx.get(f"{self.orthanc.url}/instances/{change['ID']}/simplified-tags").json()
+                self.seen[change["ID"]] = (tags["StudyInstanceUID"], tags["Modality"], moment)
+        self.since = changes["Last"]
+
+    def results(self, study: str) -> list[str]:
+        return sorted(modality for found, modality, _ in self.seen.values() if found == study)
+
+    def complete(self, sources: list[pydicom.Dataset]) -> bool:
+        self.look()
+        return all(self.results(source.StudyInstanceUID) == ["OT", "SR"] for source in sources)
+
+
 @contextmanager
 def rig(folder: Path) -> Iterator[Rig]:
     """Start Orthanc, and prepare a gateway with the shipped bundle that sends to it; killed at the end."""
     (folder / "orthanc").mkdir()
     with start_orthanc(folder / "orthanc") as orthanc:
-        dicom, web = free_ports(2)
-        file = folder / "gateway.toml"
-        file.write_text(
-            TOML.format(dicom=dicom, web=web, caller=CALLER, pacs=orthanc.port, title=orthanc.title), encoding="utf-8"
-        )
-        made = Rig(file, load_gateway(file), orthanc)
-        try:
+        file = write_gateway(folder, orthanc.port, orthanc.title)
+        with killed_at_the_end(Rig(file, load_gateway(file), orthanc=orthanc)) as made:
             yield made
-        finally:
-            if made.process is not None and made.process.poll() is None:
-                made.kill()
+
+
+def write_gateway(folder: Path, pacs: int, title: str, more: str = "") -> Path:
+    """Write the file of a gateway that sends to a port of this machine; `more` sections."""
+    dicom, web = free_ports(2)
+    file = folder / "gateway.toml"
+    text = TOML.format(dicom=dicom, web=web, caller=CALLER, pacs=pacs, title=title)
+    file.write_text(text + more, encoding="utf-8")
+    return file
+
+
+@contextmanager
+def killed_at_the_end(made: Made) -> Iterator[Made]:
+    """Yield a gateway, and leave none of its processes."""
+    try:
+        yield made
+    finally:
+        if made.process is not None and made.process.poll() is None:
+            made.kill()
 
 
 def chests(count: int, side: int) -> list[pydicom.Dataset]:

@@ -15,15 +15,16 @@ import json
 import os
 import secrets
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import DataError, StorageError, storage_errors
-from pneumoscope.files import atomic_path, plain, sha256_bytes
+from pneumoscope.files import plain, sha256_bytes, sync_folder
 from pneumoscope.records import LABELS, Prediction
 
 SCHEMA = 1
@@ -105,9 +106,7 @@ class Pseudonyms:
         """Read the secret, or make one that only its owner may read; raises `DataError` where it is too short."""
         with storage_errors(path):
             if not path.exists():
-                with atomic_path(path) as temporary:
-                    temporary.write_text(secrets.token_hex(32), encoding="ascii")
-                path.chmod(0o600)
+                _begin_secret(path)
             secret = path.read_bytes().strip()
         if len(secret) < 32:
             raise DataError("the secret of the pseudonyms is too short", path=path, remedy="give 32 characters or more")
@@ -119,6 +118,18 @@ class Pseudonyms:
             return None
         told = json.dumps([kind, *parts]).encode()
         return hmac.new(self._secret, told, hashlib.sha256).hexdigest()[:24]
+
+
+def _begin_secret(path: Path) -> None:
+    """Make a secret, or leave the one that another process made meanwhile: both must go on with the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as made:  # its owner's alone
+        made.write(secrets.token_hex(32).encode("ascii"))
+        made.flush()
+        os.fsync(made.fileno())
+        with suppress(FileExistsError):
+            os.link(made.name, path)
+    sync_folder(path.parent)
 
 
 def entry_of(prediction: Prediction, card: Mapping[str, Any], key: str, at: datetime, **known: Any) -> Entry:

@@ -19,11 +19,13 @@ from pneumoscope.serving.store import open_store
 from pneumoscope.serving.tables import DONE, SENT, Delivery, Image, Job, Result
 
 NEVER = "never"
+FORKS = multiprocessing.get_context("forkserver")  # imports once what each process needs
+FORKS.set_forkserver_preload(["tests.serving.crashing"])
 
 
 def outside(target: Callable[..., None], *arguments: Any) -> int:
     """Run in a process of its own; returns its exit code."""
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process = FORKS.Process(target=target, args=arguments)
     process.start()
     process.join(120)
     assert process.exitcode is not None
@@ -31,9 +33,9 @@ def outside(target: Callable[..., None], *arguments: Any) -> int:
 
 
 @pytest.mark.parametrize("stage", ["stored", "claimed", "analysed", "journaled", "recorded", "sending", "sent"])
-def test_one_report_and_one_picture_all_the_same(tmp_path: Path, stage: str) -> None:
+def test_one_report_and_one_picture_all_the_same(tmp_path: Path, database: dict[str, str], stage: str) -> None:
     with sink() as pacs:
-        config = gateway(tmp_path / "gateway", pacs.port)
+        config = gateway(tmp_path / "gateway", pacs.port, store=database)
         for folder in (config.incoming, config.images):
             folder.mkdir(parents=True)
         open_store(config.database, migrate=True).close()

@@ -16,11 +16,16 @@ import pytest
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from sqlalchemy import func, select
-from tests.serving.radiographs import radiograph
+from tests.serving.conftest import DATABASES, database_of
+from tests.serving.crashing import quick_factory
+from tests.serving.orthanc import free_ports
+from tests.serving.postgres import Postgres
+from tests.serving.radiographs import SHA, radiograph
 
 from pneumoscope.bundle import load_bundle
 from pneumoscope.journal import Journal
 from pneumoscope.serving import outbox, send
+from pneumoscope.serving.analysis import open_analysis
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.receive import Receiver, start_receiver
@@ -112,15 +117,17 @@ def only_job(store: Store) -> Job:
         return job
 
 
-@pytest.fixture(scope="module")
-def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Store, Sink, pydicom.Dataset]]:
-    """One radiograph that went all the way, with the shipped bundle."""
+@pytest.fixture(scope="module", params=DATABASES)
+def worked(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Gateway, Store, Sink, pydicom.Dataset]]:
+    """One radiograph that went all the way: with the shipped bundle on SQLite, with a quick answer on PostgreSQL."""
     with sink() as pacs:
-        config = gateway(tmp_path_factory.mktemp("gateway"), pacs.port)
+        config = gateway(tmp_path_factory.mktemp("gateway"), pacs.port, store=database_of(request))
         source = chest()
         with receiving(config) as (receiver, store):
             assert push(receiver, source) == [0x0000]
-            worker = Worker(config, store, "worker-1")
+            worker = Worker(config, store, "worker-1", factory=open_analysis if store.sqlite else quick_factory)
             try:
                 assert worker.step()
                 assert not worker.step()
@@ -150,9 +157,9 @@ def test_what_is_sent_is_what_is_kept_byte_for_byte(worked: Any) -> None:
 
 
 def test_the_journal_has_it_once_and_no_identity(worked: Any) -> None:
-    config, _, _, source = worked
+    config, store, _, source = worked
     (entry,) = Journal(config.journal_file).entries()
-    assert entry.bundle_sha256 == load_bundle().sha256
+    assert entry.bundle_sha256 == (load_bundle().sha256 if store.sqlite else SHA)
     assert entry.covariates["age_years"] == 5.0
     content = config.journal_file.read_bytes()
     for secret in (source.PatientName, source.PatientID, source.AccessionNumber, source.StudyInstanceUID):
@@ -171,9 +178,9 @@ def test_the_gateways_own_results_are_dropped(worked: Any) -> None:
         assert session.scalar(select(func.count()).select_from(Image)) == 1
 
 
-def test_the_same_again_is_the_same(tmp_path: Path) -> None:
+def test_the_same_again_is_the_same(tmp_path: Path, database: dict[str, str]) -> None:
     source = chest()
-    with receiving(gateway(tmp_path)) as (receiver, store):
+    with receiving(gateway(tmp_path, store=database)) as (receiver, store):
         assert push(receiver, source, source) == [0, 0]
         threads = [threading.Thread(target=push, args=(receiver, source)) for _ in range(5)]
         for thread in threads:
@@ -183,9 +190,9 @@ def test_the_same_again_is_the_same(tmp_path: Path) -> None:
         assert only_job(store).state == WAITING
 
 
-def test_five_at_once(tmp_path: Path) -> None:
+def test_five_at_once(tmp_path: Path, database: dict[str, str]) -> None:
     source, answers = chest(), []
-    with receiving(gateway(tmp_path)) as (receiver, store):
+    with receiving(gateway(tmp_path, store=database)) as (receiver, store):
         threads = [threading.Thread(target=lambda: answers.extend(push(receiver, source))) for _ in range(5)]
         for thread in threads:
             thread.start()
@@ -195,11 +202,11 @@ def test_five_at_once(tmp_path: Path) -> None:
         assert only_job(store).state == WAITING
 
 
-def test_other_pixels_under_one_uid_wait_for_a_person(tmp_path: Path) -> None:
+def test_other_pixels_under_one_uid_wait_for_a_person(tmp_path: Path, database: dict[str, str]) -> None:
     source = chest()
     other = chest(SOPInstanceUID=source.SOPInstanceUID, PixelData=bytes(len(source.PixelData)))
     third = chest(SOPInstanceUID=source.SOPInstanceUID, PatientID="4712")
-    with receiving(gateway(tmp_path)) as (receiver, store):
+    with receiving(gateway(tmp_path, store=database)) as (receiver, store):
         assert push(receiver, source, other, third) == [0, 0, 0]
         with store.read() as session:
             images = list(session.scalars(select(Image).order_by(Image.version)))
@@ -221,8 +228,10 @@ def test_other_pixels_under_one_uid_wait_for_a_person(tmp_path: Path) -> None:
         ({"PresentationIntentType": "FOR PROCESSING"}, "raw data"),
     ],
 )
-def test_what_is_not_analysed_says_why(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    config = gateway(tmp_path, analyse={"age_years": (1.0, 5.0)})
+def test_what_is_not_analysed_says_why(
+    tmp_path: Path, database: dict[str, str], changes: dict[str, Any], reason: str
+) -> None:
+    config = gateway(tmp_path, store=database, analyse={"age_years": (1.0, 5.0)})
     with receiving(config) as (receiver, store):
         assert push(receiver, chest(**changes)) == [0]
         job = only_job(store)
@@ -244,6 +253,27 @@ def test_a_full_disk_is_told_to_the_sender(tmp_path: Path) -> None:
     with receiving(config) as (receiver, _):
         assert push(receiver, chest()) == [0xA700]
         assert not list(config.incoming.iterdir())
+
+
+def test_a_database_that_is_away_is_told_as_passing(tmp_path: Path, postgres: Postgres, migrated: str) -> None:
+    url = postgres.database(migrated)
+    with receiving(gateway(tmp_path, store={"url": url})) as (receiver, store):
+        assert push(receiver, chest()) == [0]
+        store.close()
+        (port,) = free_ports(1)
+        store.engine = Store(f"postgresql+psycopg://gateway@127.0.0.1:{port}/gone").engine
+        assert push(receiver, chest()) == [0xA700]
+
+
+def test_a_file_that_is_not_there_is_not_the_images_fault(tmp_path: Path) -> None:
+    config = gateway(tmp_path)
+    with receiving(config) as (receiver, store):
+        assert push(receiver, chest()) == [0]
+        config.images.rename(tmp_path / "away")  # a share that was taken away
+        worker = Worker(config, store, "worker-1")
+        assert worker.step()
+        job = only_job(store)
+        assert (job.state, job.reason) == (WAITING, "not analysed, because its file is not there")
 
 
 def test_a_header_that_names_nothing_is_refused(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ import httpx
 import pytest
 from sqlalchemy import select
 from tests.serving.orthanc import free_ports
-from tests.serving.test_gateway import chest, push, sink
+from tests.serving.test_gateway import chest, gateway, push, sink
 
-from pneumoscope.errors import ConfigError
+from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.config import load_gateway
+from pneumoscope.serving.processes import KINDS, kind_of, names, signed
 from pneumoscope.serving.store import open_store
+from pneumoscope.serving.supervisor import serve
 from pneumoscope.serving.tables import SENT, Beat, Delivery
 
 TOML = """
@@ -118,9 +120,32 @@ def test_check_tells_what_would_stop_it(tmp_path: Path) -> None:
     assert "FAULT  bundle:" in done.stdout
 
 
+def test_hosts_that_share_a_database_are_told_apart(tmp_path: Path) -> None:
+    store = {"url": "postgresql+psycopg://gateway@127.0.0.1/gateway"}
+    alone, first = gateway(tmp_path), gateway(tmp_path, store={**store, "host": "first"}, worker={"count": 2})
+    assert (signed(alone, "worker-1"), signed(first, "worker-1")) == ("worker-1", "worker-1@first")
+    assert alone.incoming == tmp_path / "incoming"
+    assert first.incoming == tmp_path / "incoming" / "first"
+    assert gateway(tmp_path, store=store).host
+    assert names(first, ["worker", "web"]) == ("worker-1", "worker-2", "web")
+    assert {kind_of(signed(first, name)) for name in names(first)} == set(KINDS)
+
+
+def test_a_host_that_only_analyses_asks_for_the_shared_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no process is called 'workers'"):
+        serve(gateway(tmp_path), ["workers"])
+    with pytest.raises(StorageError, match="mount the folder"):
+        serve(gateway(tmp_path / "absent"), ["worker"])
+    assert not (tmp_path / "absent").exists()
+    store = {"url": "postgresql+psycopg://gateway@127.0.0.1/gateway"}
+    with pytest.raises(ConfigError, match="journal must not lie"):
+        serve(gateway(tmp_path, store=store), ["worker"])
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
+        ('[store]\nhost = "a"', "several machines"),
         ("[recieve]\nport = 1", "unknown key recieve"),
         ("[worker]\ncount = 0", "worker.count"),
         ('[[destination]]\nname = "pacs"\nkind = "fhir"\nurl = "http://x"', "two destinations are called pacs"),

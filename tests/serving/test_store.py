@@ -1,11 +1,10 @@
-"""The tables, the queue and its order; against SQLite, and PostgreSQL where it can be had."""
+"""The tables, the queue and its order, the outbox; against SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,58 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 from tests.serving.orthanc import free_ports
+from tests.serving.postgres import Postgres
+from tests.serving.test_gateway import gateway
 
 from pneumoscope.errors import ConfigError, StorageError
-from pneumoscope.serving import jobs
-from pneumoscope.serving.store import Store, hidden, now, open_store, revision
-from pneumoscope.serving.tables import DONE, QUARANTINED, RUNNING, WAITING, Base, Image, Job
+from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving.outbox import Answer, Outcome
+from pneumoscope.serving.send import DELIVERED
+from pneumoscope.serving.store import Store, database_time, hidden, now, open_store, revision, upgrade
+from pneumoscope.serving.tables import DEAD, DONE, QUARANTINED, RUNNING, SENT, WAITING, Base, Image, Job, Object, Result
 
 HOUR = timedelta(hours=1)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL of our own, on a free loopback port, its files thrown away."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    initdb = str(found[-1]) if found else shutil.which("initdb")
-    if initdb is None:
-        pytest.skip("PostgreSQL is not installed")
-    if os.geteuid() == 0 and shutil.which("setpriv") is None:
-        pytest.skip("PostgreSQL refuses root, and setpriv is missing")
-    folder = Path("/tmp") / tmp_path_factory.mktemp("postgres").name
-    folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
-    as_other: list[str] = []
-    if os.geteuid() == 0:
-        shutil.chown(folder, "nobody")
-        as_other = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-    (port,) = free_ports(1)
-    data = folder / "data"
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    subprocess.run(
-        [*as_other, initdb, "-D", data, "-U", "gateway", "-A", "trust", "-E", "UTF8"], check=True, cwd=folder, **quiet
-    )
-    control = str(Path(initdb).with_name("pg_ctl"))
-    options = f"-h 127.0.0.1 -p {port} -k {folder}"
-    subprocess.run([*as_other, control, "-D", data, "-w", "-o", options, "-l", folder / "log", "start"],
-                   check=True, cwd=folder, **quiet)  # fmt: skip
-    try:
-        yield f"postgresql+psycopg://gateway@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*as_other, control, "-D", data, "-m", "immediate", "stop"], check=True, cwd=folder, **quiet)
-        shutil.rmtree(folder)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture
+def store(database: dict[str, str], tmp_path: Path) -> Iterator[Store]:
     """An empty store."""
-    if request.param == "sqlite":
-        opened = open_store(f"sqlite:///{tmp_path / 'a.sqlite'}", migrate=True)
-    else:
-        opened = open_store(request.getfixturevalue("postgres"), migrate=True)
-        with opened.write() as session:
-            for table in reversed(Base.metadata.sorted_tables):
-                session.execute(table.delete())
+    opened = open_store(gateway(tmp_path, store=database).database, migrate=True)
     yield opened
     opened.close()
 
@@ -101,11 +66,31 @@ def test_migrations_give_the_models(store: Store) -> None:
     assert found == wanted is not None
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_what_the_first_version_kept_is_there_after_the_last(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'a'}" if kind == "sqlite" else request.getfixturevalue("postgres").database()
+    old = Store(url)
+    upgrade(old, "0001")
+    job_id = add(old)
+    with pytest.raises(StorageError, match="version 0001"):
+        open_store(url)
+    old.close()
+    with ThreadPoolExecutor() as pool:  # several processes may start at once
+        for opened in pool.map(lambda _: open_store(url, migrate=True), range(3)):
+            assert state(opened, job_id) == WAITING
+            opened.close()
+
+
 def test_an_empty_database_is_not_taken_for_ours(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="version None"):
         open_store(f"sqlite:///{tmp_path / 'a.sqlite'}")
     with pytest.raises(StorageError, match="cannot be used"):
         open_store(f"sqlite:///{tmp_path / 'no' / 'a.sqlite'}", migrate=True)
+    (port,) = free_ports(1)
+    with pytest.raises(StorageError, match="cannot be used"):
+        open_store(f"postgresql+psycopg://gateway@127.0.0.1:{port}/gateway")
     with pytest.raises(ConfigError):
         Store("nonsense")
 
@@ -123,6 +108,87 @@ def test_one_job_one_worker(store: Store) -> None:
     assert jobs.end(store, held, DONE)
     assert not jobs.end(store, held, DONE)
     assert state(store, job_id) == DONE
+
+
+def test_workers_side_by_side_never_take_the_same_job(store: Store) -> None:
+    expected = {add(store, number=number) for number in range(40)}
+
+    def work(owner: str) -> list[int]:
+        taken = []
+        while held := jobs.claim(store, owner, HOUR, HOUR):
+            taken.append(held.job_id)
+        return taken
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [job_id for some in pool.map(work, "abcd") for job_id in some]
+    assert sorted(taken) == sorted(expected)
+
+
+def test_a_locked_job_is_passed_over_and_not_waited_for(postgres: Postgres, migrated: str) -> None:
+    store = open_store(postgres.database(migrated))
+    first, second = add(store, number=1), add(store, number=2)
+    with store.write() as session:
+        session.scalar(select(Job).where(Job.id == first).with_for_update())
+        held = jobs.claim(store, "b", HOUR, HOUR)
+        assert held is not None
+        assert held.job_id == second
+        assert jobs.claim(store, "c", HOUR, HOUR) is None
+    store.close()
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_host_whose_clock_is_wrong_keeps_to_the_databases(
+    postgres: Postgres, migrated: str, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    store = open_store(postgres.database(migrated))
+    job_id = add(store)
+    wrong = datetime.now(UTC) + timedelta(hours=hours)
+    monkeypatch.setattr("pneumoscope.serving.store.now", lambda: wrong)
+    held = jobs.claim(store, "a", HOUR, HOUR)
+    assert held is not None
+    assert jobs.claim(store, "b", HOUR, HOUR) is None, "a lease of an hour has not passed"
+    assert jobs.fail(store, held, "died", attempts=3) == WAITING
+    with store.read() as session:
+        job = session.get_one(Job, job_id)
+        assert abs(job.not_before - datetime.now(UTC)) < timedelta(minutes=5)
+    store.close()
+
+
+def test_what_is_owed_is_sent_once_or_tried_again_or_given_up(store: Store) -> None:
+    job_id = add(store)
+    with store.write() as session:
+        moment = database_time(session)
+        result = Result(job_id=job_id, bundle="b", bundle_sha256="0" * 64, threshold=0.5, abstained=False, quality={},
+                        milliseconds=1.0, urgent=False, shadow=False, created_at=moment)  # fmt: skip
+        for kind in ("sr", "sc"):
+            built = Object(kind=kind, uid=kind, suffix=".dcm", data=b"\0" + kind.encode())
+            outbox.owe(session, built, ["pacs", "other"], moment)
+            result.objects.append(built)
+        session.add(result)
+    chance, day = random.Random(0), timedelta(days=1)
+    first, second = outbox.due(store, "pacs", 20)
+    assert (first.kind, first.data) == ("sr", b"\0sr")
+    assert outbox.record(store, first, DELIVERED, day, chance) == SENT
+    assert outbox.record(store, second, Answer(Outcome.RETRY, "down"), day, chance) == WAITING
+    assert outbox.due(store, "pacs", 20) == [], "one is sent, one waits for its next attempt"
+    assert outbox.record(store, second, Answer(Outcome.RETRY, "down"), timedelta(0), chance) == DEAD
+    assert not outbox.replay(store, first.delivery_id)
+    assert outbox.replay(store, second.delivery_id)
+    assert [parcel.delivery_id for parcel in outbox.due(store, "pacs", 20)] == [second.delivery_id]
+    assert len(outbox.due(store, "other", 20)) == 2
+
+
+def test_one_host_sends_to_a_destination_and_another_takes_over(postgres: Postgres, migrated: str) -> None:
+    url = postgres.database(migrated)
+    one, other = open_store(url), open_store(url)
+    with one.alone("send pacs") as mine:
+        assert mine
+        with other.alone("send pacs") as theirs, other.alone("send else") as free:
+            assert (theirs, free) == (False, True)
+    with other.alone("send pacs") as theirs:
+        assert theirs
+    one.close()
+    other.close()
 
 
 def test_a_late_worker_cannot_write_over_the_next(store: Store) -> None:

@@ -19,6 +19,8 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from sqlalchemy import select
+from tests.serving.conftest import DATABASES
+from tests.serving.postgres import Postgres
 from tests.serving.radiographs import heat
 from tests.serving.test_gateway import chest, gateway
 from typer.testing import CliRunner
@@ -99,12 +101,27 @@ def with_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def postgres_with_users(postgres: Postgres, migrated: str) -> str:
+    """The same in PostgreSQL, to be copied."""
+    url = postgres.database(migrated)
+    store = open_store(url)
+    for role in accounts.ROLES:
+        accounts.add_user(store, role, role, PASSWORD)
+    store.close()
+    return url
+
+
 @contextmanager
-def opened(folder: Path, with_users: Path, **changes: Any) -> Iterator[Place]:
+def opened(folder: Path, with_users: Path | str, **changes: Any) -> Iterator[Place]:
+    """A gateway with a copy of a database: a SQLite file, or the URL of a PostgreSQL."""
+    if isinstance(with_users, str):
+        changes["store"] = {"url": with_users}
     config = gateway(folder, **changes)
     for place in (config.folder, config.images, config.incoming):
-        place.mkdir(exist_ok=True)
-    shutil.copy(with_users, config.folder / "gateway.sqlite")
+        place.mkdir(exist_ok=True, parents=True)
+    if isinstance(with_users, Path):
+        shutil.copy(with_users, config.folder / "gateway.sqlite")
     store = open_store(config.database)
     try:
         yield Place(config, store, create_app(config, store))
@@ -113,9 +130,17 @@ def opened(folder: Path, with_users: Path, **changes: Any) -> Iterator[Place]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, with_users: Path) -> Iterator[Place]:
-    with opened(tmp_path, with_users) as found:
+def place(request: pytest.FixtureRequest, tmp_path: Path, with_users: Path) -> Iterator[Place]:
+    """On SQLite, unless the test names databases."""
+    users: Path | str = with_users
+    if getattr(request, "param", "sqlite") != "sqlite":
+        template = request.getfixturevalue("postgres_with_users")
+        users = request.getfixturevalue("postgres").database(template)
+    with opened(tmp_path, users) as found:
         yield found
+
+
+on_each_database = pytest.mark.parametrize("place", DATABASES, indirect=True)
 
 
 def bring(place: Place, source: pydicom.Dataset) -> int:
@@ -260,6 +285,7 @@ def test_limiter_forgets() -> None:
     assert limiter.count("a")
 
 
+@on_each_database
 def test_sign_in_gives_a_new_secret_and_sign_out_ends_it(place: Place) -> None:
     browser = place.browser()
     browser.get("/signin")
@@ -273,6 +299,7 @@ def test_sign_in_gives_a_new_secret_and_sign_out_ends_it(place: Place) -> None:
     assert browser.get("/worklist").status_code == 303
 
 
+@on_each_database
 def test_a_disabled_user_is_out_at_once(place: Place) -> None:
     browser = place.as_("reader")
     accounts.disable_user(place.store, "reader")
@@ -280,6 +307,7 @@ def test_a_disabled_user_is_out_at_once(place: Place) -> None:
     assert sign_in(place.browser(), "reader").status_code == 401
 
 
+@on_each_database
 def test_a_sign_in_ends_by_itself(place: Place) -> None:
     who = accounts.sign_in(place.store, "reader", PASSWORD, 0)
     assert who is not None
@@ -307,6 +335,7 @@ def test_passwords_are_kept_as_argon2(place: Place) -> None:
 # --- what is shown ----------------------------------------------------------------------------------------
 
 
+@on_each_database
 def test_every_page_carries_notice_and_headers(place: Place) -> None:
     image_id = bring(place, chest())
     answer(place, image_id)
@@ -328,6 +357,7 @@ def test_secure_cookies_behind_https(tmp_path: Path, with_users: Path) -> None:
     assert "Strict-Transport-Security" in answered.headers
 
 
+@on_each_database
 def test_urgent_first_then_who_waits_longest_and_read_last(place: Place) -> None:
     first, flagged, stat, read = (bring(place, chest()) for _ in range(4))
     answer(place, first, 0.1)
@@ -490,6 +520,7 @@ def test_an_image_that_cannot_be_decoded_says_so(place: Place) -> None:
 # --- what is done -----------------------------------------------------------------------------------------
 
 
+@on_each_database
 @pytest.mark.parametrize(
     ("verdict", "probability", "label"),
     [("agree", 0.99, PNEUMONIA), ("disagree", 0.99, NORMAL), ("agree", 0.1, NORMAL), ("disagree", 0.1, PNEUMONIA),
@@ -528,6 +559,7 @@ def test_feedback_about_nothing_is_refused(place: Place) -> None:
     assert browser.post(f"/study/{image_id}/feedback", data={**form, "verdict": "x"}).status_code == 422
 
 
+@on_each_database
 def test_dead_letters_and_quarantined_images_go_back(place: Place) -> None:
     image_id = bring(place, chest())
     result_id = answer(place, image_id)
@@ -568,6 +600,7 @@ def saved(source: pydicom.Dataset) -> bytes:
     return buffer.getvalue()
 
 
+@on_each_database
 def test_an_upload_goes_the_way_of_every_image(place: Place) -> None:
     browser = place.as_("reader")
     content = saved(chest())
@@ -603,6 +636,7 @@ def test_too_large_is_refused_before_it_is_read(tmp_path: Path, with_users: Path
         assert list(place.config.incoming.iterdir()) == []
 
 
+@on_each_database
 def test_every_look_at_a_patient_is_written_down(place: Place) -> None:
     image_id = bring(place, chest())
     answer(place, image_id)

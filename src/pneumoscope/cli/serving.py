@@ -29,18 +29,25 @@ def register(app: typer.Typer) -> None:
 def serve(
     config: Config,
     check: Annotated[bool, typer.Option("--check", help="Look for what would stop it, and do not start.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", help="Run only receive, worker, send or web; may be given again. The others run on other hosts."
+        ),
+    ] = None,
 ) -> None:
     """Work beside a PACS: receive radiographs, analyse them, send results. Needs the extra `serve`."""
     from pneumoscope.records import RESEARCH_ONLY
 
     with _extra():
         from pneumoscope.serving.config import load_gateway
+        from pneumoscope.serving.processes import KINDS
         from pneumoscope.serving.supervisor import serve as run
 
     found = load_gateway(config)
     say(RESEARCH_ONLY)
     if not check:
-        run(found)
+        run(found, only or KINDS)
         return
     from pneumoscope.serving.check import check as look
 

@@ -25,7 +25,7 @@ from pneumoscope.serving.association import COMMITMENT, associate
 from pneumoscope.serving.commitment import INSTANCE, INVALID_ARGUMENT, SUCCESS
 from pneumoscope.serving.config import Destination
 from pneumoscope.serving.logs import logger
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import COMMITTED, SENT, WAITING, Delivery, Object
 
 _MOST = 100  # objects of one question
@@ -35,17 +35,18 @@ _WAIT = 1.0  # seconds for a report over the association of the question
 
 def ask(store: Store, to: Destination) -> int:
     """Ask about what a destination got and has not committed; returns how many objects those were."""
-    moment, transaction = now(), generate_uid()
+    transaction = generate_uid()
     query = (
         select(Delivery.id, Object.sop_class, Object.uid)
         .join(Delivery.object)
-        .where(Delivery.destination == to.name, Delivery.state == SENT, Delivery.not_before <= moment)
-        .where(Delivery.sent_at > moment - timedelta(hours=to.give_up_hours))
+        .where(Delivery.destination == to.name, Delivery.state == SENT)
         .order_by(Delivery.id)
         .limit(_MOST)
     )
     with store.read() as session:
-        rows = session.execute(query).all()
+        moment = database_time(session)
+        recent = Delivery.sent_at > moment - timedelta(hours=to.give_up_hours)
+        rows = session.execute(query.where(Delivery.not_before <= moment, recent)).all()
     if not rows:
         return 0
     # Written down first: the report may come before the answer.
@@ -84,8 +85,9 @@ def answer(event: Any, store: Store, told: threading.Event | None = None) -> tup
 
 
 def _record(store: Store, transaction: str, kept: list[str], failed: dict[str, int]) -> None:
-    log, chance, moment = logger("send"), random.Random(), now()
+    log, chance = logger("send"), random.Random()
     with store.write() as session:
+        moment = database_time(session)
         query = select(Delivery).where(Delivery.transaction_uid == transaction, Delivery.state == SENT)
         for row in session.scalars(query):
             uid = row.object.uid

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -195,9 +197,19 @@ class Priority(Section):
 
 
 class Database(Section):
-    """`url`: of SQLAlchemy, `sqlite` or `postgresql+psycopg`; a SQLite file in the gateway's folder by default."""
+    """`url`: of SQLAlchemy, `sqlite` or `postgresql+psycopg`; a SQLite file in the gateway's folder by default.
+
+    `host`: what this machine is called among several with one PostgreSQL; its own name by default.
+    """
 
     url: Annotated[str, Field(pattern=r"^(sqlite|postgresql\+psycopg)://")] | None = None
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Database:
+        if self.host is not None and (self.url is None or self.url.startswith("sqlite")):
+            raise ValueError("host is for several machines, which need a PostgreSQL in url")
+        return self
 
 
 class Web(Section):
@@ -299,8 +311,15 @@ class Gateway(Section):
 
     @property
     def incoming(self) -> Path:
-        """Where images lie until they are complete; on the same file system as `images`."""
-        return self.folder / "incoming"
+        """Where images lie until they are complete, on the same file system as `images`; each host has its own."""
+        return self.folder / "incoming" / (self.host or "")
+
+    @property
+    def host(self) -> str | None:
+        """What tells this machine from others that share the database; None with SQLite, which is one machine's."""
+        if self.database.startswith("sqlite"):
+            return None
+        return self.store.host or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:40]
 
     @property
     def database(self) -> str:

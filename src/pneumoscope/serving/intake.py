@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from pneumoscope.errors import StorageError, storage_errors
+from pneumoscope.errors import storage_errors
 from pneumoscope.files import sync_folder
 from pneumoscope.header import Header, read
 from pneumoscope.serving.config import Analyse
 from pneumoscope.serving.content import digest as digest_of
 from pneumoscope.serving.content import same_pixels
 from pneumoscope.serving.rules import Ages, priority_of, why_not
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.store import Store, database_time, now
 from pneumoscope.serving.tables import DECLINED, QUARANTINED, WAITING, Image, Job, Object
 
 STORED, DUPLICATE, OWN_RESULT = "stored", "duplicate", "own result"
@@ -69,7 +69,7 @@ class Intake:
 
         Raises:
             ImageError: it is no DICOM object; the file stays where it was.
-            StorageError: the disk is full, or the database cannot write.
+            StorageError: the disk is full, or the database is away or cannot write.
         """
         self.room()
         header, digest = read(arrival), digest_of(arrival)
@@ -119,12 +119,6 @@ class Intake:
                     return found
                 if attempt == _TRIES - 1:
                     raise
-            except OperationalError as error:
-                raise StorageError(
-                    f"the database cannot write ({str(error.orig).splitlines()[0]})",
-                    path=self.folder,
-                    remedy="check the disk and the database",
-                ) from error
         raise AssertionError("unreachable")
 
     def _insert(self, session: Session, header: Header, digest: str, place: Path, source: str) -> Receipt:
@@ -134,7 +128,7 @@ class Intake:
             if image.digest == digest:
                 image.file = file
                 return Receipt(DUPLICATE, image.id, image.job.state, image.job.reason)
-        moment = now()
+        moment = database_time(session)
         state, reason, notes = self._judge(header, place, earlier)
         image = Image(
             sop_uid=header.sop_uid,

@@ -5,8 +5,8 @@
        │          └─▶ quarantined  it failed for good; a person may send it back
     declined                       a rule says why it is not analysed
 
-A worker holds a lease. Its claim carries the count of claims, so that a worker that was thought dead cannot write
-over the one that took its job.
+A worker holds a lease, by the clock of the database. Its claim carries the count of claims, so that a worker that was
+thought dead cannot write over the one that took its job.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import QUARANTINED, RUNNING, WAITING, Image, Job
 
 _CLAIMS = 50  # of one job, whose worker died each time: then the job itself is suspected
@@ -67,17 +67,17 @@ def ordering(moment: datetime, max_wait: timedelta) -> Sequence[ColumnElement[An
 def claim(store: Store, owner: str, lease: timedelta, max_wait: timedelta) -> Claim | None:
     """Take the next job, for the time of `lease`; None where nothing waits."""
     with store.read() as session:  # no write lock while there is nothing to do
-        if session.scalar(select(Job.id).where(_due(now())).limit(1)) is None:
+        if session.scalar(select(Job.id).where(_due(database_time(session))).limit(1)) is None:
             return None
     with store.write() as session:
-        moment = now()
+        moment = database_time(session)
         query = select(Job).where(_due(moment)).order_by(*ordering(moment, max_wait)).limit(1)
         job = session.scalar(query.options(joinedload(Job.image)).with_for_update(skip_locked=True, of=Job))
         if job is None:
             return None
         if job.claims >= _CLAIMS or job.image.file is None:
             why = f"its worker died {job.claims} times" if job.image.file else "its file was erased"
-            _end(job, QUARANTINED, f"not analysed, because {why}")
+            _end(job, QUARANTINED, f"not analysed, because {why}", moment)
             return None
         job.state, job.owner, job.lease_until = RUNNING, owner, moment + lease
         job.claims += 1
@@ -105,7 +105,7 @@ def end(store: Store, held: Claim, state: str, record: Callable[[Session, Job], 
         job = _held(session, held)
         if job is None:
             return False
-        _end(job, state, None)
+        _end(job, state, None, database_time(session))
         if record is not None:
             record(session, job)
     return True
@@ -122,11 +122,11 @@ def fail(store: Store, held: Claim, reason: str, *, attempts: int, for_good: boo
             return None
         job.attempts += 1
         if for_good or job.attempts >= attempts:
-            _end(job, QUARANTINED, reason)
+            _end(job, QUARANTINED, reason, database_time(session))
         else:
             _wait(job)
             job.reason = reason
-            job.not_before = now() + _RETRY * 2 ** (job.attempts - 1)
+            job.not_before = database_time(session) + _RETRY * 2 ** (job.attempts - 1)
         return job.state
 
 
@@ -141,8 +141,8 @@ def release(store: Store, owner: str) -> int:
 
 def try_again(store: Store, job_id: int) -> bool:
     """Send a quarantined job back to the queue, as a person asked; False where it is not quarantined."""
-    fresh = {"state": WAITING, "attempts": 0, "claims": 0, "ended_at": None, "not_before": now()}
     with store.write() as session:
+        fresh = {"state": WAITING, "attempts": 0, "claims": 0, "ended_at": None, "not_before": database_time(session)}
         query = update(Job).where(Job.id == job_id, Job.state == QUARANTINED).values(**fresh).returning(Job.id)
         return session.scalar(query) is not None
 
@@ -181,6 +181,6 @@ def _wait(job: Job) -> None:
     job.state, job.owner, job.lease_until = WAITING, None, None
 
 
-def _end(job: Job, state: str, reason: str | None) -> None:
-    job.state, job.reason, job.ended_at = state, reason, now()
+def _end(job: Job, state: str, reason: str | None, moment: datetime) -> None:
+    job.state, job.reason, job.ended_at = state, reason, moment
     job.owner, job.lease_until = None, None

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import (
     DELIVERY_STATES,
     JOB_STATES,
@@ -38,8 +38,8 @@ class _Tables(Collector):
         self.config, self.store = config, store
 
     def collect(self) -> Iterator[Metric]:
-        moment = now()
         with self.store.read() as session:
+            moment = database_time(session)
             states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples().all())
             yield _family(
                 "jobs", "Images by what became of them", ["state"], {(s,): states.get(s, 0) for s in JOB_STATES}

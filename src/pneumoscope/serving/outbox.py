@@ -16,7 +16,7 @@ from enum import Enum
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, joinedload
 
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import DEAD, SENT, WAITING, Delivery, Object
 
 _FIRST, _LONGEST = timedelta(seconds=2), timedelta(minutes=10)
@@ -65,13 +65,13 @@ def due(store: Store, destination: str, most: int) -> list[Parcel]:
     query = (
         select(Delivery)
         .join(Delivery.object)
-        .where(Delivery.destination == destination, Delivery.state == WAITING, Delivery.not_before <= now())
-        .where(Object.data.is_not(None))
+        .where(Delivery.destination == destination, Delivery.state == WAITING, Object.data.is_not(None))
         .order_by(Delivery.not_before, Delivery.id)
         .limit(most)
         .options(joinedload(Delivery.object))
     )
     with store.read() as session:
+        query = query.where(Delivery.not_before <= database_time(session))
         return [
             Parcel(
                 row.id,
@@ -89,18 +89,18 @@ def due(store: Store, destination: str, most: int) -> list[Parcel]:
 
 def record(store: Store, parcel: Parcel, answer: Answer, give_up: timedelta, chance: random.Random) -> str:
     """Write down what came of an attempt; returns the delivery's new state."""
-    moment = now()
     attempts = parcel.attempts + 1
     values: dict[str, object] = {"attempts": attempts, "reason": answer.reason}
-    if answer.outcome is Outcome.DELIVERED:
-        values |= {"state": SENT, "sent_at": moment}
-    elif answer.outcome is Outcome.REFUSED:
-        values |= {"state": DEAD}
-    elif moment - parcel.created_at >= give_up:
-        values |= {"state": DEAD, "reason": f"given up after {attempts} attempts: {answer.reason}"}
-    else:
-        values |= {"state": WAITING, "not_before": moment + delay(attempts, chance)}
     with store.write() as session:
+        moment = database_time(session)
+        if answer.outcome is Outcome.DELIVERED:
+            values |= {"state": SENT, "sent_at": moment}
+        elif answer.outcome is Outcome.REFUSED:
+            values |= {"state": DEAD}
+        elif moment - parcel.created_at >= give_up:
+            values |= {"state": DEAD, "reason": f"given up after {attempts} attempts: {answer.reason}"}
+        else:
+            values |= {"state": WAITING, "not_before": moment + delay(attempts, chance)}
         session.execute(update(Delivery).where(Delivery.id == parcel.delivery_id).values(**values))
     return str(values["state"])
 
@@ -116,10 +116,10 @@ def delay(attempts: int, chance: random.Random, longest: timedelta = _LONGEST) -
 
 def replay(store: Store, delivery_id: int) -> bool:
     """Owe a delivery again that was given up, as a person asked; False where it was not, or its bytes were erased."""
-    moment = now()
-    fresh = {"state": WAITING, "attempts": 0, "not_before": moment, "created_at": moment}
     kept = select(Object.id).where(Object.data.is_not(None))
     with store.write() as session:
+        moment = database_time(session)
+        fresh = {"state": WAITING, "attempts": 0, "not_before": moment, "created_at": moment}
         query = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == DEAD, Delivery.object_id.in_(kept))
         return session.scalar(query.values(**fresh).returning(Delivery.id)) is not None
 

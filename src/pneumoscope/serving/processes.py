@@ -9,30 +9,48 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING
 
-from pneumoscope.bundle import load_bundle
 from pneumoscope.files import out_folder
 from pneumoscope.serving.child import Discreet
 from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.logs import configure, logger
-from pneumoscope.serving.rules import ages_of
 from pneumoscope.serving.store import Store, open_store
 
+if TYPE_CHECKING:
+    from pneumoscope.serving.intake import Intake
 
-def names(config: Gateway) -> tuple[str, ...]:
-    """Return the processes that a configuration asks for."""
+KINDS = ("receive", "poll", "worker", "send", "web")
+
+
+def names(config: Gateway, kinds: Collection[str] = KINDS) -> tuple[str, ...]:
+    """Return the processes that a configuration asks for, those of some kinds alone where others run elsewhere."""
     workers = [f"worker-{number}" for number in range(1, config.worker.count + 1)]
     poll = ["poll"] if config.orthanc else []
-    return ("receive", *poll, *workers, *(["send"] if config.deliveries else []), "web")
+    every = ("receive", *poll, *workers, *(["send"] if config.deliveries else []), "web")
+    return tuple(name for name in every if kind_of(name) in kinds)
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a process: `worker` of `worker-2` and `worker-2@host`."""
+    return name.partition("@")[0].partition("-")[0]
+
+
+def signed(config: Gateway, name: str) -> str:
+    """Return the name under which a process beats and holds jobs: no other host has the same."""
+    return f"{name}@{config.host}" if config.host else name
 
 
 def open_intake(config: Gateway, store: Store) -> Intake:
     """Return the intake of a configuration; raises `BundleError` where the bundle is damaged."""
+    from pneumoscope.bundle import load_bundle
+    from pneumoscope.serving.intake import Intake
+    from pneumoscope.serving.rules import ages_of
+
     ages = ages_of(config.analyse, load_bundle(config.bundle.path).card)
     return Intake(store, config.images, config.analyse, ages, config.receive.free_mb << 20)
 
@@ -53,7 +71,7 @@ def live(name: str, config: Gateway) -> None:
     with Discreet(name):
         store = open_store(config.database)
         try:
-            _LIVES[name.rstrip("0123456789").rstrip("-")](name, config, store, stop)
+            _LIVES[kind_of(name)](signed(config, name), config, store, stop)
         finally:
             store.close()
     logger(name).info("ended")
@@ -122,7 +140,7 @@ def _together(name: str, store: Store, stop: threading.Event, runs: Sequence[Cal
 def _web(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
     from pneumoscope.serving.web.app import run
 
-    run(config, store, stop)
+    run(config, store, stop, name)
 
 
 _LIVES: Mapping[str, Callable[[str, Gateway, Store, threading.Event], None]] = MappingProxyType(

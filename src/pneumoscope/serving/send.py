@@ -32,6 +32,7 @@ from pneumoscope.serving.store import Store
 from pneumoscope.serving.tls import client_tls, refusal, why
 
 _IDLE = 0.1  # seconds between looks at an empty outbox
+_STANDBY = 2.0  # seconds between looks at whether another host still sends
 _MOST = 20  # parcels of one look
 _START, _END = b"\x0b", b"\x1c\x0d"  # HL7, transport specification: MLLP
 DELIVERED = Answer(Outcome.DELIVERED)
@@ -173,11 +174,13 @@ def step(
 
 
 def run(store: Store, to: Destination, stop: threading.Event) -> None:
-    """Send to one destination until told to stop."""
+    """Send to one destination until told to stop; stand by while another host does."""
     chance = random.Random(uuid.uuid4().int)
     while not stop.is_set():
-        if not step(store, to, chance) and not (to.commit and assurance.ask(store, to)):
-            stop.wait(_IDLE)
+        with store.alone(f"send {to.name}") as mine:
+            done = (step(store, to, chance) or (to.commit and assurance.ask(store, to))) if mine else 0
+        if not done:
+            stop.wait(_IDLE if mine else _STANDBY)
 
 
 def _post(to: Destination, url: str, body: bytes, kind: str, wanted: str) -> tuple[Answer, httpx.Response | None]:

@@ -1,6 +1,7 @@
 """The database: SQLite on one machine, PostgreSQL for several; the same code for both.
 
 A commit is on the disk when it returns: SQLite in WAL mode with `synchronous = FULL`, PostgreSQL by its default.
+Rows are stamped and compared by the database's clock (`database_time`): those of several hosts differ.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.tables import Base, Beat
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 _BUSY_SECONDS = 30
 _MIGRATION_LOCK = 7_041_958  # of PostgreSQL's advisory locks; any number that nobody else takes
@@ -47,8 +48,9 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Yield a session that sees one moment and changes nothing."""
-        with Session(self.engine) as session:
+        """Yield a session that sees one moment and changes nothing; `StorageError` where the database is away."""
+        engine = self.engine if self.sqlite else self.engine.execution_options(isolation_level="REPEATABLE READ")
+        with self.errors(), Session(engine) as session:
             yield session
             session.rollback()
 
@@ -57,25 +59,63 @@ class Store:
         """Yield a session that is committed at the end, or not at all.
 
         SQLite takes its write lock at the start: a transaction that reads first and then finds that another wrote
-        could only fail.
+        could only fail. Raises `StorageError` where the database is away or cannot write.
         """
         engine = self.engine.execution_options(immediate=True)
-        with Session(engine) as session, session.begin():
+        with self.errors(), Session(engine) as session, session.begin():
             yield session
+
+    @contextmanager
+    def alone(self, task: str) -> Iterator[bool]:
+        """Yield whether nobody else is at this task; nobody else gets it until the end, or until this process dies.
+
+        PostgreSQL keeps such locks as long as the connection. SQLite is one machine, which has one of each process.
+        """
+        if self.sqlite:
+            yield True
+            return
+        with self.errors(), self.engine.connect() as connection:
+            key = func.hashtextextended(f"pneumoscope {task}", 0)
+            yield bool(connection.scalar(select(func.pg_try_advisory_xact_lock(key))))
 
     def beat(self, name: str, pid: int, **facts: Any) -> None:
         """Say that a process is well."""
         with self.write() as session:
-            session.merge(Beat(name=name, pid=pid, at=now(), facts=facts))
+            session.merge(Beat(name=name, pid=pid, at=database_time(session), facts=facts))
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
 
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn the driver's failure to reach or use the database into a `StorageError`."""
+        try:
+            yield
+        except (OperationalError, InterfaceError) as error:
+            reason = str(error.orig).splitlines()[0]
+            raise StorageError(
+                f"the database cannot be used ({reason})",
+                path=hidden(self.url),
+                remedy="check that it runs and is writable",
+            ) from error
+
 
 def now() -> datetime:
-    """Return the time, aware, in UTC."""
+    """Return the time of this host, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def database_time(session: Session) -> datetime:
+    """Return the time by the one clock that all hosts share, the database's, aware, in UTC.
+
+    It goes on within a transaction, which may have waited for a lock.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        return now()
+    moment = session.scalar(select(func.clock_timestamp()))
+    assert isinstance(moment, datetime)
+    return moment.astimezone(UTC)
 
 
 def open_store(url: str, *, migrate: bool = False) -> Store:
@@ -90,15 +130,9 @@ def open_store(url: str, *, migrate: bool = False) -> Store:
         StorageError: it cannot be opened, or its tables are of another version.
     """
     store = Store(url)
-    try:
-        if migrate:
-            upgrade(store)
-        found, wanted = revision(store)
-    except OperationalError as error:
-        reason = str(error.orig).splitlines()[0]
-        raise StorageError(
-            f"the database cannot be used ({reason})", path=hidden(url), remedy="check that it runs and is writable"
-        ) from error
+    if migrate:
+        upgrade(store)
+    found, wanted = revision(store)
     if found != wanted:
         raise StorageError(
             f"the database has tables of version {found}, this version needs {wanted}",
@@ -117,22 +151,27 @@ def hidden(url: str) -> str:
 
 def revision(store: Store) -> tuple[str | None, str | None]:
     """Return the version of the tables found, and the one that this code needs."""
-    with store.engine.connect() as connection:
+    from alembic.migration import MigrationContext
+
+    with store.errors(), store.engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     return found, _scripts().get_current_head()
 
 
-def upgrade(store: Store) -> None:
-    """Bring the tables up to date, all or nothing."""
+def upgrade(store: Store, to: str = "head") -> None:
+    """Bring the tables to a version, the latest by default, all or nothing."""
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
     scripts = _scripts()
-    with store.engine.execution_options(immediate=True).begin() as connection:
+    with store.errors(), store.engine.execution_options(immediate=True).begin() as connection:
         if not store.sqlite:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
         context = MigrationContext.configure(
             connection,
             opts={
                 "target_metadata": Base.metadata,
-                "fn": lambda found, context: scripts._upgrade_revs("head", found),  # as in Alembic's cookbook
+                "fn": lambda found, context: scripts._upgrade_revs(to, found),  # as in Alembic's cookbook
                 "transactional_ddl": True,
             },
         )
@@ -141,6 +180,8 @@ def upgrade(store: Store) -> None:
 
 
 def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory(str(MIGRATIONS))
 
 

@@ -6,13 +6,14 @@ import multiprocessing
 import signal
 import threading
 import time
+from collections.abc import Collection
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
-from pneumoscope.errors import storage_errors
+from pneumoscope.errors import ConfigError, StorageError, storage_errors
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
-from pneumoscope.serving.processes import live, names
+from pneumoscope.serving.processes import KINDS, live, names
 from pneumoscope.serving.store import open_store
 
 _LOOK = 0.2  # seconds between looks at the processes
@@ -34,6 +35,7 @@ class _Member:
         self.process = context.Process(target=live, args=(self.name, self.config), name=self.name)
         self.process.start()
         self.started = time.monotonic()
+        logger("supervisor").info("process started", process=self.name, pid=self.process.pid)
 
     def look(self) -> int | None:
         """Start the process where it is due; returns the exit code where it was found dead."""
@@ -50,14 +52,14 @@ class _Member:
         return code
 
 
-def serve(config: Gateway) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C.
+def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
+    """Run the gateway, or some kinds of its processes, until SIGTERM or Ctrl-C.
 
     Raises:
-        ConfigError, StorageError: the database cannot be used.
+        ConfigError: there is no such kind or database, or the journal would lie in a folder that hosts share.
+        StorageError: the database cannot be used, or the folder that is shared with the receiving host is not there.
     """
-    with storage_errors(config.folder):
-        config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _prepare(config, kinds)
     open_store(config.database, migrate=True).close()
     configure(config.logs)
     log = logger("supervisor")
@@ -68,7 +70,7 @@ def serve(config: Gateway) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told)
-    members = [_Member(name, config) for name in names(config)]
+    members = [_Member(name, config) for name in names(config, kinds)]
     log.info("starting", processes=[member.name for member in members])
     while not stop.is_set():
         for member in members:
@@ -78,6 +80,27 @@ def serve(config: Gateway) -> None:
     log.info("ending")
     _end(members)
     log.info("ended")
+
+
+def _prepare(config: Gateway, kinds: Collection[str]) -> None:
+    """Make the folders where images come in; elsewhere a missing one is a share that is not mounted."""
+    if unknown := set(kinds) - set(KINDS):
+        raise ConfigError(f"no process is called {min(unknown)!r}", remedy=f"use {', '.join(KINDS)} with --only")
+    if config.host and set(kinds) != set(KINDS) and config.journal.path is None:
+        raise ConfigError(
+            "with several hosts the journal must not lie in their shared folder",
+            remedy="give journal.path on a disk of this host, see docs/howto/several-workers.md",
+        )
+    if {"receive", "web"} & set(kinds):
+        for folder in (config.folder, config.images):
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    elif not config.images.is_dir():
+        raise StorageError(
+            "is not there, so no image could be analysed",
+            path=config.images,
+            remedy="mount the folder that is shared with the host that receives, and start that one first",
+        )
 
 
 def _end(members: list[_Member]) -> None:

@@ -19,7 +19,7 @@ from pneumoscope.serving.child import Child, ChildLostError, Factory
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.jobs import Claim
 from pneumoscope.serving.logs import logger
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.store import Store, database_time, now
 from pneumoscope.serving.tables import DONE, Job, Object, Result
 
 _IDLE = 0.1  # seconds between looks at an empty queue
@@ -75,6 +75,11 @@ class Worker:
             return False
         self.stages("claimed")
         task = Task(self.config.images / held.file, self.kinds, now())
+        if (
+            not task.path.exists()
+        ):  # a share that is away, or slow to show what another host wrote: not the image's fault
+            self._failed(held, "not analysed, because its file is not there")
+            return True
         try:
             analysis: Analysis = self.child.ask(task, limits.seconds)
         except ImageError as error:
@@ -115,7 +120,7 @@ class Worker:
         )
 
     def _record(self, session: Session, job: Job, analysis: Analysis) -> None:
-        moment, said = now(), analysis.prediction
+        moment, said = database_time(session), analysis.prediction
         if job.result is not None:  # analysed again, as a person asked
             return
         result = Result(

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import SignIn, User
 
 VIEWER, READER, ADMIN = "viewer", "reader", "admin"
@@ -54,7 +54,7 @@ def add_user(store: Store, name: str, role: str, password: str) -> None:
     hashed = PasswordHasher().hash(password)
     try:
         with store.write() as session:
-            session.add(User(name=name, role=role, password=hashed, disabled=False, created_at=now()))
+            session.add(User(name=name, role=role, password=hashed, disabled=False, created_at=database_time(session)))
     except IntegrityError as error:
         raise ConfigError(f"a user {name!r} exists", remedy="choose another name") from error
 
@@ -75,7 +75,7 @@ def disable_user(store: Store, name: str) -> None:
             raise ConfigError(f"there is no user {name!r}", remedy="see `pneumoscope users list`")
         user.disabled = True
         open_ones = update(SignIn).where(SignIn.user_id == user.id, SignIn.ended_at.is_(None))
-        session.execute(open_ones.values(ended_at=now()))
+        session.execute(open_ones.values(ended_at=database_time(session)))
 
 
 def sign_in(store: Store, name: str, password: str, minutes: int) -> Person | None:
@@ -85,8 +85,9 @@ def sign_in(store: Store, name: str, password: str, minutes: int) -> Person | No
         known = None if user is None or user.disabled else (user.id, user.role, user.password)
     if not _fits(known[2] if known else _nobody(), password) or known is None:
         return None
-    token, moment = secrets.token_urlsafe(32), now()
+    token = secrets.token_urlsafe(32)
     with store.write() as session:
+        moment = database_time(session)
         opened = SignIn(
             user_id=known[0],
             token=_digest(token),
@@ -105,12 +106,11 @@ def person(store: Store, token: str | None) -> Person | None:
     query = select(SignIn.id, User.id, User.name, User.role).join(SignIn.user)
     valid = (
         SignIn.token == _digest(token),
-        SignIn.expires_at > now(),
         SignIn.ended_at.is_(None),
         User.disabled.is_(False),
     )
     with store.read() as session:
-        found = session.execute(query.where(*valid)).one_or_none()
+        found = session.execute(query.where(*valid, SignIn.expires_at > database_time(session))).one_or_none()
     if found is None:
         return None
     sign_in_id, user_id, name, role = found
@@ -120,7 +120,7 @@ def person(store: Store, token: str | None) -> Person | None:
 def sign_out(store: Store, who: Person) -> None:
     """End a sign-in."""
     with store.write() as session:
-        session.execute(update(SignIn).where(SignIn.id == who.sign_in_id).values(ended_at=now()))
+        session.execute(update(SignIn).where(SignIn.id == who.sign_in_id).values(ended_at=database_time(session)))
 
 
 def form_secret(token: str) -> str:

@@ -15,17 +15,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from pneumoscope import __version__
-from pneumoscope.errors import PneumoscopeError
+from pneumoscope.errors import PneumoscopeError, StorageError
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.metrics import render
-from pneumoscope.serving.processes import names
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.processes import kind_of, names, signed
+from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.stow import create_router
 from pneumoscope.serving.tables import Beat
 from pneumoscope.serving.web import signin, study, technical, upload, worklist
@@ -116,19 +115,23 @@ def _fault(request: Request, status: int, what: str, headers: Mapping[str, str] 
 
 
 def not_ready(config: Gateway, store: Store) -> list[str]:
-    """Return who is not well: processes that did not speak for a minute, or the database."""
+    """Return who is not well: processes that did not speak for a minute, or the database.
+
+    With several hosts one of each kind must be well, on whichever.
+    """
     try:
         with store.read() as session:
-            beats = dict(session.execute(select(Beat.name, Beat.at)).all())
-    except OperationalError:
+            moment = database_time(session)
+            well = set(session.scalars(select(Beat.name).where(Beat.at >= moment - _SILENT)))
+    except StorageError:
         return ["database"]
-    moment = now()
-    wanted = [name for name in names(config) if name != "web"]
-    return [name for name in wanted if name not in beats or moment - beats[name] > _SILENT]
+    missing = [name for name in names(config) if name != "web" and signed(config, name) not in well]
+    elsewhere = {kind_of(name) for name in well} if config.host else set()
+    return [name for name in missing if kind_of(name) not in elsewhere]
 
 
-def run(config: Gateway, store: Store, stop: threading.Event) -> None:
-    """Serve until told to stop."""
+def run(config: Gateway, store: Store, stop: threading.Event, name: str = "web") -> None:
+    """Serve until told to stop. `name`: under which it beats."""
     settings = uvicorn.Config(
         create_app(config, store),
         host=config.web.bind,
@@ -141,7 +144,7 @@ def run(config: Gateway, store: Store, stop: threading.Event) -> None:
     thread = threading.Thread(target=server.run, daemon=True)  # beside the main thread it takes no signal handlers
     thread.start()
     while not stop.wait(_BEAT) and thread.is_alive():
-        store.beat("web", os.getpid())
+        store.beat(name, os.getpid())
     failed = not stop.is_set()
     server.should_exit = True
     thread.join()

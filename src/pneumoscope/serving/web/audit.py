@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import Event
 from pneumoscope.serving.web.accounts import Person
 
@@ -26,7 +26,7 @@ def add(session: Session, who: Person | None, action: str, image_id: int | None,
     """Add an event to the transaction that does what it tells."""
     session.add(
         Event(
-            at=now(),
+            at=database_time(session),
             user_id=None if who is None else who.user_id,
             sign_in_id=None if who is None else who.sign_in_id,
             action=action,

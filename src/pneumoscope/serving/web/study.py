@@ -19,7 +19,7 @@ from pneumoscope.errors import ImageError
 from pneumoscope.explanation.overlay import layer
 from pneumoscope.journal import Label
 from pneumoscope.records import NORMAL, PNEUMONIA
-from pneumoscope.serving.store import now
+from pneumoscope.serving.store import database_time
 from pneumoscope.serving.tables import Feedback, Image, Job, Result
 from pneumoscope.serving.web import audit
 from pneumoscope.serving.web.accounts import READER, VIEWER, Person
@@ -140,7 +140,7 @@ def keep_feedback(site: Site, who: Person, image_id: int, verdict: str, key: str
         if session.scalar(select(Feedback.id).where(Feedback.key == key)) is not None:
             return False
         label = None if verdict == UNSURE else result.label if verdict == AGREE else _OTHER[result.label]
-        moment, study = now(), site.pseudonyms.of("study", image.study_uid)
+        moment, study = database_time(session), site.pseudonyms.of("study", image.study_uid)
         if label is not None and study is not None:
             site.journal.append_label(Label(f"page-{key}", moment, study, label, SOURCE, verdict))
         session.add(

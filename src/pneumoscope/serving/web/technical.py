@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, joinedload
 from pneumoscope import __version__
 from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.processes import names
-from pneumoscope.serving.store import now, revision
+from pneumoscope.serving.store import database_time, revision
 from pneumoscope.serving.tables import (
     DEAD,
     DELIVERY_STATES,
@@ -85,7 +85,6 @@ def router() -> APIRouter:
 
 def content(site: Site) -> dict[str, Any]:
     """Return what the page shows."""
-    moment = now()
     disk = shutil.disk_usage(site.config.folder)
     with site.store.read() as session:
         states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
@@ -107,7 +106,7 @@ def content(site: Site) -> dict[str, Any]:
             },
             "versions": _versions(site),
             "shadow": site.config.shadow,
-            "moment": moment,
+            "moment": database_time(session),
         }
 
 
@@ -152,7 +151,8 @@ def _quarantined(session: Session) -> list[dict[str, Any]]:
 
 def _processes(site: Site, session: Session) -> list[dict[str, Any]]:
     beats = {beat.name: (beat.at, beat.pid) for beat in session.scalars(select(Beat))}
-    every = dict.fromkeys([*names(site.config), *sorted(beats)])
+    mine = [] if site.config.host else names(site.config)  # which of them run here is told at the start alone
+    every = dict.fromkeys([*mine, *sorted(beats)])
     return [{"name": name, "at": beats.get(name, (None, None))[0], "pid": beats.get(name, (None, None))[1]}
             for name in every]  # fmt: skip
 
