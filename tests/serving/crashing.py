@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.serving.dying import die_at
 from tests.serving.radiographs import CARD, finding, saved
 
 from pneumoscope.records import PNEUMONIA, Prediction
@@ -19,14 +18,6 @@ from pneumoscope.serving.encode import Encoded, encode
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.store import open_store
 from pneumoscope.serving.worker import Worker
-
-
-def die_at(wanted: str) -> Callable[[str], None]:
-    def stages(stage: str) -> None:
-        if stage == wanted:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return stages
 
 
 def quick_factory(settings: Any) -> Callable[[Task], Analysis]:
@@ -69,14 +60,4 @@ def work(config: Gateway, stage: str) -> None:
     while worker.step():
         pass
     while send.step(store, config.destination[0], random.Random(0), die_at(stage)):
-        pass
-
-
-def poll(config: Gateway, stage: str) -> None:
-    """Deal with all that an Orthanc tells, and die at a stage."""
-    from pneumoscope.serving.poll import Poller
-
-    store = open_store(config.database)
-    poller = Poller(config.orthanc[0], open_intake(config, store), config.incoming, stages=die_at(stage))
-    while poller.step():
         pass

@@ -18,12 +18,17 @@ TITLE = "PNEUMOSCOPE"
 
 
 def associate(
-    to: Destination, contexts: Sequence[tuple[UID, Sequence[str]]], seconds: float, roles: Sequence[Any] = ()
+    to: Destination,
+    contexts: Sequence[tuple[UID, Sequence[str]]],
+    seconds: float,
+    *,
+    roles: Sequence[Any] = (),
+    handlers: Sequence[Any] = (),
 ) -> Association:
     """Ask for an association; the caller looks whether it is established.
 
     `contexts`: SOP class and transfer syntaxes. `seconds`: how long the destination may be silent. `roles`: asked for,
-    where they are not the usual ones (PS3.7, D.3.3.4).
+    where they are not the usual ones (PS3.7, D.3.3.4). `handlers`: of pynetdicom's events.
 
     Raises:
         ConfigError: a certificate cannot be used.
@@ -35,5 +40,10 @@ def associate(
         application.add_requested_context(uid, list(syntaxes))
     tls = None if to.tls is None else (client_tls(to.tls), str(to.host))
     return application.associate(
-        str(to.host), int(to.port or 0), ae_title=str(to.aet), tls_args=tls, ext_neg=list(roles)
+        str(to.host),
+        int(to.port or 0),
+        ae_title=str(to.aet),
+        tls_args=tls,
+        ext_neg=list(roles),
+        evt_handlers=list(handlers),
     )

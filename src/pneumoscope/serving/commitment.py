@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -17,13 +18,13 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_role
 from sqlalchemy import select, update
 
-from pneumoscope.errors import ConfigError, ImageError
+from pneumoscope.errors import ConfigError, ImageError, StorageError
 from pneumoscope.images import image_errors
 from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.association import COMMITMENT, associate
 from pneumoscope.serving.config import Receive
 from pneumoscope.serving.logs import logger
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import DEAD, SENT, WAITING, Report
 from pneumoscope.serving.tls import refusal
 
@@ -38,7 +39,7 @@ _LOOK = 0.5  # seconds between looks at what is owed
 
 def answer(event: Any, store: Store, settings: Receive) -> tuple[int, None]:
     """Take a question (N-ACTION), and see to it that the report follows the answer."""
-    if event.action_type != 1:
+    if event.action_type != 1 or not settings.commitment:
         return NO_SUCH_ACTION, None
     try:
         # PS3.4, table J.3-1: both are required.
@@ -77,13 +78,16 @@ def run(store: Store, settings: Receive, stop: threading.Event) -> None:
     """Send the reports that are owed, until told to stop."""
     chance = random.Random()
     while not stop.wait(_LOOK):
-        step(store, settings, chance)
+        with suppress(StorageError), store.alone("commitment") as mine:  # where the database is away: later
+            if mine:
+                step(store, settings, chance)
 
 
 def step(store: Store, settings: Receive, chance: random.Random) -> None:
     """Try each report that is due; of one peer no more where it does not answer."""
     with store.read() as session:
-        query = select(Report).where(Report.state == WAITING, Report.not_before <= now()).order_by(Report.id)
+        due = Report.not_before <= database_time(session)
+        query = select(Report).where(Report.state == WAITING, due).order_by(Report.id)
         rows = list(session.scalars(query))
         session.expunge_all()
     down: dict[str, str] = {}
@@ -101,12 +105,12 @@ def _item(sop_class: str, uid: str) -> Dataset:
 
 
 def _owe(store: Store, peer: str, told: Dataset) -> int:
-    moment = now()
-    row = Report(
-        peer=peer, content=told.to_json_dict(), state=WAITING, attempts=0, created_at=moment,
-        not_before=moment + _PATIENCE,
-    )  # fmt: skip
     with store.write() as session:
+        moment = database_time(session)
+        row = Report(
+            peer=peer, content=told.to_json_dict(), state=WAITING, attempts=0, created_at=moment,
+            not_before=moment + _PATIENCE,
+        )  # fmt: skip
         session.add(row)
         session.flush()
         return row.id
@@ -118,8 +122,8 @@ def _reply(association: Association, told: Dataset, store: Store, owed: int | No
         logger("receive").warning("commitment not reported", reason=fault, owed=owed)
     if owed is not None:
         # Where it failed the other way need not wait any longer.
-        values = {"not_before": now()} if fault else {"state": SENT, "attempts": 1}
-        with store.write() as session:
+        with suppress(StorageError), store.write() as session:
+            values = {"not_before": database_time(session)} if fault else {"state": SENT, "attempts": 1}
             session.execute(update(Report).where(Report.id == owed, Report.state == WAITING).values(**values))
 
 
@@ -143,7 +147,10 @@ def _deliver(row: Report, settings: Receive) -> str | None:
     to = peer.destination(settings.aet)
     try:
         association = associate(
-            to, [(COMMITMENT, [ImplicitVRLittleEndian])], settings.seconds, [build_role(COMMITMENT, scp_role=True)]
+            to,
+            [(COMMITMENT, [ImplicitVRLittleEndian])],
+            settings.seconds,
+            roles=[build_role(COMMITMENT, scp_role=True)],
         )
         if not association.is_established:
             return (peer.tls and refusal(peer.host, peer.port, peer.tls, settings.seconds)) or "no association"
@@ -156,15 +163,16 @@ def _deliver(row: Report, settings: Receive) -> str | None:
 
 
 def _record(store: Store, row: Report, fault: str | None, chance: random.Random) -> None:
-    moment, attempts = now(), row.attempts + 1
+    attempts = row.attempts + 1
     values: dict[str, object] = {"attempts": attempts, "reason": fault}
-    if fault is None:
-        values |= {"state": SENT}
-    elif moment - row.created_at >= _GIVE_UP:
-        values |= {"state": DEAD}
-    else:
-        values |= {"not_before": moment + outbox.delay(attempts, chance)}
     with store.write() as session:
+        moment = database_time(session)
+        if fault is None:
+            values |= {"state": SENT}
+        elif moment - row.created_at >= _GIVE_UP:
+            values |= {"state": DEAD}
+        else:
+            values |= {"not_before": moment + outbox.delay(attempts, chance)}
         session.execute(update(Report).where(Report.id == row.id).values(**values))
     log = logger("receive")
     told = log.info if fault is None else log.warning

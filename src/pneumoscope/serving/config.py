@@ -153,7 +153,8 @@ class Destination(Section):
 
     `kind`: `dicom` (C-STORE: host, port, aet), `stow` (url), `fhir` (url), `hl7-file` (folder), `hl7-mllp` (host,
     port). `objects`: `sr`, `sc`, `gsps`, `seg` for the first two; fixed for the others. `give_up_hours`: until then
-    what fails is tried again. `calling`: the title used towards it.
+    what fails is tried again. `calling`: the title used towards it. `commit`: ask a `dicom` destination to commit what
+    it got; it may then call the listener to report.
     """
 
     name: Name
@@ -168,6 +169,7 @@ class Destination(Section):
     folder: File | None = None
     token_file: File | None = None
     tls: ClientTls | None = None
+    commit: bool = False
     seconds: Seconds = 30.0
     give_up_hours: Seconds = 72.0
 
@@ -175,6 +177,8 @@ class Destination(Section):
     def _fits(self) -> Destination:
         if missing := [key for key in _NEEDS[self.kind] if getattr(self, key) is None]:
             raise ValueError(f"destination {self.name} is {self.kind} and needs {', '.join(missing)}")
+        if self.commit and self.kind != "dicom":
+            raise ValueError(f"destination {self.name} is {self.kind}: commit is for dicom")
         allowed = _SENDS[self.kind]
         if wrong := [kind for kind in self.objects if kind not in allowed]:
             raise ValueError(f"destination {self.name} is {self.kind}: no {wrong[0]!r}, but {', '.join(allowed)}")

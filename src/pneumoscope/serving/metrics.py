@@ -13,7 +13,17 @@ from sqlalchemy import func, select
 from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.store import Store, database_time
-from pneumoscope.serving.tables import DELIVERY_STATES, JOB_STATES, Beat, Delivery, Feed, Job, Report, Result
+from pneumoscope.serving.tables import (
+    DELIVERY_STATES,
+    JOB_STATES,
+    REPORT_STATES,
+    Beat,
+    Delivery,
+    Feed,
+    Job,
+    Report,
+    Result,
+)
 
 _FEED: tuple[tuple[str, str, Callable[[Feed], float]], ...] = (
     ("feed_place", "Number of the last change of an Orthanc that was dealt with", lambda feed: feed.seq or 0),
@@ -54,8 +64,8 @@ class _Tables(Collector):
             for name, what, figure in _FEED:
                 yield _family(name, what, ["orthanc"], {key: figure(feed) for key, feed in mine.items()})
             query_reports = select(Report.state, func.count()).group_by(Report.state)
-            reports = dict(session.execute(query_reports).tuples().all())
-            every_report = {(s,): reports.get(s, 0) for s in DELIVERY_STATES}
+            reports = dict(session.execute(query_reports).all())
+            every_report = {(s,): reports.get(s, 0) for s in REPORT_STATES}
             yield _family("commitment_reports", "Reports of storage commitment", ["state"], every_report)
             called = session.execute(select(Result.label, func.count()).group_by(Result.label)).tuples().all()
             yield _family("answers", "Answers by call", ["label"], {(label or "none",): n for label, n in called})

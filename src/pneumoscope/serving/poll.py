@@ -10,13 +10,14 @@ import random
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import Update, update
 from sqlalchemy.orm import Session
 
-from pneumoscope.errors import ImageError, PneumoscopeError
+from pneumoscope.errors import ImageError, PneumoscopeError, StorageError
 from pneumoscope.files import out_folder
 from pneumoscope.serving import orthanc, outbox
 from pneumoscope.serving.config import Gateway, Orthanc
@@ -50,14 +51,16 @@ class Poller:
         self._failures = (0, 0)  # number of a change, and how often it failed
 
     def run(self, stop: threading.Event) -> None:
-        """Follow it until told to stop; while it is down it is asked less and less often."""
+        """Follow it until told to stop, unless another host does; while it is down it is asked less and less often."""
         chance, failed = random.Random(), 0
         while not stop.is_set():
             try:
-                more = self.step()
+                with self.store.alone(f"poll {self.source.name}") as mine:
+                    more = self.step() if mine else False
             except (OrthancError, PneumoscopeError) as error:
                 failed += 1
-                self.tell(error)
+                with suppress(StorageError):  # it may be the database that is away
+                    self.tell(error)
                 stop.wait(outbox.delay(failed, chance, _LONGEST).total_seconds())
             else:
                 failed = 0

@@ -20,15 +20,15 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.errors import ConfigError, ImageError, StorageError
 from pneumoscope.files import out_folder
-from pneumoscope.serving import commitment
+from pneumoscope.serving import assurance, commitment
 from pneumoscope.serving.association import COMMITMENT, VERIFICATION
-from pneumoscope.serving.config import Gateway, Receive
+from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.tls import greet, server_tls
 
 # PS3.4, B.2.3: statuses of C-STORE.
-SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, NOT_AUTHORIZED = 0x0000, 0xA700, 0xC000, 0x0124
 # Besides radiographs, what may be routed here by mistake or come back from us; a CT of a thousand slices is refused
 # when it asks, not after it was sent.
 _RADIOGRAPHS = (
@@ -81,6 +81,8 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
 
     def on_store(event: Any) -> int:
         caller = str(event.assoc.requestor.ae_title)
+        if caller.strip() not in settings.callers:  # a destination, which may report and no more
+            return NOT_AUTHORIZED
         stages("received")
         try:
             receipt = intake.take(event.dataset_path, f"dicom:{caller}")
@@ -98,7 +100,7 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
         if (refused := greet(event.assoc.dul.socket.socket, settings.seconds)) is not None:
             log.warning("connection refused", reason=refused)
 
-    application = _application(settings)
+    application = _application(config)
     try:
         server = application.start_server(
             (settings.bind, settings.port),
@@ -109,6 +111,7 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
                 (evt.EVT_C_STORE, on_store),
                 (evt.EVT_C_ECHO, lambda event: SUCCESS),
                 (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake.store, settings)),
+                (evt.EVT_N_EVENT_REPORT, lambda event: assurance.answer(event, intake.store)),
             ],
         )
     except OSError as error:
@@ -120,18 +123,20 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
     return Receiver(server, intake)
 
 
-def _application(settings: Receive) -> AE:
+def _application(config: Gateway) -> AE:
+    settings = config.receive
+    reporting = [str(item.aet) for item in config.deliveries if item.commit]
     application = AE(ae_title=settings.aet)
     application.require_called_aet = True
-    application.require_calling_aet = list(settings.callers)
+    application.require_calling_aet = [*settings.callers, *reporting]
     application.maximum_associations = settings.associations
     application.maximum_pdu_size = 0  # no limit: three times as fast as the default
     application.network_timeout = settings.seconds
     application.acse_timeout = settings.seconds
     application.dimse_timeout = settings.seconds
     application.add_supported_context(VERIFICATION)
-    if settings.commitment:
-        application.add_supported_context(COMMITMENT)
+    if settings.commitment or reporting:
+        application.add_supported_context(COMMITMENT, scu_role=settings.commitment, scp_role=bool(reporting))
     for uid in accepted_classes():
         application.add_supported_context(uid, AllTransferSyntaxes)
     return application

@@ -22,7 +22,7 @@ from pynetdicom.dsutils import split_dataset
 
 from pneumoscope.errors import PneumoscopeError, StorageError
 from pneumoscope.files import write_bytes
-from pneumoscope.serving import outbox
+from pneumoscope.serving import assurance, outbox
 from pneumoscope.serving.association import associate
 from pneumoscope.serving.config import Destination
 from pneumoscope.serving.http import open_client
@@ -178,8 +178,8 @@ def run(store: Store, to: Destination, stop: threading.Event) -> None:
     chance = random.Random(uuid.uuid4().int)
     while not stop.is_set():
         with store.alone(f"send {to.name}") as mine:
-            sent = step(store, to, chance) if mine else 0
-        if not sent:
+            done = (step(store, to, chance) or (to.commit and assurance.ask(store, to))) if mine else 0
+        if not done:
             stop.wait(_IDLE if mine else _STANDBY)
 
 

@@ -36,7 +36,9 @@ QUARANTINED = "quarantined"  # it could not be analysed; a person may try again
 JOB_STATES = (WAITING, RUNNING, DONE, DECLINED, QUARANTINED)
 
 SENT, DEAD = "sent", "dead"
-DELIVERY_STATES = (WAITING, SENT, DEAD)
+COMMITTED = "committed"  # the destination promised to keep it (PS3.4, J)
+DELIVERY_STATES = (WAITING, SENT, COMMITTED, DEAD)
+REPORT_STATES = (WAITING, SENT, DEAD)
 
 ROUTINE, HIGH, URGENT = 0, 1, 2
 
@@ -184,7 +186,11 @@ class Object(Base):
 
 
 class Delivery(Base):
-    """An object that a destination is to get. `state`: one of `DELIVERY_STATES`; `reason`: of the last failure."""
+    """An object that a destination is to get. `state`: one of `DELIVERY_STATES`; `reason`: of the last failure.
+
+    `not_before`: of the next attempt to send it or, once it is sent, to have it committed. `transaction_uid`: of the
+    last question about that.
+    """
 
     __tablename__ = "deliveries"
     __table_args__ = (
@@ -200,6 +206,7 @@ class Delivery(Base):
     created_at: Mapped[datetime]
     not_before: Mapped[datetime]
     sent_at: Mapped[datetime | None]
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     reason: Mapped[str | None]
 
     object: Mapped[Object] = relationship(back_populates="deliveries")

@@ -1,0 +1,131 @@
+"""Asking a destination to commit what it got (PS3.4, annex J): only what it promises to keep is `committed`.
+
+    sent ─▶ committed     it keeps the object
+      └───▶ waiting       it has not got it: sent again
+
+It reports over the association of the question or, later, over one of its own to the listener.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from datetime import timedelta
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
+from pynetdicom import evt
+from sqlalchemy import select, update
+
+from pneumoscope.errors import ImageError, PneumoscopeError
+from pneumoscope.images import image_errors
+from pneumoscope.serving import outbox
+from pneumoscope.serving.association import COMMITMENT, associate
+from pneumoscope.serving.commitment import INSTANCE, INVALID_ARGUMENT, SUCCESS
+from pneumoscope.serving.config import Destination
+from pneumoscope.serving.logs import logger
+from pneumoscope.serving.store import Store, database_time
+from pneumoscope.serving.tables import COMMITTED, SENT, WAITING, Delivery, Object
+
+_MOST = 100  # objects of one question
+_AGAIN = timedelta(minutes=10)  # after a question without a report
+_WAIT = 1.0  # seconds for a report over the association of the question
+
+
+def ask(store: Store, to: Destination) -> int:
+    """Ask about what a destination got and has not committed; returns how many objects those were."""
+    transaction = generate_uid()
+    query = (
+        select(Delivery.id, Object.sop_class, Object.uid)
+        .join(Delivery.object)
+        .where(Delivery.destination == to.name, Delivery.state == SENT)
+        .order_by(Delivery.id)
+        .limit(_MOST)
+    )
+    with store.read() as session:
+        moment = database_time(session)
+        recent = Delivery.sent_at > moment - timedelta(hours=to.give_up_hours)
+        rows = session.execute(query.where(Delivery.not_before <= moment, recent)).all()
+    if not rows:
+        return 0
+    # Written down first: the report may come before the answer.
+    asked = {"transaction_uid": transaction, "not_before": moment + _AGAIN}
+    with store.write() as session:
+        session.execute(update(Delivery).where(Delivery.id.in_([number for number, *_ in rows])).values(**asked))
+    try:
+        fault = _ask(store, to, transaction, [(str(sop_class), uid) for _, sop_class, uid in rows])
+    except PneumoscopeError as error:
+        fault = error.what
+    log = logger("send", destination=to.name)
+    if fault is None:
+        log.info("commitment asked", objects=len(rows))
+    else:
+        log.warning("commitment not asked", objects=len(rows), reason=fault)
+    return len(rows)
+
+
+def answer(event: Any, store: Store, told: threading.Event | None = None) -> tuple[int, None]:
+    """Take a report (N-EVENT-REPORT) about what was asked; of what nobody asked nothing is changed."""
+    try:
+        with image_errors("N-EVENT-REPORT", "the report is damaged", "report again"):
+            report = event.event_information
+            transaction = str(report.TransactionUID)
+            kept = [str(item.ReferencedSOPInstanceUID) for item in report.get("ReferencedSOPSequence", [])]
+            failed = {
+                str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason", 0))
+                for item in report.get("FailedSOPSequence", [])
+            }
+    except ImageError:
+        return INVALID_ARGUMENT, None
+    _record(store, transaction, kept, failed)
+    if told is not None:
+        told.set()
+    return SUCCESS, None
+
+
+def _record(store: Store, transaction: str, kept: list[str], failed: dict[str, int]) -> None:
+    log, chance = logger("send"), random.Random()
+    with store.write() as session:
+        moment = database_time(session)
+        query = select(Delivery).where(Delivery.transaction_uid == transaction, Delivery.state == SENT)
+        for row in session.scalars(query):
+            uid = row.object.uid
+            if uid in failed:
+                row.attempts += 1
+                row.state, row.reason = WAITING, f"not committed: reason 0x{failed[uid]:04X}"
+                row.not_before = moment + outbox.delay(row.attempts, chance)
+                log.warning("not committed", destination=row.destination, delivery=row.id, reason=row.reason)
+            elif uid in kept:
+                row.state, row.reason = COMMITTED, None
+                log.info("committed", destination=row.destination, delivery=row.id)
+
+
+def _ask(store: Store, to: Destination, transaction: str, objects: list[tuple[str, str]]) -> str | None:
+    """Ask over an association of our own, and wait a moment for the report; returns why it could not be asked."""
+    question = Dataset()
+    question.TransactionUID = transaction
+    question.ReferencedSOPSequence = []
+    for sop_class, uid in objects:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
+        question.ReferencedSOPSequence.append(item)
+    told = threading.Event()
+    association = associate(
+        to,
+        [(COMMITMENT, [ImplicitVRLittleEndian])],
+        to.seconds,
+        handlers=[(evt.EVT_N_EVENT_REPORT, lambda event: answer(event, store, told))],
+    )
+    if not association.is_established:
+        return "it offers no storage commitment" if association.rejected_contexts else "no association"
+    try:
+        status, _ = association.send_n_action(question, 1, COMMITMENT, INSTANCE)
+        if "Status" not in status:
+            return "no answer"
+        if status.Status:
+            return f"status 0x{status.Status:04X}"
+        told.wait(min(_WAIT, to.seconds))
+    finally:
+        association.release()
+    return None
