@@ -16,8 +16,8 @@ from pneumoscope.errors import ImageError
 from pneumoscope.images import image_errors
 from pneumoscope.serving import jobs
 from pneumoscope.serving.association import COMMITMENT
+from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.logs import logger
-from pneumoscope.serving.store import Store
 
 INSTANCE = UID("1.2.840.10008.1.20.1.1")  # the well-known instance that is asked
 SUCCESS, NO_SUCH_ACTION, INVALID_ARGUMENT = 0x0000, 0x0123, 0x0115  # PS3.7, annex C
@@ -25,7 +25,7 @@ _NOT_HERE = 0x0112  # PS3.3, C.14.1.1: no such object instance
 _ALL, _SOME_NOT = 1, 2  # PS3.4, J.3.3.1: types of the report
 
 
-def answer(event: Any, store: Store) -> tuple[int, None]:
+def answer(event: Any, intake: Intake) -> tuple[int, None]:
     """Take a question (N-ACTION), and see to it that the report follows the answer."""
     if event.action_type != 1:
         return NO_SUCH_ACTION, None
@@ -39,16 +39,19 @@ def answer(event: Any, store: Store) -> tuple[int, None]:
             ]
     except ImageError:
         return INVALID_ARGUMENT, None
-    told = report(transaction, items, store)
+    told = report(transaction, items, intake)
     # Sent from another thread once this one has answered: pynetdicom lets it wait so long.
     threading.Thread(target=_send, args=(event.assoc, told), daemon=True).start()
     return SUCCESS, None
 
 
-def report(transaction: str, items: list[tuple[str, str]], store: Store) -> Dataset:
-    """Return what is said of objects, each class and instance: committed is an image that lies here, with its row."""
-    with store.read() as session:
-        here = jobs.stored(session, [uid for _, uid in items])
+def report(transaction: str, items: list[tuple[str, str]], intake: Intake) -> Dataset:
+    """Return what is said of objects, each class and instance: committed is an image that lies here, with its row.
+
+    From then on no retention erases it.
+    """
+    with intake.store.write() as session:
+        here = jobs.commit(session, intake.folder, [uid for _, uid in items])
     told = Dataset()
     told.TransactionUID = transaction
     if committed := [_item(*item) for item in items if item[1] in here]:

@@ -107,7 +107,13 @@ class Intake:
         for attempt in range(_TRIES):
             try:
                 with self.store.write() as session:
-                    return self._insert(session, header, digest, place, source)
+                    receipt = self._insert(session, header, digest, place, source)
+                    session.flush()  # waits for who erases this row, and with it the file
+                    if not place.is_file():
+                        raise StorageError(
+                            "was erased while it came in again", path=place.name, remedy="send it once more"
+                        )
+                    return receipt
             except IntegrityError:  # another association was faster with this instance
                 if found := self._known(header, digest):
                     return found

@@ -15,7 +15,7 @@ from types import FrameType, MappingProxyType
 
 from pneumoscope.bundle import load_bundle
 from pneumoscope.serving.child import Discreet
-from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.config import Gateway, Retention
 from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.logs import configure, logger
 from pneumoscope.serving.rules import ages_of
@@ -25,7 +25,9 @@ from pneumoscope.serving.store import Store, open_store
 def names(config: Gateway) -> tuple[str, ...]:
     """Return the processes that a configuration asks for."""
     workers = [f"worker-{number}" for number in range(1, config.worker.count + 1)]
-    return ("receive", *workers, *(["send"] if config.deliveries else []), "web")
+    send = ["send"] if config.deliveries else []
+    retain = ["retain"] if config.retention != Retention() else []
+    return ("receive", *workers, *send, *retain, "web")
 
 
 def open_intake(config: Gateway, store: Store) -> Intake:
@@ -96,6 +98,12 @@ def _send(name: str, config: Gateway, store: Store, stop: threading.Event) -> No
         raise SystemExit(1)
 
 
+def _retain(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving.retention import run
+
+    run(config, store, stop, lambda: store.beat(name, os.getpid()))
+
+
 def _web(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
     from pneumoscope.serving.web.app import run
 
@@ -103,5 +111,5 @@ def _web(name: str, config: Gateway, store: Store, stop: threading.Event) -> Non
 
 
 _LIVES: Mapping[str, Callable[[str, Gateway, Store, threading.Event], None]] = MappingProxyType(
-    {"receive": _receive, "worker": _work, "send": _send, "web": _web}
+    {"receive": _receive, "worker": _work, "send": _send, "retain": _retain, "web": _web}
 )

@@ -103,7 +103,7 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             evt_handlers=[
                 (evt.EVT_C_STORE, on_store),
                 (evt.EVT_C_ECHO, lambda event: SUCCESS),
-                (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake.store)),
+                (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake)),
             ],
         )
     except OSError as error:

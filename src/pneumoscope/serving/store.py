@@ -152,6 +152,7 @@ def _prepare_sqlite(engine: Engine) -> None:
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
+            "secure_delete = ON",  # what is erased leaves no copy in free pages
             f"busy_timeout = {_BUSY_SECONDS * 1000}",
         ):
             connection.execute(f"PRAGMA {pragma}")
