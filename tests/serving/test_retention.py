@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.erasure import erase_patient
 from pneumoscope.serving.intake import DUPLICATE, STORED
 from pneumoscope.serving.processes import open_intake
-from pneumoscope.serving.retention import sweep
+from pneumoscope.serving.retention import run, sweep
 from pneumoscope.serving.store import now
 from pneumoscope.serving.tables import (
     DEAD,
@@ -117,8 +118,7 @@ def test_what_is_due_is_erased_and_told(place: Place) -> None:
 def test_nothing_of_a_patient_is_left_in_the_database(place: Place) -> None:
     old(place, AGES_AGO, PatientName="Xyzzy^Plugh")
     sweep(place.config, place.store)
-    with place.store.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    place.store.forget()
     assert b"Xyzzy" not in b"".join(file.read_bytes() for file in place.config.folder.rglob("*") if file.is_file())
 
 
@@ -257,6 +257,31 @@ def test_events_and_sign_ins(tmp_path: Path, with_users: Path) -> None:
             ]  # fmt: skip
 
 
+class Stop(threading.Event):
+    """Told to stop while it waits for the next sweep."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        return True
+
+
+def test_the_process_says_that_it_is_well_and_outlives_a_full_disk(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id, beats = old(place), []
+
+    def full(*_: object) -> None:
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pneumoscope.serving.retention.sweep", full)
+        run(place.config, place.store, Stop(), lambda: beats.append(1))
+    assert kept(place, image_id)[0]
+    run(place.config, place.store, Stop(), lambda: beats.append(1))
+    assert not kept(place, image_id)[0]
+    assert len(beats) >= 2
+
+
 # --- the journal ------------------------------------------------------------------------------------------
 
 
@@ -310,23 +335,23 @@ def test_after_an_erasure_the_journal_is_guarded_again(tmp_path: Path) -> None:
 
 def test_export(tmp_path: Path) -> None:
     journal = filled(tmp_path / "journal.sqlite").path
-    run = CliRunner().invoke
+    call = CliRunner().invoke
     asked = ["journal", "export", str(journal), "--from", "2026-02-15", "--to", "2026-03-15"]
-    assert run(cli, [*asked, "--out", str(tmp_path / "a.csv")]).exit_code == 0
+    assert call(cli, [*asked, "--out", str(tmp_path / "a.csv")]).exit_code == 0
     rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
     assert [(row["key"], json.loads(row["subtype"])) for row in rows] == [
         ("k2", {"viral": 0.25}),
         ("k3", {"viral": 0.25}),
     ]
-    assert run(cli, [*asked, "--out", str(tmp_path / "a.jsonl")]).exit_code == 0
+    assert call(cli, [*asked, "--out", str(tmp_path / "a.jsonl")]).exit_code == 0
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [(line["key"], line["at"], line["probability"]) for line in lines] == [
         ("k2", "2026-02-15T00:00:00+00:00", 0.75), ("k3", "2026-03-15T00:00:00+00:00", 0.75),
     ]  # fmt: skip
-    assert run(cli, [*asked, "--labels", "--out", str(tmp_path / "l.csv")]).exit_code == 0
+    assert call(cli, [*asked, "--labels", "--out", str(tmp_path / "l.csv")]).exit_code == 0
     assert [row["study"] for row in csv.DictReader(io.StringIO((tmp_path / "l.csv").read_text()))] == ["s1", "s3"]
-    assert "table ends in" in str(run(cli, [*asked, "--out", str(tmp_path / "a.xlsx")]).exception)
-    missing = run(cli, ["journal", "export", str(tmp_path / "none"), "--out", str(tmp_path / "b.csv")]).exception
+    assert "table ends in" in str(call(cli, [*asked, "--out", str(tmp_path / "a.xlsx")]).exception)
+    missing = call(cli, ["journal", "export", str(tmp_path / "none"), "--out", str(tmp_path / "b.csv")]).exception
     assert isinstance(missing, DataError)
     assert not (tmp_path / "none").exists()
 

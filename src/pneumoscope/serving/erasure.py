@@ -142,4 +142,5 @@ def erase_patient(
         erase_images(session, config.images, free, stages)
         counts = Erased(len(free), len(held), predictions, labels)
         audit.add(session, None, audit.ERASED_ON_REQUEST, None, str(counts))
+    store.forget()
     return counts

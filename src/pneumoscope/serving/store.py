@@ -68,6 +68,12 @@ class Store:
         with self.write() as session:
             session.merge(Beat(name=name, pid=pid, at=now(), facts=facts))
 
+    def forget(self) -> None:
+        """Empty SQLite's log, in which what was erased still lies; other databases see to that in their own time."""
+        if self.sqlite:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
