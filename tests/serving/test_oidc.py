@@ -210,6 +210,7 @@ def test_a_token_that_does_not_fit_lets_nobody_in(place: Place, issuer: Issuer, 
     assert events(place, audit.SIGNED_IN) == []
 
 
+@pytest.mark.filterwarnings("ignore:JWS algorithm")  # that is what is tried
 @pytest.mark.parametrize("how", ["another key", "none", "the client's secret"])
 def test_a_token_that_the_issuer_did_not_sign(place: Place, issuer: Issuer, how: str) -> None:
     if how == "another key":
