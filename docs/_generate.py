@@ -9,6 +9,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -149,7 +150,7 @@ MEANING = {
 }
 
 
-_VALUES = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: ""}
+_VALUES = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "", datetime: "YYYY-MM-DD"}
 
 # --- commands ---------------------------------------------------------------------------------------------
 

@@ -6,13 +6,23 @@ import sqlite3
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from pneumoscope.errors import DataError
-from pneumoscope.journal import Entry, Journal, Label, Pseudonyms, answer_key, default_key, entry_of
+from pneumoscope.journal import (
+    Entry,
+    Journal,
+    Label,
+    Pseudonyms,
+    answer_key,
+    default_key,
+    entry_of,
+    unpack_embedding,
+)
 from pneumoscope.records import PNEUMONIA, Prediction
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -26,14 +36,37 @@ def entry(key: str = "k", **known: object) -> Entry:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite")
-    written = entry(study="s", covariates={"view": "PA", "age_years": 97.0}, embedding=[0.5, 1.5])
+    said = replace(SAID, embedding=(0.5, -1.5, 0.1))
+    written = entry_of(said, CARD, "k", AT, study="s", covariates={"view": "PA", "age_years": 97.0})
     assert journal.append(written)
     (found,) = Journal(tmp_path / "j.sqlite").entries()
     assert (found.probability, found.label, found.at, found.study) == (0.75, PNEUMONIA, AT, "s")
     assert found.covariates == {"view": "PA", "age_years": 90.0}
-    assert found.embedding == [0.5, 1.5]
+    assert found.embedding == (0.5, -1.5, 0.0999755859375)  # half precision
     assert found.quality == {"mean": None}
     assert b"doe" not in (tmp_path / "j.sqlite").read_bytes()
+
+
+def test_an_embedding_is_absent_or_of_a_known_version(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.sqlite")
+    journal.append(entry())
+    with sqlite3.connect(journal.path) as connection:
+        assert connection.execute("SELECT embedding FROM predictions").fetchone() == ("null",)
+    assert [found.embedding for found in journal.entries()] == [None]
+    assert unpack_embedding([0.25, 2]) == (0.25, 2.0)  # a journal of format 1
+    assert unpack_embedding({"version": 1, "float16": "ADgAvg=="}) == (0.5, -1.5)
+    for odd, why in (({"version": 2, "float16": ""}, "version 2"), ({"version": 1, "float16": "A"}, "cannot be read")):
+        with pytest.raises(DataError, match=why):
+            unpack_embedding(odd)
+
+
+def test_a_journal_of_format_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.sqlite")
+    journal.append(entry())
+    with sqlite3.connect(journal.path) as connection:
+        connection.executescript("DROP TABLE erasures; PRAGMA user_version = 1")
+    assert Journal(journal.path).erase(["nobody"]) == (0, 0)
+    assert len(list(journal.entries())) == 1
 
 
 def test_told_twice_it_is_written_once(tmp_path: Path) -> None:

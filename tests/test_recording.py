@@ -13,6 +13,7 @@ from tests.serving.radiographs import radiograph
 from pneumoscope.bundle import load_bundle
 from pneumoscope.errors import DataError
 from pneumoscope.journal import Journal, default_key
+from pneumoscope.predict import Classifier
 from pneumoscope.recording import Recorder
 from pneumoscope.records import NORMAL, Prediction
 
@@ -56,6 +57,18 @@ def test_the_same_content_is_the_same_answer_wherever_it_lies(tmp_path: Path, jo
     assert written == [True, False, False]
     assert recorder(journal, "triage").record(answered(tmp_path / "a.png"))
     assert [entry.covariates for entry in Journal(journal).entries()] == [{}, {}]
+
+
+def test_predict_tells_the_journal_where_an_image_lies(trained: Path, tmp_path: Path, journal: Path) -> None:
+    radiograph().save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    classifier = Classifier.load(trained / "bundle")
+    assert classifier.gate is not None
+    (told,) = classifier.predict([tmp_path / "a.dcm"])
+    assert Recorder(journal, classifier.bundle, classifier.operating_point).record(told)
+    (entry,) = Journal(journal).entries()
+    assert entry.embedding == told.embedding
+    assert len(entry.embedding or ()) == len(classifier.gate.densities["features"].axes)
+    assert "embedding" not in told.as_json()
 
 
 def test_what_could_not_be_read_is_told_once(tmp_path: Path, journal: Path) -> None:

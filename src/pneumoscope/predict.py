@@ -49,6 +49,7 @@ class _Answer:
     viral: float | None
     gate: Mapping[str, float]
     refusal: Refusal | None
+    embedding: tuple[float, ...] | None
 
 
 class Classifier:
@@ -165,10 +166,10 @@ class Classifier:
         """Return an answer for each of uint8 [B, canvas, canvas]."""
         if self.gate is None:
             logits = self.logits(canvases)
-            scores = np.zeros((len(canvases), 0))
+            scores, places = np.zeros((len(canvases), 0)), None
         else:
             logits, features = self.runtime.answer(to_input(canvases, self.bundle.preparation))
-            scores = self.gate.scores(canvases, features)
+            scores, places = self.gate.scores(canvases, features), self.gate.embedding(features)
         p, viral = probabilities(logits, *self.calibration)
         odds = pneumonia_logit(logits)
         return [
@@ -178,6 +179,7 @@ class Classifier:
                 None if viral is None else float(viral[index]),
                 {name: round(float(score), 4) for name, score in zip(CHECKS, scores[index], strict=False)},
                 None if self.gate is None else by_pixels(self.gate, scores[index], canvas, self._lungs),
+                None if places is None else tuple(places[index].tolist()),
             )
             for index, canvas in enumerate(canvases)
         ]
@@ -195,6 +197,7 @@ class Classifier:
             "quality": told,
             "bundle": self.bundle.label,
             "milliseconds": item.milliseconds + (share if answer else 0.0),
+            "embedding": None if answer is None else answer.embedding,
         }
         if refusal is not None:
             return Prediction(probability=None, label=None, abstained=True, reason=str(refusal), **common)

@@ -1,17 +1,34 @@
-"""Answers into the journal, whoever asked for them: what is kept of a header, under which pseudonyms."""
+"""Answers into the journal, whoever asked for them, and out of it into tables.
+
+What is kept of a header, and under which pseudonyms, is said here.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import asdict, fields
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.bundle import Bundle
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ConfigError, ImageError
+from pneumoscope.files import atomic_path, plain
 from pneumoscope.header import read
 from pneumoscope.images import in_archive, is_dicom
-from pneumoscope.journal import Journal, Pseudonyms, answer_key, content_sha256, default_key, entry_of
+from pneumoscope.journal import (
+    Entry,
+    Journal,
+    Label,
+    Pseudonyms,
+    answer_key,
+    content_sha256,
+    default_key,
+    entry_of,
+    pack_embedding,
+)
 from pneumoscope.records import Prediction
 
 _COVARIATES = (
@@ -81,3 +98,42 @@ class Recorder:
         return known(
             header.facts(), self.pseudonyms, study_uid=header.study_uid, patient=(header.issuer, header.patient_id)
         )
+
+
+def write_table(
+    journal: Journal, out: Path, first: datetime | None = None, last: datetime | None = None, *, labels: bool = False
+) -> int:
+    """Write the answers of the days `first` to `last` (midnights), or the labels, to a .csv or .jsonl; returns rows.
+
+    In a CSV what has parts is JSON, and a text that a spreadsheet would compute is preceded by an apostrophe.
+
+    Raises:
+        ConfigError: the name ends otherwise.
+        StorageError: it cannot be written.
+    """
+    if out.suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"{out.name}: a table ends in .csv or .jsonl", remedy="choose such a name")
+    until = None if last is None else last + timedelta(days=1)
+    found = journal.labels(first, until) if labels else journal.entries(first, until)
+    count = 0
+    with atomic_path(out) as place, place.open("w", encoding="utf-8", newline="") as stream:
+        names = [item.name for item in fields(Label if labels else Entry)]
+        table = csv.DictWriter(stream, names)
+        if out.suffix == ".csv":
+            table.writeheader()
+        for item in found:
+            count += 1
+            row = plain(asdict(item)) | {"at": item.at.isoformat()}
+            if isinstance(item, Entry):
+                row["embedding"] = pack_embedding(item.embedding)
+            if out.suffix == ".csv":
+                table.writerow({name: _cell(value) for name, value in row.items()})
+            else:
+                stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    return count
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (dict, list, tuple)):
+        return json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -68,7 +68,8 @@ class Prediction:
 
     `probability` is the calibrated probability of pneumonia in 0..1; `subtype` maps `bacterial` and
     `viral` to their probabilities given pneumonia, and is None for a two-class network.
-    `logit` is the uncalibrated log-odds of pneumonia.
+    `logit` is the uncalibrated log-odds of pneumonia. `embedding`: where the network placed the image, of bundles
+    with a gate (`Gate.embedding`); the journal keeps it, the line of `predict` does not.
     """
 
     path: str
@@ -83,6 +84,7 @@ class Prediction:
     milliseconds: float = 0.0
     logit: float | None = None
     error: str | None = None
+    embedding: tuple[float, ...] | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON line of the `predict` contract, with `error` only where there is one."""

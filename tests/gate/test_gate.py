@@ -156,6 +156,16 @@ def test_it_comes_back_as_it_was_written(gate: Gate) -> None:
     np.testing.assert_allclose(scores(again, chests(10, 7)), scores(gate, chests(10, 7)), atol=1e-3)
 
 
+def test_an_embedding_places_an_image_by_the_axes_of_the_gate(gate: Gate) -> None:
+    found = seen(chests(4, 7)).features.astype(np.float64)
+    of_length_1 = found / np.linalg.norm(found, axis=1, keepdims=True)
+    wanted = (of_length_1 - gate.densities["features"].mean) @ gate.densities["features"].axes.T
+    placed = gate.embedding(found.astype(np.float32))
+    assert (placed.dtype, placed.shape) == (np.float16, wanted.shape)
+    np.testing.assert_allclose(placed, wanted, atol=1e-3)
+    np.testing.assert_array_equal(gate.embedding(7 * found.astype(np.float32)), placed)  # what, not how strongly
+
+
 def test_a_trained_bundle_refuses_noise_and_answers_its_own_kind(trained: Path, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -166,8 +176,10 @@ def test_a_trained_bundle_refuses_noise_and_answers_its_own_kind(trained: Path, 
     assert refused.probability is None
     assert refused.quality["refused_by"] in REASONS
     assert max(refused.quality["gate"].values()) > 1
+    assert refused.embedding is not None  # monitoring wants those above all
     (answered,) = Classifier.load(trained / "bundle", gate=False).predict([tmp_path / "noise.png"])
     assert answered.probability is not None
+    assert answered.embedding is None
     paths = [sample.path for sample in open_source(trained / "split.csv").select("test").samples]
     own = list(Classifier.load(trained / "bundle").predict(paths))
     assert sum(one.abstained for one in own) <= len(own) // 5

@@ -13,17 +13,36 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, update
 from tests.serving.orthanc import free_ports
 from tests.serving.postgres import Postgres
 from tests.serving.test_gateway import gateway
 
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.outbox import Answer, Outcome
+from pneumoscope.serving.retention import sweep
 from pneumoscope.serving.send import DELIVERED
 from pneumoscope.serving.store import Store, database_time, hidden, now, open_store, revision, upgrade
-from pneumoscope.serving.tables import DEAD, DONE, QUARANTINED, RUNNING, SENT, WAITING, Base, Image, Job, Object, Result
+from pneumoscope.serving.tables import (
+    DEAD,
+    DONE,
+    QUARANTINED,
+    RUNNING,
+    SENT,
+    WAITING,
+    Base,
+    Delivery,
+    Event,
+    Feedback,
+    Image,
+    Job,
+    Object,
+    Result,
+    User,
+)
+from pneumoscope.serving.web.accounts import vouched
 
 HOUR = timedelta(hours=1)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -247,6 +266,49 @@ def test_who_waited_too_long_goes_before_the_urgent(store: Store) -> None:
 waiting = st.lists(
     st.tuples(st.integers(0, 2), st.integers(0, 200)), min_size=1, max_size=12
 )  # priority, minutes waited
+
+
+def test_retention_and_what_it_spares(store: Store, tmp_path: Path) -> None:
+    ids = [add(store, age=100 * 24 * HOUR, number=number) for number in range(4)]
+    long_ago = now() - 100 * 24 * HOUR
+    with store.write() as session:
+        session.execute(update(Job).values(state=DONE, ended_at=long_ago))
+        for number, job_id in enumerate(ids):
+            result = Result(
+                job_id=job_id, bundle="b", bundle_sha256="", threshold=0.5, abstained=False, quality={},
+                milliseconds=1.0, map_png=b"m", urgent=False, shadow=False, created_at=long_ago,
+            )  # fmt: skip
+            built = Object(kind="sr", uid=f"1.{number}", suffix="", data=b"d")
+            sent = {"attempts": 1, "created_at": long_ago, "not_before": long_ago}
+            built.deliveries.append(Delivery(destination="p", state=DEAD if number == 1 else SENT, **sent))
+            result.objects.append(built)
+            session.add(result)
+        session.add(Event(at=long_ago, action="listed"))
+        session.flush()
+        user = User(name="u", role="reader", password="", disabled=False, created_at=long_ago)
+        said = {"verdict": "agree", "created_at": long_ago}
+        answer = session.scalars(select(Result.id).where(Result.job_id == ids[2])).one()
+        session.add_all([user, Feedback(key="f", result_id=answer, user=user, **said)])
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / "f").touch()
+        assert jobs.commit(session, tmp_path / "images", ["1.2.3"]) == {"1.2.3"}
+    receive = {"callers": ("A",)}
+    kept = {"images": 30, "results": 30, "jobs": 30, "events": 30}
+    config = Gateway.model_validate({"folder": tmp_path, "receive": receive, "retention": kept})
+    assert sweep(config, store) == {"jobs": 1, "images": 1, "results": 2, "events": 1, "sign-ins": 0}
+    with store.read() as session:
+        files = [image.file for image in session.scalars(select(Image).order_by(Image.id))]
+        assert files == [None, "f", None, "f"]
+        assert list(session.scalars(select(Job.id).order_by(Job.id))) == ids[1:]
+        assert [item.data for item in session.scalars(select(Object).order_by(Object.id))] == [b"d", None, None]
+
+
+def test_whom_an_issuer_vouches_for(store: Store) -> None:
+    asked = (("a", "reader"), ("b", "admin"), ("a", "admin"))
+    people = [vouched(store, subject, "ann", role, 5) for subject, role in asked]
+    assert [who and (who.name, who.role) for who in people] == [
+        ("ann", "reader"), ("ann-3e23e816", "admin"), ("ann", "admin"),
+    ]  # fmt: skip
 
 
 @given(waiting)

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from pneumoscope import __version__
-from pneumoscope.cli import adapting, auditing, data, demo, predicting, reporting, serving, training, validating
+from pneumoscope.cli import (
+    adapting,
+    auditing,
+    data,
+    demo,
+    journaling,
+    predicting,
+    reporting,
+    serving,
+    training,
+    validating,
+)
 from pneumoscope.errors import PneumoscopeError, StorageError, storage_errors
 
 app = typer.Typer(
@@ -37,6 +48,7 @@ def _root(
 
 
 app.add_typer(data.app, name="data")
+app.add_typer(journaling.app, name="journal")
 for module in (training, predicting, auditing, validating, adapting, reporting, serving, demo):
     module.register(app)
 

@@ -14,6 +14,7 @@ from pneumoscope.cli.console import say
 from pneumoscope.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pneumoscope.serving.config import Gateway
     from pneumoscope.serving.store import Store
 
 Config = Annotated[Path, typer.Option("--config", help="The gateway's TOML file.")]
@@ -39,7 +40,7 @@ def serve(
     """Work beside a PACS: receive radiographs, analyse them, send results. Needs the extra `serve`."""
     from pneumoscope.records import RESEARCH_ONLY
 
-    with _extra():
+    with extra():
         from pneumoscope.serving.config import load_gateway
         from pneumoscope.serving.processes import KINDS
         from pneumoscope.serving.supervisor import serve as run
@@ -67,9 +68,9 @@ def add(
     role: Annotated[str, typer.Option("--role", help="viewer, reader (gives feedback, uploads) or admin.")] = "reader",
 ) -> None:
     """Add a user of the page; the password is asked for, or read from standard input."""
-    with _extra():
+    with extra():
         from pneumoscope.serving.web.accounts import add_user
-    with _store(config) as store:
+    with opened(config) as (_, store):
         add_user(store, name, role, _password())
     typer.echo(f"{name}: {role}")
 
@@ -77,9 +78,9 @@ def add(
 @users.command("list")
 def list_(config: Config) -> None:
     """List the users of the page with their roles."""
-    with _extra():
+    with extra():
         from pneumoscope.serving.web.accounts import users as every
-    with _store(config) as store:
+    with opened(config) as (_, store):
         for user in every(store):
             typer.echo(f"{user.name}: {user.role}" + (", disabled" if user.disabled else ""))
 
@@ -87,15 +88,16 @@ def list_(config: Config) -> None:
 @users.command("disable")
 def disable(name: Annotated[str, typer.Argument(help="Of the user.")], config: Config) -> None:
     """Let a user sign in no more; what the user did stays in the audit trail."""
-    with _extra():
+    with extra():
         from pneumoscope.serving.web.accounts import disable_user
-    with _store(config) as store:
+    with opened(config) as (_, store):
         disable_user(store, name)
     typer.echo(f"{name}: disabled")
 
 
 @contextmanager
-def _extra() -> Iterator[None]:
+def extra() -> Iterator[None]:
+    """Say which package is missing where the extra is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -105,7 +107,8 @@ def _extra() -> Iterator[None]:
 
 
 @contextmanager
-def _store(config: Path) -> Iterator[Store]:
+def opened(config: Path) -> Iterator[tuple[Gateway, Store]]:
+    """Yield a gateway's configuration with its tables, brought up to date."""
     from pneumoscope.errors import storage_errors
     from pneumoscope.serving.config import load_gateway
     from pneumoscope.serving.store import open_store
@@ -115,7 +118,7 @@ def _store(config: Path) -> Iterator[Store]:
         found.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = open_store(found.database, migrate=True)
     try:
-        yield store
+        yield found, store
     finally:
         store.close()
 

@@ -80,6 +80,15 @@ class Gate:
         """
         return (raw_scores(self, canvases, features) - self.middle) / (self.limit - self.middle)
 
+    def embedding(self, features: FloatArray) -> NDArray[np.float16]:
+        """Return float16 [n, k], where images lie among those learned from, comparable within one bundle alone.
+
+        `features`: [n, F], what the network's head reads, put to length 1; k coordinates along the axes of most
+        variance of the training images, from their mean, each within -2..2.
+        """
+        density = self.densities["features"]
+        return np.asarray((directions(features) - density.mean) @ density.axes.T, np.float16)
+
     def best_turn(self, canvas: Pixels) -> str | None:
         """Return which of `TURNS` makes a canvas uint8 [S, S] one like those learned from; None where none does."""
         found = turned_distances(self.densities["layout"], canvas[None])[:, 0]

@@ -40,7 +40,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What the child answers. `map_png`: grey PNG over the whole image. `embedding`: None where the bundle has none."""
+    """What the child answers. `map_png`: grey PNG over the whole image."""
 
     prediction: Prediction
     card_sha256: str
@@ -50,7 +50,6 @@ class Analysis:
     objects: tuple[Encoded, ...] = ()
     map_png: bytes | None = None
     explained_by: str | None = None
-    embedding: tuple[float, ...] | None = None
     seconds: float = 0.0
 
 

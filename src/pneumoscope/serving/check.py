@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import httpx
 from pydicom.uid import ImplicitVRLittleEndian
 
 from pneumoscope.bundle import load_bundle
@@ -13,7 +14,7 @@ from pneumoscope.errors import ConfigError, PneumoscopeError
 from pneumoscope.files import out_folder
 from pneumoscope.journal import Journal
 from pneumoscope.serving.association import VERIFICATION, associate
-from pneumoscope.serving.config import Destination, Gateway, Orthanc
+from pneumoscope.serving.config import Destination, Gateway, Oidc, Orthanc
 from pneumoscope.serving.http import open_client
 from pneumoscope.serving.orthanc import Client, OrthancError
 from pneumoscope.serving.rules import ages_of
@@ -39,6 +40,8 @@ def check(config: Gateway) -> Iterator[Finding]:
     yield _tried("bundle", lambda: _bundle(config))
     yield _tried("receive", lambda: _free(config.receive.bind, config.receive.port, "receive.port"))
     yield _tried("web", lambda: _free(config.web.bind, config.web.port, "web.port"))
+    if config.web.oidc is not None:
+        yield _issuer(config.web.oidc)
     if config.stow is not None:
         yield _tried("stow", lambda: _senders(config))
     if config.receive.tls is not None:
@@ -75,6 +78,21 @@ def _bundle(config: Gateway) -> str:
     ages = ages_of(config.analyse, bundle.card)
     told = "no limit of age: neither analyse.age_years nor the bundle says one"
     return f"{bundle.label}, {point}, " + (told if ages is None else f"{ages[0]:g} to {ages[1]:g} years")
+
+
+def _issuer(settings: Oidc) -> Finding:
+    """An issuer that is down is no fault of the configuration: who is signed in stays so."""
+    from pneumoscope.serving.web.oidc import discovery, read_secret, why_not
+
+    try:
+        read_secret(settings)
+        answer = httpx.get(discovery(settings), verify=client_tls(settings.tls), timeout=5.0, trust_env=False)
+        fault = why_not(answer.raise_for_status().json(), settings)
+    except PneumoscopeError as error:
+        return Finding("web.oidc", str(error), error.what)
+    except (httpx.HTTPError, ValueError) as error:
+        return Finding("web.oidc", f"{settings.issuer} does not answer", type(error).__name__, fatal=False)
+    return Finding("web.oidc", fault or settings.issuer, fault)
 
 
 def _senders(config: Gateway) -> str:

@@ -23,6 +23,7 @@ from pneumoscope.images import image_errors
 from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.association import COMMITMENT, associate
 from pneumoscope.serving.config import Receive
+from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import DEAD, SENT, WAITING, Report
@@ -37,7 +38,7 @@ _GIVE_UP = timedelta(hours=72)
 _LOOK = 0.5  # seconds between looks at what is owed
 
 
-def answer(event: Any, store: Store, settings: Receive) -> tuple[int, None]:
+def answer(event: Any, intake: Intake, settings: Receive) -> tuple[int, None]:
     """Take a question (N-ACTION), and see to it that the report follows the answer."""
     if event.action_type != 1 or not settings.commitment:
         return NO_SUCH_ACTION, None
@@ -51,7 +52,8 @@ def answer(event: Any, store: Store, settings: Receive) -> tuple[int, None]:
             ]
     except ImageError:
         return INVALID_ARGUMENT, None
-    told = report(transaction, items, store)
+    store = intake.store
+    told = report(transaction, items, intake)
     caller = str(event.assoc.requestor.ae_title).strip()
     owed = _owe(store, caller, told) if any(peer.aet == caller for peer in settings.commitment_peer) else None
     # Sent from another thread once this one has answered: pynetdicom lets it wait so long.
@@ -59,10 +61,13 @@ def answer(event: Any, store: Store, settings: Receive) -> tuple[int, None]:
     return SUCCESS, None
 
 
-def report(transaction: str, items: list[tuple[str, str]], store: Store) -> Dataset:
-    """Return what is said of objects, each class and instance: committed is an image that lies here, with its row."""
-    with store.read() as session:
-        here = jobs.stored(session, [uid for _, uid in items])
+def report(transaction: str, items: list[tuple[str, str]], intake: Intake) -> Dataset:
+    """Return what is said of objects, each class and instance: committed is an image that lies here, with its row.
+
+    From then on no retention erases it.
+    """
+    with intake.store.write() as session:
+        here = jobs.commit(session, intake.folder, [uid for _, uid in items])
     told = Dataset()
     told.TransactionUID = transaction
     if committed := [_item(*item) for item in items if item[1] in here]:

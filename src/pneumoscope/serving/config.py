@@ -6,6 +6,7 @@ import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -212,11 +213,56 @@ class Database(Section):
         return self
 
 
+def is_private(url: str) -> bool:
+    """Say whether nobody on the way can read or change what goes to a URL: HTTPS, or this machine itself."""
+    parts = urlsplit(url)
+    here = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    return bool(parts.hostname) and (parts.scheme == "https" or (here and parts.scheme == "http"))
+
+
+def _private(url: str) -> str:
+    if not is_private(url):
+        raise ValueError("must begin with https://; http:// is for this machine alone (127.0.0.1)")
+    return url
+
+
+PrivateUrl = Annotated[str, AfterValidator(_private)]
+
+
+class Oidc(Section):
+    """Signing in at an issuer of OpenID Connect.
+
+    `issuer`: as it calls itself. `address`: under which browsers reach the pages; the issuer must know
+    `ADDRESS/signin/oidc/answer`. `claim`: of the ID token, a name or a dotted path, that holds what `roles` turns into
+    a role here; of several the highest counts. `ask_again`: the issuer asks for the password each time, as is right
+    where several people share a screen.
+    """
+
+    issuer: PrivateUrl
+    client_id: Annotated[str, Field(min_length=1)]
+    client_secret_file: File
+    address: PrivateUrl
+    claim: Annotated[str, Field(min_length=1)] = "roles"
+    roles: Annotated[dict[str, Literal["viewer", "reader", "admin"]], Field(min_length=1)]
+    name_claim: str = "preferred_username"
+    scopes: tuple[str, ...] = ("openid", "profile")
+    label: str = "your organisation's account"
+    ask_again: bool = True
+    tls: ClientTls | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Oidc:
+        if "openid" not in self.scopes:
+            raise ValueError("scopes must name openid")
+        return self
+
+
 class Web(Section):
     """Pages, health and metrics.
 
     `https`: browsers reach the pages through HTTPS only, by a proxy before them; cookies are then marked secure.
-    `session_minutes`: after that a user signs in again. `upload_mb`: the largest file that is taken.
+    `session_minutes`: after that a user signs in again. `upload_mb`: the largest file that is taken. `passwords`: false
+    lets users in through `oidc` alone.
     """
 
     bind: str = "127.0.0.1"
@@ -224,6 +270,14 @@ class Web(Section):
     https: bool = False
     session_minutes: Annotated[int, Field(ge=1, le=1440)] = 600
     upload_mb: Annotated[int, Field(ge=1, le=1024)] = 128
+    passwords: bool = True
+    oidc: Oidc | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Web:
+        if not self.passwords and self.oidc is None:
+            raise ValueError("with passwords = false nobody could sign in: add the section web.oidc")
+        return self
 
 
 class Stow(Section):
@@ -263,6 +317,16 @@ class Orthanc(Section):
         return self
 
 
+class Retention(Section):
+    """After how many days something is erased; what is not named is kept for ever. See `serving.retention`."""
+
+    images: Count | None = None
+    results: Count | None = None
+    jobs: Count | None = None
+    events: Count | None = None
+    journal: Count | None = None
+
+
 class Journal(Section):
     """The pseudonymous record of predictions. `key`: secret of the pseudonyms, made where it is missing."""
 
@@ -294,6 +358,7 @@ class Gateway(Section):
     stow: Stow | None = None
     orthanc: tuple[Orthanc, ...] = ()
     journal: Journal = Journal()
+    retention: Retention = Retention()
     logs: Logs = Logs()
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from pneumoscope.errors import storage_errors
+from pneumoscope.errors import StorageError, storage_errors
 from pneumoscope.files import sync_folder
 from pneumoscope.header import Header, read
 from pneumoscope.serving.config import Analyse
@@ -113,7 +113,13 @@ class Intake:
                 with self.store.write() as session:
                     if beside is not None:
                         beside(session)
-                    return self._insert(session, header, digest, place, source)
+                    receipt = self._insert(session, header, digest, place, source)
+                    session.flush()  # waits for who erases this row, and with it the file
+                    if not place.is_file():
+                        raise StorageError(
+                            "was erased while it came in again", path=place.name, remedy="send it once more"
+                        )
+                    return receipt
             except IntegrityError:  # another association was faster with this instance
                 if found := self._known(header, digest):
                     return found

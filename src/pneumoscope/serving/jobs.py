@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope.serving.store import Store, database_time
@@ -158,10 +159,13 @@ def waiting_since(session: Session) -> datetime | None:
     return session.scalar(select(Job.created_at).where(Job.state == WAITING).order_by(Job.created_at).limit(1))
 
 
-def stored(session: Session, sop_uids: Sequence[str]) -> set[str]:
-    """Return those SOP instances of which an image lies here."""
-    query = select(Image.sop_uid).where(Image.sop_uid.in_(sop_uids), Image.file.is_not(None))
-    return set(session.scalars(query))
+def commit(session: Session, folder: Path, sop_uids: Sequence[str]) -> set[str]:
+    """Return those SOP instances of which an image lies in `folder`; retention leaves them alone from now on."""
+    here = update(Image).where(Image.sop_uid.in_(sop_uids), Image.file.is_not(None))
+    marked = here.values(committed_at=func.coalesce(Image.committed_at, database_time(session))).returning(
+        Image.sop_uid, Image.file
+    )
+    return {uid for uid, file in session.execute(marked) if file and (folder / file).is_file()}
 
 
 def _due(moment: datetime) -> ColumnElement[bool]:

@@ -17,21 +17,23 @@ from typing import TYPE_CHECKING
 
 from pneumoscope.files import out_folder
 from pneumoscope.serving.child import Discreet
-from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.config import Gateway, Retention
 from pneumoscope.serving.logs import configure, logger
 from pneumoscope.serving.store import Store, open_store
 
 if TYPE_CHECKING:
     from pneumoscope.serving.intake import Intake
 
-KINDS = ("receive", "poll", "worker", "send", "web")
+KINDS = ("receive", "poll", "worker", "send", "retain", "web")
 
 
 def names(config: Gateway, kinds: Collection[str] = KINDS) -> tuple[str, ...]:
     """Return the processes that a configuration asks for, those of some kinds alone where others run elsewhere."""
     workers = [f"worker-{number}" for number in range(1, config.worker.count + 1)]
     poll = ["poll"] if config.orthanc else []
-    every = ("receive", *poll, *workers, *(["send"] if config.deliveries else []), "web")
+    send = ["send"] if config.deliveries else []
+    retain = ["retain"] if config.retention != Retention() else []
+    every = ("receive", *poll, *workers, *send, *retain, "web")
     return tuple(name for name in every if kind_of(name) in kinds)
 
 
@@ -137,6 +139,12 @@ def _together(name: str, store: Store, stop: threading.Event, runs: Sequence[Cal
         raise SystemExit(1)
 
 
+def _retain(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving.retention import run
+
+    run(config, store, stop, lambda: store.beat(name, os.getpid()))
+
+
 def _web(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
     from pneumoscope.serving.web.app import run
 
@@ -144,5 +152,5 @@ def _web(name: str, config: Gateway, store: Store, stop: threading.Event) -> Non
 
 
 _LIVES: Mapping[str, Callable[[str, Gateway, Store, threading.Event], None]] = MappingProxyType(
-    {"receive": _receive, "poll": _poll, "worker": _work, "send": _send, "web": _web}
+    {"receive": _receive, "poll": _poll, "worker": _work, "send": _send, "retain": _retain, "web": _web}
 )

@@ -110,7 +110,7 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
                 (evt.EVT_CONN_OPEN, on_open),
                 (evt.EVT_C_STORE, on_store),
                 (evt.EVT_C_ECHO, lambda event: SUCCESS),
-                (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake.store, settings)),
+                (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake, settings)),
                 (evt.EVT_N_EVENT_REPORT, lambda event: assurance.answer(event, intake.store)),
             ],
         )

@@ -83,6 +83,12 @@ class Store:
         with self.write() as session:
             session.merge(Beat(name=name, pid=pid, at=database_time(session), facts=facts))
 
+    def forget(self) -> None:
+        """Empty SQLite's log, in which what was erased still lies; other databases see to that in their own time."""
+        if self.sqlite:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
@@ -193,6 +199,7 @@ def _prepare_sqlite(engine: Engine) -> None:
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
+            "secure_delete = ON",  # what is erased leaves no copy in free pages
             f"busy_timeout = {_BUSY_SECONDS * 1000}",
         ):
             connection.execute(f"PRAGMA {pragma}")

@@ -80,8 +80,9 @@ class Image(Base):
     """One version of one SOP instance, as it was received.
 
     `digest`: SHA-256 of data set and transfer syntax. `version` counts different contents under one UID. `file` is
-    relative to the folder of images. `size` in bytes. `source`: such as `dicom:TITLE`. `notes`: what a person should
-    know of it. `header`: DICOM facts without identity (`Header.facts`).
+    relative to the folder of images, None once erased. `size` in bytes. `source`: such as `dicom:TITLE`. `notes`: what
+    a person should know of it. `header`: DICOM facts without identity (`Header.facts`). `committed_at`: since when its
+    sender may rely on it.
     """
 
     __tablename__ = "images"
@@ -105,6 +106,7 @@ class Image(Base):
     accession: Mapped[str | None]
     header: Mapped[dict[str, Any]]
     notes: Mapped[str | None]
+    committed_at: Mapped[datetime | None]
 
     job: Mapped[Job] = relationship(back_populates="image", uselist=False)
 
@@ -259,7 +261,10 @@ class Beat(Base):
 
 
 class User(Base):
-    """Who may use the page. `role`: see `web.accounts`. `password`: Argon2id. A user is disabled, never erased."""
+    """Who may use the page. `role`: see `web.accounts`. A user is disabled, never erased.
+
+    `password`: Argon2id, empty where somebody else says who it is: `subject`, issuer and number there.
+    """
 
     __tablename__ = "users"
 
@@ -267,6 +272,7 @@ class User(Base):
     name: Mapped[str] = mapped_column(String(40), unique=True)
     role: Mapped[str] = mapped_column(String(16))
     password: Mapped[str]
+    subject: Mapped[str | None] = mapped_column(index=True, unique=True)
     disabled: Mapped[bool]
     created_at: Mapped[datetime]
 

@@ -159,4 +159,4 @@ class Worker:
             site=self.config.journal.site,
         )
         key = answer_key(analysis.card_sha256, held.digest, analysis.operating_point)
-        return entry_of(analysis.prediction, card, key, now(), embedding=analysis.embedding, **told)
+        return entry_of(analysis.prediction, card, key, now(), **told)

@@ -13,6 +13,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.serving.store import Store, database_time
@@ -82,21 +83,49 @@ def sign_in(store: Store, name: str, password: str, minutes: int) -> Person | No
     """Open a sign-in; None where name and password do not fit, which takes as long for a name that nobody has."""
     with store.read() as session:
         user = session.scalar(select(User).where(User.name == name))
-        known = None if user is None or user.disabled else (user.id, user.role, user.password)
-    if not _fits(known[2] if known else _nobody(), password) or known is None:
+        usable = user is not None and not user.disabled and user.subject is None
+        known = (user.id, user.password) if usable and user is not None else None
+    if not _fits(known[1] if known else _nobody(), password) or known is None:
         return None
-    token = secrets.token_urlsafe(32)
     with store.write() as session:
-        moment = database_time(session)
-        opened = SignIn(
-            user_id=known[0],
-            token=_digest(token),
-            created_at=moment,
-            expires_at=moment + timedelta(minutes=minutes),
-        )
-        session.add(opened)
+        return _open(session, session.get_one(User, known[0]), minutes)
+
+
+def vouched(store: Store, subject: str, name: str, role: str, minutes: int) -> Person | None:
+    """Open a sign-in for whom an issuer vouches, with the role that it gives; None where the user is disabled here.
+
+    `subject`: who it is for ever. At the first time a user is added, called `name` or, where that is taken, much like
+    it: a name that an issuer gives away again is no way into an account.
+    """
+    with store.write() as session:
+        user = session.scalar(select(User).where(User.subject == subject))
+        if user is None:
+            called = _free_name(session, name, subject)
+            user = User(name=called, role=role, password="", subject=subject, disabled=False)
+            user.created_at = database_time(session)
+            session.add(user)
+        if user.disabled:
+            return None
+        user.role = role
         session.flush()
-        return Person(known[0], opened.id, name, known[1], token)
+        return _open(session, user, minutes)
+
+
+def _open(session: Session, user: User, minutes: int) -> Person:
+    token, moment = secrets.token_urlsafe(32), database_time(session)
+    opened = SignIn(
+        user_id=user.id, token=_digest(token), created_at=moment, expires_at=moment + timedelta(minutes=minutes)
+    )
+    session.add(opened)
+    session.flush()
+    return Person(user.id, opened.id, user.name, user.role, token)
+
+
+def _free_name(session: Session, wanted: str, subject: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-._")[:40] or "user"
+    if session.scalar(select(User.id).where(User.name == plain)) is None:
+        return plain
+    return f"{plain[:31]}-{_digest(subject)[:8]}"
 
 
 def person(store: Store, token: str | None) -> Person | None:

@@ -47,6 +47,10 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
         dependencies=[Depends(signed_in), Depends(from_our_page)],
     )
     app.state.site = Site(config, store)
+    if config.web.oidc is not None:
+        from pneumoscope.serving.web import oidc
+
+        oidc.add_to(app, config.web, config.web.oidc)
     app.add_middleware(Guard, settings=config.web)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     _add_machines(app, config, store)

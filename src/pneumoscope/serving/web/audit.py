@@ -13,6 +13,7 @@ from pneumoscope.serving.web.accounts import Person
 
 LISTED, VIEWED, PIXELS, OVERLAY = "listed", "viewed", "pixels", "overlay"
 FEEDBACK, UPLOADED, REPLAYED, AGAIN, READ_AUDIT = "feedback", "uploaded", "replayed", "tried again", "audit read"
+ERASED, ERASED_ON_REQUEST = "erased", "erased on request"
 SIGNED_IN, SIGNED_OUT, REFUSED = "signed in", "signed out", "sign-in refused"
 
 

@@ -20,7 +20,9 @@ from pneumoscope.serving.web.accounts import Person, form_secret, person
 
 COOKIE = "pneumoscope"
 FIELD = "form_secret"
-PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/signin"})
+OIDC = "/signin/oidc"  # to the issuer, and back
+OIDC_ANSWER = f"{OIDC}/answer"
+PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/signin", OIDC, OIDC_ANSWER})
 MACHINES = "/dicom-web/"  # peers that are admitted by a token of their own, or not at all; their size has its own limit
 UPLOAD = "/upload"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

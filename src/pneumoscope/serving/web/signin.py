@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from pneumoscope.serving.web import audit
 from pneumoscope.serving.web.accounts import LONGEST, VIEWER, Person, form_secret, sign_in, sign_out
-from pneumoscope.serving.web.guard import COOKIE, Limiter, needs
+from pneumoscope.serving.web.guard import COOKIE, OIDC, Limiter, needs
 from pneumoscope.serving.web.site import Here, Site, page
 
 HOME = "/worklist"
@@ -25,7 +25,7 @@ def router() -> APIRouter:
     def form(request: Request, site: Here, back: str = HOME) -> Response:
         """Show the form."""
         if request.state.person is not None:
-            return RedirectResponse(_inside(back), 303)
+            return RedirectResponse(inside(back), 303)
         return _form(request, site, back, None)
 
     @routes.post("/signin", response_class=HTMLResponse)
@@ -37,6 +37,8 @@ def router() -> APIRouter:
         back: Annotated[str, Form(max_length=200)] = HOME,
     ) -> Response:
         """Open a sign-in; a new secret, so that one that was known before is worth nothing."""
+        if not site.config.web.passwords:
+            raise HTTPException(403, "passwords are switched off here")
         keys = (f"name {name.lower()}", f"address {request.client.host if request.client else ''}")
         if any(failures.full(key) for key in keys):
             return _form(request, site, back, "Too many attempts: wait five minutes.", 429)
@@ -47,8 +49,8 @@ def router() -> APIRouter:
             audit.note(site.store, None, audit.REFUSED)
             return _form(request, site, back, "Name and password do not fit.", 401)
         audit.note(site.store, who, audit.SIGNED_IN)
-        answer = RedirectResponse(_inside(back), 303)
-        _give(answer, site, who.token)
+        answer = RedirectResponse(inside(back), 303)
+        give(answer, site, who.token)
         return answer
 
     @routes.post("/signout")
@@ -66,17 +68,19 @@ def router() -> APIRouter:
 def _form(request: Request, site: Site, back: str, fault: str | None, status: int = 200) -> HTMLResponse:
     """Show the form, bound to this browser by a secret that is nobody's yet."""
     token = request.cookies.get(COOKIE) or secrets.token_urlsafe(32)
-    values = {"back": _inside(back), "fault": fault, "form_secret": form_secret(token)}
-    answer = page(request, "signin.html.j2", status, **values)
-    _give(answer, site, token)
+    web = site.config.web
+    values = {"back": inside(back), "fault": fault, "form_secret": form_secret(token), "passwords": web.passwords}
+    answer = page(request, "signin.html.j2", status, oidc=web.oidc, oidc_path=OIDC, **values)
+    give(answer, site, token)
     return answer
 
 
-def _give(answer: Response, site: Site, token: str) -> None:
+def give(answer: Response, site: Site, token: str) -> None:
+    """Hand a browser its secret."""
     answer.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=site.config.web.https)
 
 
-def _inside(back: str) -> str:
+def inside(back: str) -> str:
     """Return a place on this site: nobody is led elsewhere by a link to the form."""
     inside = back.startswith("/") and not back.startswith("//") and "\\" not in back and back.isprintable()
     return back if inside else HOME

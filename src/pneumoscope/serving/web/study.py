@@ -215,7 +215,8 @@ def _facts(image: Image) -> dict[str, Any]:
 
 
 def _image(session: Session, image_id: int) -> Image:
-    query = select(Image).where(Image.id == image_id).options(joinedload(Image.job).joinedload(Job.result))
+    query = select(Image).join(Image.job).where(Image.id == image_id)
+    query = query.options(joinedload(Image.job).joinedload(Job.result))
     found = session.scalar(query)
     if found is None:
         raise HTTPException(404, "there is no such image")
