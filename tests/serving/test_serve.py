@@ -15,11 +15,9 @@ import httpx
 import pytest
 from sqlalchemy import select
 from tests.serving.orthanc import free_ports
-from tests.serving.postgres import Postgres
 from tests.serving.test_gateway import chest, gateway, push, sink
 
 from pneumoscope.errors import ConfigError, StorageError
-from pneumoscope.journal import Journal
 from pneumoscope.serving.config import load_gateway
 from pneumoscope.serving.processes import KINDS, kind_of, names, signed
 from pneumoscope.serving.store import open_store
@@ -101,42 +99,6 @@ def test_it_runs_and_heals_and_ends(tmp_path: Path) -> None:
     assert any(line["event"] == "process died" for line in lines)
     assert "Doe" not in log.read_text()
     assert "4711" not in log.read_text()
-
-
-@pytest.mark.slow
-def test_two_hosts_share_the_work(tmp_path: Path, postgres: Postgres) -> None:
-    """One receives and sends, the other analyses; both are on this machine, called differently."""
-    dicom, web = free_ports(2)
-    url, log = postgres.database(), tmp_path / "log"
-    running = []
-    with sink() as pacs, log.open("w") as stream:
-        try:
-            for host, kinds in (("first", ("receive", "send", "web")), ("second", ("worker",))):
-                file = tmp_path / f"{host}.toml"
-                text = TOML.format(folder="shared", dicom=dicom, web=web, pacs=pacs.port)
-                more = (
-                    f'[store]\nurl = "{url}"\nhost = "{host}"\n[journal]\npath = "{host}.sqlite"\nkey = "shared/key"\n'
-                )
-                file.write_text(text + more)
-                command = [sys.executable, "-m", "pneumoscope", "serve", "--config", str(file)]
-                only = [part for kind in kinds for part in ("--only", kind)]
-                running.append(subprocess.Popen([*command, *only], stderr=stream))
-                until((tmp_path / "shared" / "images").is_dir)
-            until(lambda: ready(web), 300.0)  # two starts, one after the other
-            assert push(At(dicom), chest()) == [0]  # type: ignore[arg-type]
-            until(lambda: len(pacs.objects) == 2)
-            store = open_store(url)
-            with store.read() as session:
-                assert set(session.scalars(select(Beat.name))) == {
-                    "receive@first", "send@first", "web@first", "worker-1@second"
-                }  # fmt: skip
-            store.close()
-        finally:
-            for process in running:
-                process.send_signal(signal.SIGTERM)
-            codes = [process.wait(60) for process in running]
-    assert codes == [0, 0]
-    assert len(list(Journal(tmp_path / "second.sqlite").entries())) == 1
 
 
 def test_check_tells_what_would_stop_it(tmp_path: Path) -> None:
