@@ -27,6 +27,8 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 MAX_PIXELS = 80_000_000  # 1.5 times the largest radiography detector; Pillow warns from 89 megapixels on
 MIN_SIDE = 16
 
+_MOST_INFLATED = 256 << 20  # bytes of a deflated data set: 80 megapixels of three colours, and a header
+
 _RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
 _BOMB = "not decoded, because it may be a decompression bomb; scale it down first"
 # Formats that pictures come in; Pillow knows others, some of which start programs (EPS).
@@ -263,7 +265,24 @@ def _dataset(path: Path, *, stop_before_pixels: bool = False) -> Any:
     import pydicom
 
     with dicom_errors(path, "is not a readable DICOM file", "export it again"):
+        _check_inflated(path)
         return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+
+
+def _check_inflated(path: Path) -> None:
+    """Raise `ImageError` where a deflated data set (PS3.5, A.5) would fill the memory: pydicom inflates it whole."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with path.open("rb") as stream:
+        read_preamble(stream, False)
+        if _read_file_meta_info(stream).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := stream.read(1 << 14):
+            size += len(inflater.decompress(chunk))
+            if size > _MOST_INFLATED:
+                raise ImageError(f"is larger than {_MOST_INFLATED >> 20} MB when inflated", path=path, remedy=_BOMB)
 
 
 def _read_dicom(path: Path) -> Radiograph:

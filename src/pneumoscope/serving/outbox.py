@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope.serving.store import Store, now
@@ -65,7 +65,9 @@ def due(store: Store, destination: str, most: int) -> list[Parcel]:
     query = (
         select(Delivery)
         .join(Delivery.object)
-        .where(Delivery.destination == destination, Delivery.state == WAITING, Delivery.not_before <= now())
+        .where(Delivery.destination == destination, Delivery.state == WAITING)
+        # Only what failed waits for its time: a clock that was set back holds up nothing.
+        .where(or_(Delivery.attempts == 0, Delivery.not_before <= now()))
         .where(Object.data.is_not(None))
         .order_by(Delivery.not_before, Delivery.id)
         .limit(most)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
 )
-from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.errors import ConfigError, ImageError, StorageError
@@ -26,9 +25,12 @@ from pneumoscope.serving.association import COMMITMENT, VERIFICATION
 from pneumoscope.serving.config import Gateway, Receive, Tls
 from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
+from pneumoscope.serving.peers import PatientTls, Peers
+from pneumoscope.serving.spool import Spool, discard, spool_into
 
 # PS3.4, B.2.3: statuses of C-STORE.
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+_PDU = 1 << 20  # bytes: as fast as no limit, and a slow sender is seen to move; the default takes three times as long
 # Besides radiographs, what may be routed here by mistake or come back from us; a CT of a thousand slices is refused
 # when it asks, not after it was sent.
 _RADIOGRAPHS = (
@@ -52,6 +54,7 @@ class Receiver:
 
     server: ThreadedAssociationServer
     intake: Intake
+    stop: threading.Event
 
     @property
     def port(self) -> int:
@@ -61,6 +64,7 @@ class Receiver:
 
     def close(self) -> None:
         """Take no new associations, and end."""
+        self.stop.set()
         self.server.shutdown()
 
 
@@ -74,15 +78,17 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
     for folder in (config.incoming, config.images):
         out_folder(folder)
     sweep(config.incoming, older_seconds=0)
-    # pynetdicom writes to a file what comes, in the folder for temporary files: here, from where it can be renamed.
-    _config.STORE_RECV_CHUNKED_DATASET = True
-    tempfile.tempdir = str(config.incoming)
+    spool_into(config.incoming, settings.object_mb << 20, intake.room)
     log = logger("receive")
+    peers, stop = Peers(settings), threading.Event()
 
     def on_store(event: Any) -> int:
         caller = str(event.assoc.requestor.ae_title)
         stages("received")
         try:
+            spool = event.request._dataset_file
+            if isinstance(spool, Spool) and spool.fault is not None:
+                raise spool.fault
             receipt = intake.take(event.dataset_path, f"dicom:{caller}")
         except ImageError as error:
             log.warning("refused", caller=caller, reason=error.what)
@@ -101,6 +107,8 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             block=False,
             ssl_context=None if settings.tls is None else server_tls(settings.tls),
             evt_handlers=[
+                *peers.handlers,
+                (evt.EVT_CONN_CLOSE, lambda event: discard(event.assoc)),
                 (evt.EVT_C_STORE, on_store),
                 (evt.EVT_C_ECHO, lambda event: SUCCESS),
                 (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake.store)),
@@ -112,7 +120,8 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             remedy="choose another receive.port, or end what listens there",
         ) from error
     assert server is not None
-    return Receiver(server, intake)
+    threading.Thread(target=peers.watch, args=(stop,), daemon=True).start()
+    return Receiver(server, intake, stop)
 
 
 def _application(settings: Receive) -> AE:
@@ -120,7 +129,7 @@ def _application(settings: Receive) -> AE:
     application.require_called_aet = True
     application.require_calling_aet = list(settings.callers)
     application.maximum_associations = settings.associations
-    application.maximum_pdu_size = 0  # no limit: three times as fast as the default
+    application.maximum_pdu_size = _PDU
     application.network_timeout = settings.seconds
     application.acse_timeout = settings.seconds
     application.dimse_timeout = settings.seconds
@@ -138,7 +147,7 @@ def server_tls(settings: Tls) -> ssl.SSLContext:
     Raises:
         ConfigError: a file is missing or is no certificate.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = PatientTls(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(settings.certificate, settings.key)
