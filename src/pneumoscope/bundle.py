@@ -80,6 +80,14 @@ class Bundle:
                 f"does not fit its network ({reason})", path=self.folder, remedy="train it again"
             ) from error
 
+    def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Return weights [classes, F] and bias [classes] of the linear head; None where the network has another."""
+        tensors = _read_weights(self.folder / WEIGHTS, self.card["weights"]["sha256"])
+        found = [tensors.get(f"head.1.{name}") for name in ("weight", "bias")]
+        if found[0] is None or found[1] is None:
+            return None
+        return found[0].astype(np.float32), found[1].astype(np.float32)
+
     def runtime_files(self) -> dict[str, bytes]:
         """Return the files that a fast runtime reads, by name: ONNX, or OpenVINO's graph and weights; or none.
 

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class _Decoded:
     error: str | None
     milliseconds: float
     refusal: Refusal | None = None
+    radiograph: Radiograph | None = None
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,20 @@ class Classifier:
         with ThreadPoolExecutor(workers) as pool:
             ahead: deque[Future[_Decoded]] = deque()
             for path in islice(source, 2 * batch_size + workers):
-                ahead.append(pool.submit(self._decode, str(path)))
+                ahead.append(pool.submit(self._decoded, str(path)))
             while ahead:
                 batch = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
                 for path in islice(source, len(batch)):
-                    ahead.append(pool.submit(self._decode, str(path)))
+                    ahead.append(pool.submit(self._decoded, str(path)))
                 yield from self._answer(batch)
+
+    def predict_one(self, path: str | Path) -> tuple[Prediction, Radiograph | None]:
+        """Return one file's prediction and, where it could be read, the radiograph that was decoded for it."""
+        decoded = self._decode(str(path))
+        return next(self._answer([decoded])), decoded.radiograph
+
+    def _decoded(self, path: str) -> _Decoded:
+        return replace(self._decode(path), radiograph=None)  # memory is for what waits, not for what was seen
 
     def _decode(self, path: str) -> _Decoded:
         started = time.perf_counter()
@@ -135,7 +144,7 @@ class Classifier:
         except ImageError as error:
             return _Decoded(path, None, {}, str(error), spent())
         quality = _quality(radiograph, canvas)
-        return _Decoded(path, canvas, quality, None, spent(), self._refused_by_facts(radiograph, quality))
+        return _Decoded(path, canvas, quality, None, spent(), self._refused_by_facts(radiograph, quality), radiograph)
 
     def _refused_by_facts(self, radiograph: Radiograph, quality: Mapping[str, Any]) -> Refusal | None:
         refusal = by_modality(radiograph.modality)

@@ -69,6 +69,18 @@ def to_input(canvases: Pixels, preparation: Preparation) -> Pixels:
     return toned(canvases, preparation.tone)
 
 
+def image_box(shape: tuple[int, ...], preparation: Preparation) -> list[int]:
+    """Return top, bottom, left, right (half-open) of what is image, not padding, in what the network sees."""
+    size = preparation.size
+    if preparation.aspect != "pad":
+        return [0, size, 0, size]
+    height, width = shape
+    side = max(height, width)
+    rows, columns = max(1, round(size * height / side)), max(1, round(size * width / side))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    return [top, top + rows, left, left + columns]
+
+
 def toned(images: Pixels, tone: str) -> Pixels:
     """Return uint8 [B, S, S] from the same: untouched, or each with its histogram equalised."""
     if tone == "as-is":

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Engine = Literal["auto", "openvino", "torch"]
 Logits = NDArray[np.float32]
+Places = NDArray[np.float32]
 ENGINES: tuple[Engine, ...] = ("auto", "openvino", "torch")
 _INSTALL = "pip install openvino"
 logger = logging.getLogger(__name__)
@@ -35,11 +37,15 @@ class Runtime:
 
     `answer`: the same logits, and float32 [B, F], what the head reads (with `mirror` the mean of both views); only
     where features were asked for.
+
+    `places`: float32 [V, B, C, h, w], the last map of each of the V views (the image, with `mirror` its mirror image as
+    well), whose mean over h and w is all that the linear head reads; None where the runtime cannot tell.
     """
 
     engine: str
     logits: Callable[[Pixels], Logits]
     answer: Callable[[Pixels], tuple[Logits, Logits]] = _no_features
+    places: Callable[[Pixels], Places | None] = lambda pixels: None
 
 
 def open_runtime(
@@ -99,6 +105,40 @@ def import_openvino() -> Any:
 
 
 def _openvino(bundle: Bundle, threads: int | None, features: bool) -> Runtime:
+    infer = _compiled(bundle, threads, _read_by_head if features else None)
+
+    def logits(pixels: Pixels) -> Logits:
+        return np.array(infer(pixels)[0], dtype=np.float32)
+
+    def answer(pixels: Pixels) -> tuple[Logits, Logits]:
+        found = infer(pixels)
+        views = np.array(found[1], dtype=np.float32).reshape(-1, len(pixels), found[1].shape[-1])
+        return np.array(found[0], dtype=np.float32), views.mean(axis=0)
+
+    @cache  # compiled apart and only for whom it serves: one more output costs every answer
+    def mapped() -> Callable[[Pixels], Any] | None:
+        try:
+            return _compiled(bundle, threads, _read_by_pool)
+        except _NoPlacesError:
+            return None
+
+    def places(pixels: Pixels) -> Places | None:
+        if (compute := mapped()) is None:
+            return None
+        found = np.array(compute(pixels)[1], dtype=np.float32)
+        return found.reshape(-1, len(pixels), *found.shape[1:])
+
+    return Runtime("openvino", logits, answer if features else _no_features, places)
+
+
+class _NoPlacesError(Exception):
+    """The head reads something else than the mean of a map."""
+
+
+def _compiled(
+    bundle: Bundle, threads: int | None, also: Callable[[openvino.Model], Any] | None
+) -> Callable[[Pixels], Any]:
+    """Return what gives the logits, and as second output what `also` finds in the model, from any thread."""
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         # The default takes bf16 where the CPU offers it, which is slower without AMX and changes answers.
@@ -110,8 +150,8 @@ def _openvino(bundle: Bundle, threads: int | None, features: bool) -> Runtime:
     files = bundle.runtime_files()
     try:
         model: openvino.Model = core.read_model(*(files[name] for name in sorted(files, reverse=True)))
-        if features:
-            model.add_outputs([_read_by_head(model)])
+        if also is not None:
+            model.add_outputs([also(model)])
         compiled: openvino.CompiledModel = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         reason = str(error).strip().rsplit("\n", maxsplit=1)[-1][:200]
@@ -123,15 +163,7 @@ def _openvino(bundle: Bundle, threads: int | None, features: bool) -> Runtime:
         # A request of its own, because one request serves one thread.
         return compiled.create_infer_request().infer([np.ascontiguousarray(pixels)], share_inputs=True)
 
-    def logits(pixels: Pixels) -> Logits:
-        return np.array(infer(pixels)[0], dtype=np.float32)
-
-    def answer(pixels: Pixels) -> tuple[Logits, Logits]:
-        found = infer(pixels)
-        views = np.array(found[1], dtype=np.float32).reshape(-1, len(pixels), found[1].shape[-1])
-        return np.array(found[0], dtype=np.float32), views.mean(axis=0)
-
-    return Runtime("openvino", logits, answer if features else _no_features)
+    return infer
 
 
 def _read_by_head(model: openvino.Model) -> Any:
@@ -144,6 +176,21 @@ def _read_by_head(model: openvino.Model) -> Any:
     source = node.input_value(0)
     quantised = source.get_node().get_type_name() == "FakeQuantize"
     return source.get_node().input_value(0) if quantised else source
+
+
+def _read_by_pool(model: openvino.Model) -> Any:
+    """Return the map [V*B, C, h, w] whose mean over h and w the head reads."""
+    source = _read_by_head(model)
+    while source.get_node().get_type_name() in ("Reshape", "Squeeze", "FakeQuantize"):
+        source = source.get_node().input_value(0)
+    if source.get_node().get_type_name() != "ReduceMean":
+        raise _NoPlacesError
+    places = source.get_node().input_value(0)
+    before, after = places.get_partial_shape(), list(source.get_partial_shape())
+    # Its shapes tell over what it is taken: the axes may be computed, not constant.
+    if len(before) != 4 or after[1] != before[1] or any(one != 1 for one in after[2:]):
+        raise _NoPlacesError
+    return places
 
 
 def _torch(bundle: Bundle, device: str, threads: int | None) -> Runtime:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pneumoscope.bundle import SHIPPED
 from pneumoscope.errors import ConfigError
-from pneumoscope.explanation.cam import gradcam, gradcam_plus, hirescam, layercam
+from pneumoscope.explanation import cam
+from pneumoscope.explanation.cam import gradcam_plus, hirescam, layercam
+from pneumoscope.explanation.gradcam import gradcam
 from pneumoscope.explanation.method import Method, Options
 from pneumoscope.models.network import Network
 from pneumoscope.predict import Classifier
@@ -61,6 +66,43 @@ def test_the_map_is_that_of_the_equations(classifier: Classifier, seed: int) -> 
     np.testing.assert_allclose(heatmap.values, (grown / grown.max()).numpy(), atol=1e-4)
     assert heatmap.values.max() == pytest.approx(1)
     assert heatmap.verdict == "not tested"
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize(
+    ("name", "linear"), [("custom-cnn", True), ("resnet18", True), ("vgg11", True), ("convnext_atto", False)]
+)
+def test_without_a_gradient_it_is_the_same_map(
+    name: str, linear: bool, mirror: bool, make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    classifier = Classifier.load(make_bundle(tmp_path / "bundle", name, mirror=mirror))
+    canvas = noise(classifier.bundle.preparation.canvas, 1)
+    found, expected = gradcam(classifier, canvas), cam.gradcam(classifier, canvas)
+    places = classifier.runtime.places(
+        canvas[None, : classifier.bundle.preparation.size, : classifier.bundle.preparation.size]
+    )
+    assert (places is not None) == linear
+    assert found.evaluations == expected.evaluations == 1 + mirror
+    assert (found.method, found.layer) == (expected.method, expected.layer)
+    scale = float(np.abs(expected.signed).max())
+    np.testing.assert_allclose(found.signed, expected.signed, atol=1e-4 * scale)
+    np.testing.assert_allclose(found.values, expected.values, atol=2e-3)
+
+
+def test_what_shows_and_sends_results_loads_no_pytorch() -> None:
+    code = f"""
+import sys
+import numpy as np
+from pneumoscope.explanation import METHODS
+from pneumoscope.explanation.overlay import layer
+from pneumoscope.predict import Classifier
+from pathlib import Path
+classifier = Classifier.load(Path({str(SHIPPED["default"])!r}))
+layer(METHODS["gradcam"](classifier, np.zeros((256, 256), np.uint8)).values)
+import pneumoscope.serving.web.app, pneumoscope.serving.worker, pneumoscope.serving.encode.sr
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def by_loops(method: str, activation: Tensor, gradient: Tensor) -> Tensor:

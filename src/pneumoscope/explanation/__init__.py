@@ -1,32 +1,47 @@
 """Why the network answered so: one signature, `(classifier, canvas, options) -> Heatmap`, many methods.
 
-A new method is one function and one line in `METHODS`.
+A new method is one function and one line in `METHODS`. A method's module is loaded when it is first asked for, since
+most need PyTorch, and who only shows a map does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import cast
 
-from pneumoscope.explanation.cam import gradcam, gradcam_plus, hirescam, layercam
-from pneumoscope.explanation.gradients import integrated_gradients
 from pneumoscope.explanation.method import Method, Options
-from pneumoscope.explanation.occlusion import occlusion
-from pneumoscope.explanation.partition import shap_partition
-from pneumoscope.explanation.surrogate import lime, shap
 
 __all__ = ["METHODS", "Method", "Options"]
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+
+class _Methods(Mapping[str, Method]):
+    """Functions by name, from the names of their modules."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = dict(places)
+
+    def __getitem__(self, name: str) -> Method:
+        module, _, function = self._places[name].partition(".")
+        return cast(Method, getattr(import_module(f"{__name__}.{module}"), function))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+METHODS: Mapping[str, Method] = _Methods(
     {
-        "gradcam": gradcam,
-        "gradcam++": gradcam_plus,
-        "hirescam": hirescam,
-        "layercam": layercam,
-        "integrated-gradients": integrated_gradients,
-        "occlusion": occlusion,
-        "lime": lime,
-        "shap": shap,
-        "shap-partition": shap_partition,
+        "gradcam": "gradcam.gradcam",
+        "gradcam++": "cam.gradcam_plus",
+        "hirescam": "cam.hirescam",
+        "layercam": "cam.layercam",
+        "integrated-gradients": "gradients.integrated_gradients",
+        "occlusion": "occlusion.occlusion",
+        "lime": "surrogate.lime",
+        "shap": "surrogate.shap",
+        "shap-partition": "partition.shap_partition",
     }
 )

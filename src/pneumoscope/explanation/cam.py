@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pneumoscope.errors import ConfigError
+from pneumoscope.explanation.gradcam import ENCODER
 from pneumoscope.explanation.method import DEFAULTS, Options, finish
 from pneumoscope.models.network import Network
 from pneumoscope.predict import Classifier
@@ -19,37 +20,19 @@ from pneumoscope.records import FloatArray, Heatmap
 from pneumoscope.training.module import pneumonia_score
 from pneumoscope.transforms import prepare
 
-_ENCODER = "encoder"
 Formula = Callable[[Tensor, Tensor], Tensor]  # activations and gradients [1, C, h, w] to a signed map [1, 1, h, w]
 
 
 def gradcam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS) -> Heatmap:
-    """Return Grad-CAM: the channels of a layer, weighted by their mean gradient.
-
-    All methods of this module explain the log-odds of pneumonia at `options.layer`, named as in the network or in
-    its encoder (`layer3`). By default that is the encoder's output: the last map with places, for every network
-    that has one. A transformer that answers from its class token alone is explained at the entry of its last block:
-    after that the places no longer reach the answer, and their gradient is nothing. Where the answer is the mean
-    over the image and its mirror image, so is the map. What speaks against pneumonia stays in `signed`.
-
-    Args:
-        classifier: the layer must give a map [B, C, h, w] or [B, h, w, C], or h*h tokens.
-        canvas: uint8 [canvas, canvas].
-        options: the layer.
-
-    Raises:
-        ConfigError: the network has no such layer, or the layer keeps no map of places.
-
-    Source: Selvaraju et al. 2017 (arXiv:1610.02391).
-    """
+    """Return Grad-CAM of any layer; as `gradcam.gradcam`, which asks this where its short way does not serve."""
     return _cam(classifier, canvas, options, "gradcam", lambda a, g: g.mean(dim=(2, 3), keepdim=True) * a)
 
 
 def gradcam_plus(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS) -> Heatmap:
     """Return Grad-CAM++: positive gradients, weighted so that several small findings count as one large one.
 
-    Arguments and errors as in `gradcam`. Source: Chattopadhay et al. 2018 (arXiv:1710.11063), equation 19, for the
-    exponential of the score; its factor cancels.
+    Arguments and errors as in `gradcam.gradcam`. Source: Chattopadhay et al. 2018 (arXiv:1710.11063), equation 19, for
+    the exponential of the score; its factor cancels.
     """
 
     def formula(a: Tensor, g: Tensor) -> Tensor:
@@ -63,7 +46,7 @@ def gradcam_plus(classifier: Classifier, canvas: Pixels, options: Options = DEFA
 def hirescam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS) -> Heatmap:
     """Return HiResCAM: activation times gradient, place by place.
 
-    Arguments and errors as in `gradcam`. Source: Draelos and Carin 2020 (arXiv:2011.08891).
+    Arguments and errors as in `gradcam.gradcam`. Source: Draelos and Carin 2020 (arXiv:2011.08891).
     """
     return _cam(classifier, canvas, options, "hirescam", lambda a, g: g * a)
 
@@ -71,7 +54,7 @@ def hirescam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS
 def layercam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS) -> Heatmap:
     """Return LayerCAM: activation times positive gradient, place by place; serves early, fine layers too.
 
-    Arguments and errors as in `gradcam`. Source: Jiang et al. 2021 (IEEE TIP, doi:10.1109/TIP.2021.3089943).
+    Arguments and errors as in `gradcam.gradcam`. Source: Jiang et al. 2021 (IEEE TIP, doi:10.1109/TIP.2021.3089943).
     """
     return _cam(classifier, canvas, options, "layercam", lambda a, g: g.relu() * a)
 
@@ -108,15 +91,15 @@ def _layer(network: Network, asked: str | None) -> str:
     model = network.encoder.model
     if asked is None:
         if getattr(model, "global_pool", "") == "token" and hasattr(model, "blocks"):
-            return f"{_ENCODER}.model.blocks.{len(model.blocks) - 1}.norm1"
-        return _ENCODER
+            return f"{ENCODER}.model.blocks.{len(model.blocks) - 1}.norm1"
+        return ENCODER
     known = dict(network.named_modules())
-    for name in (asked, f"{_ENCODER}.model.{asked}"):
+    for name in (asked, f"{ENCODER}.model.{asked}"):
         if asked and name in known:
             return name
     raise ConfigError(
         f"the network has no layer {asked!r}",
-        remedy=f"use {_ENCODER}, or one of {', '.join(name for name, _ in model.named_children())}",
+        remedy=f"use {ENCODER}, or one of {', '.join(name for name, _ in model.named_children())}",
     )
 
 

@@ -26,7 +26,7 @@ from pneumoscope.files import atomic_path, out_folder, write_json
 from pneumoscope.images import read_image
 from pneumoscope.lungs import ZONES, LungSegmenter
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
+from pneumoscope.preparation import Pixels, image_box
 from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY, FloatArray, Heatmap
 
 _STEPS = 9  # of the legend's colours
@@ -144,7 +144,7 @@ def _explain_one(
     # The same reduced decoding as in `predict`, so that the map belongs to the score beside it.
     canvas = classifier.canvas(read_image(path, at_least=2 * classifier.bundle.preparation.canvas))
     heatmaps = {name: explain_canvas(classifier, canvas, name, wanted.options, check=wanted.check) for name in methods}
-    box = image_box(pixels.shape, classifier)
+    box = image_box(pixels.shape, classifier.bundle.preparation)
     image: dict[str, Any] = {**about, "box": box}
     lungs = None
     if wanted.segmenter is not None:
@@ -227,18 +227,6 @@ def _save_map(out: Path, name: str, heatmap: Heatmap, pixels: FloatArray, box: S
 def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
-
-
-def image_box(shape: tuple[int, ...], classifier: Classifier) -> list[int]:
-    """Return top, bottom, left, right (half-open) of what is image, not padding, in what the network sees."""
-    size = classifier.bundle.preparation.size
-    if classifier.bundle.preparation.aspect != "pad":
-        return [0, size, 0, size]
-    height, width = shape
-    side = max(height, width)
-    rows, columns = max(1, round(size * height / side)), max(1, round(size * width / side))
-    top, left = (size - rows) // 2, (size - columns) // 2
-    return [top, top + rows, left, left + columns]
 
 
 def _shrink(pixels: Any) -> Any:

@@ -6,24 +6,26 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.images import Radiograph, read_header, read_image
+from pneumoscope.images import Radiograph, read_header
+from pneumoscope.preparation import image_box
 from pneumoscope.records import PNEUMONIA, FloatArray, Prediction
 from pneumoscope.serving.config import BundleChoice
-from pneumoscope.serving.encode import Encoded, encode
-from pneumoscope.serving.finding import Finding
+from pneumoscope.serving.finding import Encoded, Finding
 
 if TYPE_CHECKING:
     from pneumoscope.predict import Classifier
 
 NO_MAP = "none"
+_USUAL = ("sr", "sc")
 _COARSE = 512  # side of a map that covers more than what the network saw
 
 
@@ -59,14 +61,12 @@ def open_analysis(choice: BundleChoice) -> Callable[[Task], Analysis]:
         BundleError: the bundle is damaged.
         ConfigError: no method of explanation has that name.
     """
+    from pneumoscope.explanation import METHODS
     from pneumoscope.predict import Classifier
 
     classifier = Classifier.load(choice.path, operating_point=choice.operating_point)
-    if choice.explain != NO_MAP:
-        from pneumoscope.explanation import METHODS
-
-        if choice.explain not in METHODS:
-            raise ConfigError(f"no method is called {choice.explain!r}", remedy=f"use {', '.join(METHODS)} or none")
+    if choice.explain != NO_MAP and choice.explain not in METHODS:
+        raise ConfigError(f"no method is called {choice.explain!r}", remedy=f"use {', '.join(METHODS)} or none")
     _warm(classifier, choice.explain)
 
     def analyse(task: Task) -> Analysis:
@@ -76,29 +76,37 @@ def open_analysis(choice: BundleChoice) -> Callable[[Task], Analysis]:
 
 
 def _warm(classifier: Classifier, method: str) -> None:
-    """Answer once, so that the first patient does not wait for what is loaded and compiled on first use."""
+    """Go once through all of it, so that no patient waits for what is loaded and compiled on first use."""
+    from pydicom import Dataset
+
+    from pneumoscope.serving.encode import encode
+
     side = classifier.bundle.preparation.canvas
-    canvas = np.zeros((side, side), np.uint8)
-    classifier.logits(canvas[None])
-    if method != NO_MAP:
-        _map(classifier, method, canvas)
+    noise = np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)
+    with NamedTemporaryFile(suffix=".png") as file:
+        Image.fromarray(noise).save(file.name)
+        classifier.predict_one(file.name)  # refused, which takes the lungs too
+    heat = None if method == NO_MAP else _map(classifier, method, noise)[0]
+    flagged = Prediction("", 0.5, PNEUMONIA, 0.5)
+    grey = np.divide(noise, 255, dtype=np.float32)
+    finding = Finding(Dataset(), flagged, grey, heat, classifier.bundle.card, method, urgent=False)
+    encode(finding, _USUAL, datetime.now(UTC))
 
 
 def _analyse(classifier: Classifier, method: str, task: Task) -> Analysis:
+    from pneumoscope.serving.encode import encode
+
     started = time.perf_counter()
-    prediction = next(iter(classifier.predict([task.path])))
-    image, heat, explained_by = None, None, None
-    if prediction.error is None:
-        radiograph = read_image(task.path, at_least=2 * classifier.bundle.preparation.canvas)
-        image = radiograph.pixels
-        if method != NO_MAP and not prediction.abstained:
-            heat, explained_by = _explain(classifier, method, radiograph)
+    prediction, radiograph = classifier.predict_one(task.path)
+    heat, explained_by = None, None
+    if radiograph is not None and method != NO_MAP and not prediction.abstained:
+        heat, explained_by = _explain(classifier, method, radiograph)
     urgent = prediction.label == PNEUMONIA
     finding = Finding(
         source=read_header(task.path),
         # The file's place in the store is nobody's business outside.
         prediction=replace(prediction, path=""),
-        image=image,
+        image=None if radiograph is None else radiograph.pixels,
         heatmap=heat,
         bundle=classifier.bundle.card,
         explained_by=explained_by,
@@ -127,18 +135,16 @@ def _explain(classifier: Classifier, method: str, radiograph: Radiograph) -> tup
 def _map(
     classifier: Classifier, method: str, canvas: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ) -> tuple[FloatArray, str]:
-    from pneumoscope.explanation.explain import explain_canvas
+    from pneumoscope.explanation import METHODS
 
-    heatmap = explain_canvas(classifier, canvas, method)
+    heatmap = METHODS[method](classifier, canvas)
     return heatmap.values, heatmap.verdict
 
 
 def _over_image(classifier: Classifier, values: FloatArray, pixels: FloatArray) -> FloatArray:
     """Return a map float32 [h, w] stretched over the whole image, not over what the network saw of it alone."""
-    from pneumoscope.explanation.explain import image_box
-
     shown = pixels if classifier.crop is None else classifier.crop(pixels)
-    top, bottom, left, right = image_box(shown.shape, classifier)
+    top, bottom, left, right = image_box(shown.shape, classifier.bundle.preparation)
     values = values[top:bottom, left:right]
     if classifier.crop is None:
         return values

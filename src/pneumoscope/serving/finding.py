@@ -1,14 +1,15 @@
-"""What the gateway knows of one radiograph once the network has answered."""
+"""What the gateway knows of one radiograph once the network has answered, and the results made of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import pydicom
+from typing import TYPE_CHECKING, Any
 
 from pneumoscope.records import FloatArray, Prediction
+
+if TYPE_CHECKING:
+    import pydicom
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,18 @@ class Finding:
     bundle: Mapping[str, Any]
     explained_by: str | None
     urgent: bool
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One result, ready to be sent.
+
+    `uid`: SOP Instance UID, or id of the message; the same whenever the same result is made again. `sop_class`: None
+    for what is not DICOM. `suffix`: of a file that holds `data`.
+    """
+
+    kind: str
+    uid: str
+    sop_class: str | None
+    data: bytes
+    suffix: str

@@ -12,14 +12,15 @@ import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING
 
-from pneumoscope.bundle import load_bundle
 from pneumoscope.serving.child import Discreet
 from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.logs import configure, logger
-from pneumoscope.serving.rules import ages_of
 from pneumoscope.serving.store import Store, open_store
+
+if TYPE_CHECKING:
+    from pneumoscope.serving.intake import Intake
 
 
 def names(config: Gateway) -> tuple[str, ...]:
@@ -30,6 +31,10 @@ def names(config: Gateway) -> tuple[str, ...]:
 
 def open_intake(config: Gateway, store: Store) -> Intake:
     """Return the intake of a configuration; raises `BundleError` where the bundle is damaged."""
+    from pneumoscope.bundle import load_bundle
+    from pneumoscope.serving.intake import Intake
+    from pneumoscope.serving.rules import ages_of
+
     ages = ages_of(config.analyse, load_bundle(config.bundle.path).card)
     return Intake(store, config.images, config.analyse, ages, config.receive.free_mb << 20)
 

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session
 
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.tables import Base, Beat
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 _BUSY_SECONDS = 30
 _MIGRATION_LOCK = 7_041_958  # of PostgreSQL's advisory locks; any number that nobody else takes
@@ -117,6 +117,8 @@ def hidden(url: str) -> str:
 
 def revision(store: Store) -> tuple[str | None, str | None]:
     """Return the version of the tables found, and the one that this code needs."""
+    from alembic.migration import MigrationContext
+
     with store.engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     return found, _scripts().get_current_head()
@@ -124,6 +126,9 @@ def revision(store: Store) -> tuple[str | None, str | None]:
 
 def upgrade(store: Store) -> None:
     """Bring the tables up to date, all or nothing."""
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
     scripts = _scripts()
     with store.engine.execution_options(immediate=True).begin() as connection:
         if not store.sqlite:
@@ -141,6 +146,8 @@ def upgrade(store: Store) -> None:
 
 
 def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory(str(MIGRATIONS))
 
 

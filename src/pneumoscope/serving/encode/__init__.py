@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from types import MappingProxyType
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.serving.encode import fhir, gsps, hl7, sc, seg, sr
-from pneumoscope.serving.encode.instance import Case, Encoded
-from pneumoscope.serving.finding import Finding
+from pneumoscope.serving.finding import Encoded, Finding
+
+if TYPE_CHECKING:
+    from pneumoscope.serving.encode.instance import Case
+    from pneumoscope.serving.encode.sr import Form
 
 __all__ = ["KINDS", "Encoded", "encode"]
 
-_BUILDERS: Mapping[str, Callable[[Case], Encoded | None]] = MappingProxyType(
-    {
-        sr.KIND: sr.build,
-        sc.KIND: sc.build,
-        gsps.KIND: gsps.build,
-        seg.KIND: seg.build,
-        fhir.KIND: fhir.build,
-        hl7.KIND: hl7.build,
-    }
-)
-KINDS = tuple(_BUILDERS)
+# Each is a module of this package with a function `build`, loaded when it is first wanted.
+KINDS = ("sr", "sc", "gsps", "seg", "fhir", "hl7")
 
 
 def encode(
-    finding: Finding, kinds: Sequence[str], made: datetime, *, report: sr.Form = "comprehensive-3d"
+    finding: Finding, kinds: Sequence[str], made: datetime, *, report: Form = "comprehensive-3d"
 ) -> tuple[Encoded, ...]:
     """Return the results of a finding, in the order of `kinds`; equal arguments give equal bytes.
 
@@ -43,8 +37,15 @@ def encode(
     Raises:
         ConfigError: a kind is unknown.
     """
+    from pneumoscope.serving.encode import sr
+    from pneumoscope.serving.encode.instance import Case
+
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ConfigError(f"no such kind of result: {unknown[0]}", remedy=f"use one of {', '.join(KINDS)}")
     case = Case(finding, made)
-    built = [sr.build(case, report) if kind == sr.KIND else _BUILDERS[kind](case) for kind in kinds]
+    built = [sr.build(case, report) if kind == "sr" else _builder(kind)(case) for kind in kinds]
     return tuple(result for result in built if result is not None)
+
+
+def _builder(kind: str) -> Callable[[Case], Encoded | None]:
+    return cast("Callable[[Case], Encoded | None]", import_module(f"{__name__}.{kind}").build)

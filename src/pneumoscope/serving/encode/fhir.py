@@ -15,7 +15,8 @@ from pydicom.sr.coding import Code
 from pneumoscope import __version__
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.encode import codes, words
-from pneumoscope.serving.encode.instance import MANUFACTURER, Case, Encoded
+from pneumoscope.serving.encode.instance import MANUFACTURER, Case
+from pneumoscope.serving.finding import Encoded
 
 KIND = "fhir"
 _SYSTEMS = {"SCT": "http://snomed.info/sct", "DCM": "http://dicom.nema.org/resources/ontology/DCM"}

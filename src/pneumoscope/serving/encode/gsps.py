@@ -20,8 +20,9 @@ from pneumoscope.images import dicom_errors, display_window, voi_table
 from pneumoscope.report.palette import ORANGE
 from pneumoscope.serving.encode import words
 from pneumoscope.serving.encode.header import number, read
-from pneumoscope.serving.encode.instance import CREATOR, Case, Encoded
+from pneumoscope.serving.encode.instance import CREATOR, Case
 from pneumoscope.serving.encode.regions import outlines
+from pneumoscope.serving.finding import Encoded
 
 KIND = "gsps"
 _TEXT = (0.0, 0.86, 1.0, 1.0)  # left, top, right, bottom of what is displayed: under the costophrenic angles

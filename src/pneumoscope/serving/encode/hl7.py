@@ -13,7 +13,8 @@ from hl7apy.parser import parse_message
 from pydicom.sr.coding import Code
 
 from pneumoscope.serving.encode import codes, words
-from pneumoscope.serving.encode.instance import Case, Encoded
+from pneumoscope.serving.encode.instance import Case
+from pneumoscope.serving.finding import Encoded
 
 KIND = "hl7"
 _CONTROL_ID = 20  # longest MSH-10 of this version

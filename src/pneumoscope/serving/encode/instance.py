@@ -18,7 +18,7 @@ from pneumoscope import __version__
 from pneumoscope.serving.encode import words
 from pneumoscope.serving.encode.header import clean_header
 from pneumoscope.serving.encode.uids import stable_uid, stable_uuid
-from pneumoscope.serving.finding import Finding
+from pneumoscope.serving.finding import Encoded, Finding
 
 MANUFACTURER = "Pneumoscope"
 CREATOR = "Pneumoscope^"  # a name of one component ends with a caret
@@ -31,21 +31,6 @@ _COPIED = (
     "TimezoneOffsetFromUTC",
     "BodyPartExamined",
 )
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One result, ready to be sent.
-
-    `uid`: SOP Instance UID, or id of the message; the same whenever the same result is made again. `sop_class`: None
-    for what is not DICOM. `suffix`: of a file that holds `data`.
-    """
-
-    kind: str
-    uid: str
-    sop_class: str | None
-    data: bytes
-    suffix: str
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from contourpy import LineType, contour_generator
+from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from pneumoscope.records import FloatArray
@@ -22,23 +24,29 @@ def outlines(heatmap: FloatArray | None, width: int, height: int) -> list[NDArra
     """
     if heatmap is None or not np.isfinite(heatmap).all() or heatmap.max() <= 0:
         return []
-    from skimage import measure
-
-    contours_of: Any = measure.find_contours  # neither has types
-    simplify: Any = measure.approximate_polygon
     # A frame of zeros closes what touches the border of the map.
     framed = np.pad(np.asarray(heatmap, np.float64), 1)
-    found: list[NDArray[Any]] = contours_of(framed, LEVEL * float(heatmap.max()))
+    found: Any = contour_generator(z=framed, line_type=LineType.Separate).lines(LEVEL * float(heatmap.max()))
     scale = np.array([width / heatmap.shape[1], height / heatmap.shape[0]])
     limits = np.array([width, height])
     drawn = []
     for contour in found:
-        points = np.clip((contour[:, ::-1] - 0.5) * scale, 0, limits)
-        simple = simplify(points, tolerance=max(width, height) / 400)
+        points = np.clip((contour - 0.5) * scale, 0, limits)
+        simple = _simplified(points, max(width, height) / 400)
         if _area(simple) > 0:  # of a hole it is negative
             drawn.append(np.round(simple, 2))
     drawn.sort(key=_area, reverse=True)
     return [points for points in drawn[:MOST] if _area(points) >= SMALLEST * _area(drawn[0])]
+
+
+def _simplified(points: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    """Return fewer points of a closed line, none further than `tolerance` from where it was; the first stays last."""
+    path = Path(points)
+    path.simplify_threshold = tolerance
+    kept = path.cleaned(simplify=True)
+    vertices = np.asarray(kept.vertices, np.float64)[np.asarray(kept.codes) != Path.STOP]
+    vertices[-1] = vertices[0]
+    return vertices
 
 
 def _area(points: NDArray[np.float64]) -> float:

@@ -14,8 +14,9 @@ from pydicom import Dataset
 from pneumoscope.explanation.overlay import overlay, scale
 from pneumoscope.report.palette import ORANGE, SKY
 from pneumoscope.serving.encode import words
-from pneumoscope.serving.encode.instance import Case, Encoded
+from pneumoscope.serving.encode.instance import Case
 from pneumoscope.serving.encode.regions import outlines
+from pneumoscope.serving.finding import Encoded
 
 KIND = "sc"
 LONGEST = 1024  # pixels of the longer side

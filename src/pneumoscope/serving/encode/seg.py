@@ -17,7 +17,8 @@ from pydicom.uid import (
 
 from pneumoscope.explanation.overlay import LEAST, stretch
 from pneumoscope.serving.encode import codes, words
-from pneumoscope.serving.encode.instance import CREATOR, Case, Encoded
+from pneumoscope.serving.encode.instance import CREATOR, Case
+from pneumoscope.serving.finding import Encoded
 
 KIND = "seg"
 # Of other classes a segmentation needs a frame of reference, which a heat map has not.

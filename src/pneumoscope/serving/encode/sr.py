@@ -12,8 +12,9 @@ from highdicom import sr
 
 from pneumoscope import __version__
 from pneumoscope.serving.encode import codes, words
-from pneumoscope.serving.encode.instance import MANUFACTURER, Case, Encoded
+from pneumoscope.serving.encode.instance import MANUFACTURER, Case
 from pneumoscope.serving.encode.regions import outlines
+from pneumoscope.serving.finding import Encoded
 
 KIND = "sr"
 Form = Literal["comprehensive-3d", "comprehensive", "enhanced"]
