@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from benchmarks.bad_input import make_bundle
 from pydicom.uid import UID
 from pynetdicom import AE, _config
 from sqlalchemy import select
@@ -106,12 +107,16 @@ def send(data: bytes, port: int, *, calling: str = CALLER, called: str = TITLE, 
 
 @contextmanager
 def place(folder: Path, **sections: Any) -> Iterator[Place]:
-    """Start a gateway with the shipped bundle, without maps; `sections` replace those of its file."""
+    """Start a gateway; `sections` replace those of its file.
+
+    Its bundle is an untrained network without a gate: it answers about every image that can be decoded, where the
+    shipped one, rightly, declines computed radiographs. No maps.
+    """
     log = folder / "log.jsonl"
     values: dict[str, Any] = {
         "folder": folder / "work",
         "receive": {"port": 0, "callers": (CALLER,), "free_mb": 0},
-        "bundle": {"explain": "none"},
+        "bundle": {"path": make_bundle(folder / "bundle"), "explain": "none"},
         "worker": {"attempts": 1, "start_seconds": 300.0},
         "logs": {"file": log},
         "stow": {},

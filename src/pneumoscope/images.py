@@ -29,6 +29,7 @@ MIN_SIDE = 16
 
 _MOST_INFLATED = 256 << 20  # bytes of a deflated data set: 80 megapixels of three colours, and a header
 
+_PIXELS = 0x7FE00010
 _RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
 _BOMB = "not decoded, because it may be a decompression bomb; scale it down first"
 # Formats that pictures come in; Pillow knows others, some of which start programs (EPS).
@@ -342,9 +343,43 @@ def stored_pixels(dataset: Any) -> NDArray[Any]:
     """Return a DICOM object's pixels as they are stored, [H, W] or [H, W, 3]; to be asked within `dicom_errors`."""
     from pydicom.pixels.utils import pixel_array
 
-    # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG.
-    encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
-    return lossless.checked(dataset, pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else ""))
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_deflated:
+        _check_end(dataset)
+    with _panic_is_damage():
+        pixels = pixel_array(dataset, decoding_plugin=_decoder(syntax) if syntax.is_encapsulated else "")
+    return lossless.checked(dataset, pixels)
+
+
+def _decoder(syntax: Any) -> str:
+    """Return which plugin of pydicom decodes: one each, since fallbacks would differ by machine.
+
+    GDCM ends the process on damaged JPEG; pylibjpeg decodes damaged JPEG-LS to noise without a word.
+    """
+    from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
+
+    return "pyjpegls" if syntax in (JPEGLSLossless, JPEGLSNearLossless) else "pylibjpeg"
+
+
+def _check_end(dataset: Any) -> None:
+    """Raise `ValueError` where anything but signatures and padding follows the pixels (PS3.5, 7.1 and 8.1).
+
+    Deflate has no checksum here, and damaged, it mostly gives another number of bytes.
+    """
+    tags = list(dataset.keys())  # as they came
+    if any(tag.group < 0xFFFA for tag in tags[tags.index(_PIXELS) + 1 :]):
+        raise ValueError("the data set goes on after its pixels")
+
+
+@contextmanager
+def _panic_is_damage() -> Iterator[None]:
+    """Turn a panic of the decoder of RLE, written in Rust, into a `ValueError`; it is no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("the decoder gave up") from error
 
 
 def display_window(dataset: Any) -> tuple[float, float, str]:
