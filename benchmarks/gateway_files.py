@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -127,11 +128,21 @@ def garbled(data: bytes, count: int = 100, seed: int = 0) -> bytes:
     return bytes(changed)
 
 
-def syntax_of(data: bytes) -> UID:
-    """Return the transfer syntax that a file says it is of."""
-    return UID(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True).file_meta.TransferSyntaxUID)
+@cache
+def _seed(syntax: UID) -> bytes:
+    """Return one file of a transfer syntax; made once, since OpenJPEG's encoder, used often, ends the process."""
+    return file_of(syntax)
+
+
+def _fresh(data: bytes) -> bytes:
+    """Return a file with UIDs of its own."""
+    source = pydicom.dcmread(io.BytesIO(data))
+    for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(source, name, generate_uid())
+    source.file_meta.MediaStorageSOPInstanceUID = source.SOPInstanceUID
+    return encoded(source)
 
 
 SEEDS: Mapping[str, Callable[[], bytes]] = MappingProxyType(
-    {UID(uid).name: (lambda uid=uid: file_of(uid)) for uid in available()}  # type: ignore[misc]
+    {UID(uid).name: (lambda uid=uid: _fresh(_seed(uid))) for uid in available()}  # type: ignore[misc]
 )

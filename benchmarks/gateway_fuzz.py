@@ -28,13 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.gateway_files import SEEDS, syntax_of
+from benchmarks.gateway_files import SEEDS
 from benchmarks.gateway_mutations import MUTATIONS
 from benchmarks.gateway_place import Place, place
 from benchmarks.gateway_rig import machine
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
-from pydicom.uid import UID
 from pynetdicom.dsutils import split_dataset
 from sqlalchemy import func, select
 
@@ -201,8 +200,7 @@ def told(outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _compressed(name: str) -> bool:
-    by_name = {UID(uid).name: UID(uid) for uid in map(syntax_of, (make() for make in SEEDS.values()))}
-    return by_name[name].is_compressed
+    return "Endian" not in name or "Deflated" in name
 
 
 def run(files: int, seed: int, folder: Path, every: Callable[[int, list[Outcome]], None]) -> list[Outcome]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,8 +82,11 @@ class Place:
             return [json.loads(line) for line in stream]
 
 
-def send(data: bytes, port: int, *, calling: str = CALLER, called: str = TITLE, tls: Any = None) -> str:
-    """Send a file over C-STORE; returns the status, or what came instead of one."""
+def send(data: bytes, port: int, *, calling: str = CALLER, called: str = TITLE, tls: Any = None, most: int = -1) -> str:
+    """Send a file over C-STORE; returns the status, or what came instead of one.
+
+    `most`: while it is sent, no file of this process may grow over so many bytes, as on a disk that is full.
+    """
     meta = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=[]).file_meta
     application = AE(ae_title=calling)
     application.acse_timeout = application.dimse_timeout = application.network_timeout = 60
@@ -96,10 +100,14 @@ def send(data: bytes, port: int, *, calling: str = CALLER, called: str = TITLE, 
     with tempfile.NamedTemporaryFile(suffix=".dcm") as stream:
         stream.write(data)
         stream.flush()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if most < 0 else most, hard))
         try:
             status = association.send_c_store(Path(stream.name)).get("Status")
         except RuntimeError:
             status = None
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     if association.is_established:
         association.release()
     return "no status" if status is None else f"0x{status:04X}"
