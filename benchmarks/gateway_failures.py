@@ -54,7 +54,7 @@ class Row:
 def play_case(running: Place, case: Case) -> Row:
     """Send an image, have it analysed, and compare."""
     data, since = case.make(), running.log.stat().st_size if running.log.exists() else 0
-    uid = str(pydicom.dcmread(io.BytesIO(data), specific_tags=[]).file_meta.MediaStorageSOPInstanceUID)
+    uid = str(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True).file_meta.MediaStorageSOPInstanceUID)
     answer = running.send(data)
     running.work()
     found = running.find(uid)

@@ -88,13 +88,10 @@ def test_who_drips_is_cut_off(tmp_path: Path, limits: dict[str, float]) -> None:
 
 
 class _Line:
-    """An association that lives, whose connection is only looked at."""
+    """An association that lives."""
 
     def __init__(self) -> None:
-        self.near, self.far = socket.socketpair()
-        self.ident, self.requestor, self.dul = 1, self, self
-        self.ae_title, self.socket = "ROOM1", self
-        self.shutdown = None
+        self.ident, self.dul, self._started_dul = 1, self, True
 
     def is_alive(self) -> bool:
         return True
@@ -104,7 +101,12 @@ def test_limits_are_of_each_peer() -> None:
     moment = [0.0]
     peers = Peers(Receive(callers=("A",), peer_associations=2, seconds=10, object_seconds=30), lambda: moment[0])
     cut: list[Any] = []
-    peers._cut = lambda association, why: cut.append((association, why))  # type: ignore[method-assign]
+
+    def noted(association: Any, why: str) -> None:
+        peers._lines[association].cut = True
+        cut.append((association, why))
+
+    peers._cut = noted  # type: ignore[method-assign]
     lines = [_Line() for _ in range(4)]
     for line, host in zip(lines, ("a", "a", "b", "a"), strict=True):
         peers.opened(line, host)  # type: ignore[arg-type]

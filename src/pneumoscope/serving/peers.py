@@ -30,6 +30,7 @@ class _Line:
     host: str
     moved: float
     began: float
+    cut: bool = False
 
 
 class Peers:
@@ -56,7 +57,7 @@ class Peers:
         """Count a connection; cut it off where its host has as many as one may have."""
         moment = self.clock()
         with self._lock:
-            held = sum(line.host == host for known, line in self._lines.items() if not _over(known))
+            held = sum(line.host == host and not line.cut and not _over(known) for known, line in self._lines.items())
             self._lines[association] = _Line(host, moment, moment)
         if held >= self.settings.peer_associations:
             self._cut(association, f"its host has {held} associations already")
@@ -66,10 +67,11 @@ class Peers:
         moment = self.clock()
         with self._lock:
             lines = dict(self._lines)
-            self._lines = {known: line for known, line in lines.items() if not _over(known)}
         for association, line in lines.items():
             if _over(association):
-                _shut(association)  # after a command that cannot be decoded pynetdicom leaves it open
+                self._let_go(association)
+            elif line.cut:
+                continue
             elif moment - line.moved > self.settings.seconds:
                 self._cut(association, f"silent or too slow for {self.settings.seconds:g} s")
             elif moment - line.began > self.settings.object_seconds:
@@ -89,13 +91,23 @@ class Peers:
 
     def _cut(self, association: Association, why: str) -> None:
         with self._lock:
-            self._lines.pop(association, None)
+            self._lines[association].cut = True
         self._log.warning("cut off", caller=str(association.requestor.ae_title), reason=why)
         _shut(association)
 
+    def _let_go(self, association: Association) -> None:
+        with self._lock:
+            del self._lines[association]
+        _shut(association)  # after a command that cannot be decoded pynetdicom leaves it open
+        if association.is_alive() and association.requestor.primitive is None:
+            # It would wait for a request, and count as an association, for as long as a peer may be silent.
+            association.dul.to_user_queue.put(None)
+
 
 def _over(association: Association) -> bool:
-    return association.ident is not None and not association.is_alive()
+    """Say whether an association has ended, or its connection; one that has not begun has not."""
+    begun = association._started_dul and association.ident is not None
+    return begun and not (association.is_alive() and association.dul.is_alive())
 
 
 def _shut(association: Association) -> None:
