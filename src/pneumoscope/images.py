@@ -27,6 +27,9 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 MAX_PIXELS = 80_000_000  # 1.5 times the largest radiography detector; Pillow warns from 89 megapixels on
 MIN_SIDE = 16
 
+_MOST_INFLATED = 256 << 20  # bytes of a deflated data set: 80 megapixels of three colours, and a header
+
+_PIXELS = 0x7FE00010
 _RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
 _BOMB = "not decoded, because it may be a decompression bomb; scale it down first"
 # Formats that pictures come in; Pillow knows others, some of which start programs (EPS).
@@ -263,7 +266,24 @@ def _dataset(path: Path, *, stop_before_pixels: bool = False) -> Any:
     import pydicom
 
     with dicom_errors(path, "is not a readable DICOM file", "export it again"):
+        _check_inflated(path)
         return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+
+
+def _check_inflated(path: Path) -> None:
+    """Raise `ImageError` where a deflated data set (PS3.5, A.5) would fill the memory: pydicom inflates it whole."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with path.open("rb") as stream:
+        read_preamble(stream, False)
+        if _read_file_meta_info(stream).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := stream.read(1 << 14):
+            size += len(inflater.decompress(chunk))
+            if size > _MOST_INFLATED:
+                raise ImageError(f"is larger than {_MOST_INFLATED >> 20} MB when inflated", path=path, remedy=_BOMB)
 
 
 def _read_dicom(path: Path) -> Radiograph:
@@ -323,9 +343,43 @@ def stored_pixels(dataset: Any) -> NDArray[Any]:
     """Return a DICOM object's pixels as they are stored, [H, W] or [H, W, 3]; to be asked within `dicom_errors`."""
     from pydicom.pixels.utils import pixel_array
 
-    # One decoder for all: fallbacks would differ by machine, and GDCM ends the process on damaged JPEG.
-    encapsulated = dataset.file_meta.TransferSyntaxUID.is_encapsulated
-    return lossless.checked(dataset, pixel_array(dataset, decoding_plugin="pylibjpeg" if encapsulated else ""))
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_deflated:
+        _check_end(dataset)
+    with _panic_is_damage():
+        pixels = pixel_array(dataset, decoding_plugin=_decoder(syntax) if syntax.is_encapsulated else "")
+    return lossless.checked(dataset, pixels)
+
+
+def _decoder(syntax: Any) -> str:
+    """Return which plugin of pydicom decodes: one each, since fallbacks would differ by machine.
+
+    GDCM ends the process on damaged JPEG; pylibjpeg decodes damaged JPEG-LS to noise without a word.
+    """
+    from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
+
+    return "pyjpegls" if syntax in (JPEGLSLossless, JPEGLSNearLossless) else "pylibjpeg"
+
+
+def _check_end(dataset: Any) -> None:
+    """Raise `ValueError` where anything but signatures and padding follows the pixels (PS3.5, 7.1 and 8.1).
+
+    Deflate has no checksum here, and damaged, it mostly gives another number of bytes.
+    """
+    tags = list(dataset.keys())  # as they came
+    if any(tag.group < 0xFFFA for tag in tags[tags.index(_PIXELS) + 1 :]):
+        raise ValueError("the data set goes on after its pixels")
+
+
+@contextmanager
+def _panic_is_damage() -> Iterator[None]:
+    """Turn a panic of the decoder of RLE, written in Rust, into a `ValueError`; it is no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("the decoder gave up") from error
 
 
 def display_window(dataset: Any) -> tuple[float, float, str]:

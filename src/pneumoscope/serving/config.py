@@ -88,9 +88,11 @@ class Peer(Section):
 class Receive(Section):
     """The DICOM listener. `callers`: the titles that may send; at least one.
 
-    `seconds`: how long a peer may be silent. `free_mb`: with less space left on the disk images are refused (0xA700).
-    `port` 0 takes a free one. `commitment`: answer requests for storage commitment; a sender may erase what is
-    committed, and the gateway is no archive. `commitment_peer`: senders that release before the report.
+    `associations`: at once, `peer_associations`: of one address. `seconds`: how long a peer may be silent, or take for
+    one PDU. `object_seconds`, `object_mb`: how long one object may take, and how large it may be. `free_mb`: with less
+    space left on the disk images are refused (0xA700). `port` 0 takes a free one. `commitment`: answer requests for
+    storage commitment; a sender may erase what is committed, and the gateway is no archive. `commitment_peer`: senders
+    that release before the report.
     """
 
     aet: AETitle = "PNEUMOSCOPE"
@@ -98,7 +100,10 @@ class Receive(Section):
     bind: str = "127.0.0.1"
     callers: Annotated[tuple[AETitle, ...], Field(min_length=1)]
     associations: Count = 20
+    peer_associations: Count = 10
     seconds: Seconds = 60.0
+    object_seconds: Seconds = 300.0
+    object_mb: Count = 512
     free_mb: Annotated[int, Field(ge=0)] = 500
     commitment: bool = False
     commitment_peer: tuple[Peer, ...] = ()

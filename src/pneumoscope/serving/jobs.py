@@ -169,7 +169,8 @@ def commit(session: Session, folder: Path, sop_uids: Sequence[str]) -> set[str]:
 
 
 def _due(moment: datetime) -> ColumnElement[bool]:
-    fresh = and_(Job.state == WAITING, Job.not_before <= moment)
+    # Only what failed waits for its time: a clock that was set back holds up nobody.
+    fresh = and_(Job.state == WAITING, or_(Job.attempts == 0, Job.not_before <= moment))
     abandoned = and_(Job.state == RUNNING, Job.lease_until < moment)
     return or_(fresh, abandoned)
 

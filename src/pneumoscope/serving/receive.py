@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
 )
-from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.errors import ConfigError, ImageError, StorageError
@@ -25,10 +24,13 @@ from pneumoscope.serving.association import COMMITMENT, VERIFICATION
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
+from pneumoscope.serving.peers import Peers
+from pneumoscope.serving.spool import Spool, discard, spool_into
 from pneumoscope.serving.tls import greet, server_tls
 
 # PS3.4, B.2.3: statuses of C-STORE.
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, NOT_AUTHORIZED = 0x0000, 0xA700, 0xC000, 0x0124
+_PDU = 1 << 20  # bytes: as fast as no limit, and a slow sender is seen to move; the default takes three times as long
 # Besides radiographs, what may be routed here by mistake or come back from us; a CT of a thousand slices is refused
 # when it asks, not after it was sent.
 _RADIOGRAPHS = (
@@ -52,6 +54,7 @@ class Receiver:
 
     server: ThreadedAssociationServer
     intake: Intake
+    stop: threading.Event
 
     @property
     def port(self) -> int:
@@ -61,6 +64,7 @@ class Receiver:
 
     def close(self) -> None:
         """Take no new associations, and end."""
+        self.stop.set()
         self.server.shutdown()
 
 
@@ -74,10 +78,9 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
     for folder in (config.incoming, config.images):
         out_folder(folder)
     sweep(config.incoming, older_seconds=0)
-    # pynetdicom writes to a file what comes, in the folder for temporary files: here, from where it can be renamed.
-    _config.STORE_RECV_CHUNKED_DATASET = True
-    tempfile.tempdir = str(config.incoming)
+    spool_into(config.incoming, settings.object_mb << 20, intake.room)
     log = logger("receive")
+    peers, stop = Peers(settings), threading.Event()
 
     def on_store(event: Any) -> int:
         caller = str(event.assoc.requestor.ae_title)
@@ -85,6 +88,9 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             return NOT_AUTHORIZED
         stages("received")
         try:
+            spool = event.request._dataset_file
+            if isinstance(spool, Spool) and spool.fault is not None:
+                raise spool.fault
             receipt = intake.take(event.dataset_path, f"dicom:{caller}")
         except ImageError as error:
             log.warning("refused", caller=caller, reason=error.what)
@@ -107,7 +113,9 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             block=False,
             ssl_context=None if settings.tls is None else server_tls(settings.tls),
             evt_handlers=[
+                *peers.handlers,
                 (evt.EVT_CONN_OPEN, on_open),
+                (evt.EVT_CONN_CLOSE, lambda event: discard(event.assoc)),
                 (evt.EVT_C_STORE, on_store),
                 (evt.EVT_C_ECHO, lambda event: SUCCESS),
                 (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake, settings)),
@@ -120,7 +128,8 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             remedy="choose another receive.port, or end what listens there",
         ) from error
     assert server is not None
-    return Receiver(server, intake)
+    threading.Thread(target=peers.watch, args=(stop,), daemon=True).start()
+    return Receiver(server, intake, stop)
 
 
 def _application(config: Gateway) -> AE:
@@ -130,7 +139,7 @@ def _application(config: Gateway) -> AE:
     application.require_called_aet = True
     application.require_calling_aet = [*settings.callers, *reporting]
     application.maximum_associations = settings.associations
-    application.maximum_pdu_size = 0  # no limit: three times as fast as the default
+    application.maximum_pdu_size = _PDU
     application.network_timeout = settings.seconds
     application.acse_timeout = settings.seconds
     application.dimse_timeout = settings.seconds
