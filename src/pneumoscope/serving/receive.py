@@ -20,7 +20,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.errors import ConfigError, ImageError, StorageError
 from pneumoscope.files import out_folder
-from pneumoscope.serving import commitment
+from pneumoscope.serving import commitment, meters
 from pneumoscope.serving.association import COMMITMENT, VERIFICATION
 from pneumoscope.serving.config import Gateway, Receive
 from pneumoscope.serving.intake import Intake, sweep
@@ -83,7 +83,8 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
         caller = str(event.assoc.requestor.ae_title)
         stages("received")
         try:
-            receipt = intake.take(event.dataset_path, f"dicom:{caller}")
+            with meters.timed("accept"):
+                receipt = intake.take(event.dataset_path, f"dicom:{caller}")
         except ImageError as error:
             log.warning("refused", caller=caller, reason=error.what)
             return CANNOT_UNDERSTAND
