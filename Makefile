@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs clean
+.PHONY: help setup demo pacs-demo test check docs clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 2; }
@@ -29,6 +29,10 @@ setup: $(VENV)/.core  ## build .venv with the command line and all it needs
 demo: setup  ## train, test, compare and explain three networks on synthetic radiographs
 	rm -rf runs/demo
 	$(BIN)/pneumoscope demo --out runs/demo
+
+pacs-demo: setup  ## a day of invented patients, the gateway and a real PACS; ARGS=--once ends when all is done
+	sh scripts/pacs/install || echo "goes on without Orthanc"
+	PYTHONPATH=. $(BIN)/python -m scripts.pacs.demo --out runs/pacs-demo $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Writes `reference/cli.md` from the commands and `reference/experiment.md` from the experiment's models.
+"""Writes `reference/cli.md`, `reference/experiment.md` and `reference/conformance.md` from the code.
 
 Run `python docs/_generate.py` after a change; `test_docs.py` fails where a page is stale.
 """
@@ -292,7 +292,44 @@ def _bound(note: Any) -> str:
     return ""
 
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "experiment.md": experiment_page}
+def conformance_page() -> str:
+    """Return the conformance statement: the text with the tables of what the code takes."""
+    from pydicom.uid import UID, AllTransferSyntaxes
+
+    from pneumoscope.serving.association import COMMITMENT, VERIFICATION
+    from pneumoscope.serving.config import Receive
+    from pneumoscope.serving.encode import codes
+    from pneumoscope.serving.receive import accepted_classes
+
+    every = {code for code in vars(codes).values() if isinstance(code, codes.Code)}
+    tables = [
+        "## SOP classes as SCP\n\n| SOP class | UID |\n|---|---|",
+        f"| {VERIFICATION.name} | {VERIFICATION} |",
+        f"| {COMMITMENT.name}, with `receive.commitment` | {COMMITMENT} |",
+        *(f"| {UID(uid).name} | {uid} |" for uid in accepted_classes()),
+        "\nOther SOP classes are refused as the association is negotiated. What is taken and is no frontal chest",
+        "radiograph is kept and declined, with a reason. What cannot be decoded is quarantined, with a reason.",
+        "\n| transfer syntax accepted for storage | UID |\n|---|---|",
+        *(f"| {uid.name} | {uid} |" for uid in AllTransferSyntaxes),
+        "\n## Codes\n\n| code | scheme | meaning |\n|---|---|---|",
+        *(f"| {c.value} | {c.scheme_designator} | {c.meaning} |" for c in sorted(every, key=lambda c: c[:2])),
+    ]
+    text = (Path(__file__).parent / "_templates" / "conformance.txt").read_text(encoding="utf-8")
+    fields = Receive.model_fields
+    told = {
+        "NOTICE": NOTICE,
+        "TABLES": "\n".join(tables),
+        "ASSOCIATIONS": str(fields["associations"].default),
+        "SECONDS": f"{fields['seconds'].default:g}",
+    }
+    return re.sub("|".join(told), lambda found: told[found[0]], text)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": cli_page,
+    "experiment.md": experiment_page,
+    "conformance.md": conformance_page,
+}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

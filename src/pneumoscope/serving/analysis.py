@@ -40,7 +40,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What the child answers. `map_png`: grey PNG over the whole image."""
+    """What the child answers. `map_png`: grey PNG over the whole image.
+
+    `seconds`: of all, `encoding` of them for the objects.
+    """
 
     prediction: Prediction
     card_sha256: str
@@ -51,6 +54,7 @@ class Analysis:
     map_png: bytes | None = None
     explained_by: str | None = None
     seconds: float = 0.0
+    encoding: float = 0.0
 
 
 def open_analysis(choice: BundleChoice) -> Callable[[Task], Analysis]:
@@ -111,6 +115,7 @@ def _analyse(classifier: Classifier, method: str, task: Task) -> Analysis:
         explained_by=explained_by,
         urgent=urgent,
     )
+    analysed = time.perf_counter()
     objects = encode(finding, task.kinds, task.made) if task.kinds and prediction.error is None else ()
     return Analysis(
         prediction=prediction,
@@ -122,6 +127,7 @@ def _analyse(classifier: Classifier, method: str, task: Task) -> Analysis:
         map_png=None if heat is None else _png(heat),
         explained_by=explained_by,
         seconds=time.perf_counter() - started,
+        encoding=time.perf_counter() - analysed,
     )
 
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from pneumoscope.errors import PneumoscopeError
+from pneumoscope.serving import meters
 
 Factory = Callable[[Any], Callable[[Any], Any]]
 
@@ -57,6 +58,7 @@ class Child:
         self._process = context.Process(target=_live, args=(theirs, *self._start), daemon=True)
         self._process.start()
         theirs.close()
+        meters.process_started("analysis")
         self._receive(self._start_seconds, "did not get ready")
 
     def ask(self, question: Any, seconds: float) -> Any:

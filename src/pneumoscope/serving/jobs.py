@@ -29,7 +29,10 @@ _RETRY = timedelta(seconds=2)  # doubled for each attempt
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that this worker may run until its lease ends. `header`: DICOM facts; `claims` fences off late writers."""
+    """A job that this worker may run until its lease ends. `header`: DICOM facts; `claims` fences off late writers.
+
+    `waited`: seconds since it came in.
+    """
 
     job_id: int
     claims: int
@@ -41,6 +44,8 @@ class Claim:
     patient_id: str | None
     issuer: str | None
     header: dict[str, Any]
+    created_at: datetime
+    waited: float
 
 
 def rank(priority: int, created_at: datetime, number: int, moment: datetime, max_wait: timedelta) -> tuple[Any, ...]:
@@ -94,6 +99,8 @@ def claim(store: Store, owner: str, lease: timedelta, max_wait: timedelta) -> Cl
             patient_id=image.patient_id,
             issuer=image.issuer,
             header=image.header,
+            created_at=job.created_at,
+            waited=(moment - job.created_at).total_seconds(),
         )
 
 

@@ -1,12 +1,15 @@
-"""Figures of the service for Prometheus, read from the tables when they are asked for: no process counts apart."""
+"""Figures of the service for Prometheus: states from the tables when they are asked for, times from the processes."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
@@ -22,8 +25,21 @@ from pneumoscope.serving.tables import (
     Feed,
     Job,
     Report,
-    Result,
 )
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 2, 3, 5, 10, 30, 60, 300, 1800, 7200)
+_OWN = CollectorRegistry()  # of this process, where none adds up several
+STAGES = Histogram(
+    "pneumoscope_stage_seconds",
+    "How long a stage took",
+    ["stage", "destination"],
+    registry=_OWN,
+    buckets=_SECONDS,
+)
+STARTS = Counter(
+    "pneumoscope_process_starts", "Starts of processes, and of the workers' children", ["kind"], registry=_OWN
+)
+ANSWERS = Counter("pneumoscope_answers", "Answers by call since the gateway started", ["label"], registry=_OWN)
 
 _FEED: tuple[tuple[str, str, Callable[[Feed], float]], ...] = (
     ("feed_place", "Number of the last change of an Orthanc that was dealt with", lambda feed: feed.seq or 0),
@@ -67,17 +83,20 @@ class _Tables(Collector):
             reports = dict(session.execute(query_reports).all())
             every_report = {(s,): reports.get(s, 0) for s in REPORT_STATES}
             yield _family("commitment_reports", "Reports of storage commitment", ["state"], every_report)
-            called = session.execute(select(Result.label, func.count()).group_by(Result.label)).tuples().all()
-            yield _family("answers", "Answers by call", ["label"], {(label or "none",): n for label, n in called})
             beats = session.execute(select(Beat.name, Beat.at)).tuples().all()
             ages = {(name,): (moment - at).total_seconds() for name, at in beats}
             yield _family("beat_seconds", "Since a process said that it is well", ["process"], ages)
+        free = shutil.disk_usage(self.config.folder).free
+        yield _family("disk_free_bytes", "Room on the disk of images, database and journal", [], {(): free})
 
 
 def render(config: Gateway, store: Store) -> bytes:
     """Return the figures in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Tables(config, store))
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(registry) + generate_latest(_OWN)
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope.serving.store import Store, database_time
-from pneumoscope.serving.tables import DEAD, SENT, WAITING, Delivery, Object
+from pneumoscope.serving.tables import DEAD, SENT, WAITING, Delivery, Job, Object, Result
 
 _FIRST, _LONGEST = timedelta(seconds=2), timedelta(minutes=10)
 
@@ -104,6 +104,14 @@ def record(store: Store, parcel: Parcel, answer: Answer, give_up: timedelta, cha
             values |= {"state": WAITING, "not_before": moment + delay(attempts, chance)}
         session.execute(update(Delivery).where(Delivery.id == parcel.delivery_id).values(**values))
     return str(values["state"])
+
+
+def way(store: Store, parcel: Parcel) -> float | None:
+    """Return the seconds from an image's arrival to the delivery of this object; None before it is delivered."""
+    query = select(Job.created_at, Delivery.sent_at).join(Delivery.object).join(Object.result).join(Result.job)
+    with store.read() as session:
+        row = session.execute(query.where(Delivery.id == parcel.delivery_id)).one_or_none()
+    return None if row is None or row[1] is None else (row[1] - row[0]).total_seconds()
 
 
 def delay(attempts: int, chance: random.Random, longest: timedelta = _LONGEST) -> timedelta:

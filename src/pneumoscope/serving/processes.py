@@ -16,6 +16,7 @@ from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING
 
 from pneumoscope.files import out_folder
+from pneumoscope.serving import meters
 from pneumoscope.serving.child import Discreet
 from pneumoscope.serving.config import Gateway, Retention
 from pneumoscope.serving.logs import configure, logger
@@ -60,6 +61,8 @@ def open_intake(config: Gateway, store: Store) -> Intake:
 def live(name: str, config: Gateway) -> None:
     """Be the process `name` until SIGTERM, or until the supervisor is gone."""
     configure(config.logs)
+    meters.count_in(meters.folder_of(config.folder, config.host))
+    meters.process_started(kind_of(name))
     stop = threading.Event()
 
     def told(number: int, frame: FrameType | None) -> None:

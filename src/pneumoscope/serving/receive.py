@@ -19,7 +19,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from pneumoscope.errors import ConfigError, ImageError, StorageError
 from pneumoscope.files import out_folder
-from pneumoscope.serving import assurance, commitment
+from pneumoscope.serving import assurance, commitment, meters
 from pneumoscope.serving.association import COMMITMENT, VERIFICATION
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.intake import Intake, sweep
@@ -91,7 +91,8 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             spool = event.request._dataset_file
             if isinstance(spool, Spool) and spool.fault is not None:
                 raise spool.fault
-            receipt = intake.take(event.dataset_path, f"dicom:{caller}")
+            with meters.timed("accept"):
+                receipt = intake.take(event.dataset_path, f"dicom:{caller}")
         except ImageError as error:
             log.warning("refused", caller=caller, reason=error.what)
             return CANNOT_UNDERSTAND

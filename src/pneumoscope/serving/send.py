@@ -10,6 +10,7 @@ import random
 import socket
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -22,7 +23,7 @@ from pynetdicom.dsutils import split_dataset
 
 from pneumoscope.errors import PneumoscopeError, StorageError
 from pneumoscope.files import write_bytes
-from pneumoscope.serving import assurance, outbox
+from pneumoscope.serving import assurance, meters, outbox
 from pneumoscope.serving.association import associate
 from pneumoscope.serving.config import Destination
 from pneumoscope.serving.http import open_client
@@ -163,11 +164,15 @@ def step(
     parcels = outbox.due(store, to.name, _MOST)
     for parcel in parcels:
         stages("sending")
+        started = time.perf_counter()
         answer = attempt(to, parcel)
+        meters.took("send", time.perf_counter() - started, to.name)
         stages("sent")
         state = outbox.record(store, parcel, answer, timedelta(hours=to.give_up_hours), chance)
         told = log.info if answer.outcome is Outcome.DELIVERED else log.warning
         told(answer.outcome.value, delivery=parcel.delivery_id, kind=parcel.kind, state=state, reason=answer.reason)
+        if answer.outcome is Outcome.DELIVERED and (age := outbox.way(store, parcel)) is not None:
+            meters.took("whole", age, to.name)
         if answer.outcome is Outcome.RETRY:
             break  # who is down for one is down for all
     return len(parcels)

@@ -11,6 +11,7 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 
 from pneumoscope.errors import ConfigError, StorageError, storage_errors
+from pneumoscope.serving import meters
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
 from pneumoscope.serving.processes import KINDS, live, names
@@ -70,6 +71,8 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told)
+    if set(kinds) == set(KINDS):  # else others of this host may count there
+        meters.begin_anew(meters.folder_of(config.folder, config.host))
     members = [_Member(name, config) for name in names(config, kinds)]
     log.info("starting", processes=[member.name for member in members])
     while not stop.is_set():

@@ -13,7 +13,7 @@ from pneumoscope.errors import ImageError, PneumoscopeError, StorageError
 from pneumoscope.files import plain
 from pneumoscope.journal import Entry, Journal, Pseudonyms, answer_key, default_key, entry_of
 from pneumoscope.recording import known
-from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving import jobs, meters, outbox
 from pneumoscope.serving.analysis import Analysis, Task, open_analysis
 from pneumoscope.serving.child import Child, ChildLostError, Factory
 from pneumoscope.serving.config import Gateway
@@ -74,6 +74,7 @@ class Worker:
         if held is None:
             return False
         self.stages("claimed")
+        meters.took("wait", held.waited)
         task = Task(self.config.images / held.file, self.kinds, now())
         if (
             not task.path.exists()
@@ -81,7 +82,8 @@ class Worker:
             self._failed(held, "not analysed, because its file is not there")
             return True
         try:
-            analysis: Analysis = self.child.ask(task, limits.seconds)
+            with meters.timed("child"):
+                analysis: Analysis = self.child.ask(task, limits.seconds)
         except ImageError as error:
             self._failed(held, f"not analysed, because the image cannot be used: {error.what}", for_good=True)
         except StorageError as error:
@@ -106,10 +108,16 @@ class Worker:
             self._failed(held, f"not analysed, because the image cannot be used: {what}", for_good=True)
             return
         # The journal first: told twice after a crash it is written once, and nothing is sent that it does not know.
-        self.journal.append(self._entry(held, analysis))
+        with meters.timed("journal"):
+            self.journal.append(self._entry(held, analysis))
         self.stages("journaled")
         mine = jobs.end(self.store, held, DONE, lambda session, job: self._record(session, job, analysis))
         self.stages("recorded")
+        meters.took("analyse", analysis.seconds - analysis.encoding)
+        meters.took("encode", analysis.encoding)
+        if mine:
+            meters.took("answer", (now() - held.created_at).total_seconds())
+            meters.answered(analysis.prediction.label, abstained=analysis.prediction.abstained)
         self.log.info(
             "job done",
             job=held.job_id,
