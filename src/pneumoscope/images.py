@@ -25,6 +25,7 @@ from pneumoscope.records import FloatArray
 RASTER_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 MAX_PIXELS = 80_000_000  # 1.5 times the largest radiography detector; Pillow warns from 89 megapixels on
+MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated data set
 MIN_SIDE = 16
 
 _RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
@@ -263,7 +264,27 @@ def _dataset(path: Path, *, stop_before_pixels: bool = False) -> Any:
     import pydicom
 
     with dicom_errors(path, "is not a readable DICOM file", "export it again"):
+        _check_inflated(path)
         return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+
+
+def _check_inflated(path: Path) -> None:
+    """Raise `ImageError` where a deflated data set (PS3.5, A.5), which pydicom inflates whole, is a bomb."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with path.open("rb") as stream:
+        read_preamble(stream, force=False)
+        meta = _read_file_meta_info(stream)  # leaves the stream where the data set begins
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        inflating, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := stream.read(1 << 16):
+            while chunk:
+                size += len(inflating.decompress(chunk, 1 << 20))
+                chunk = inflating.unconsumed_tail
+                if size > MAX_INFLATED:
+                    raise ImageError("holds a deflated data set that is too large", path=path, remedy=_BOMB)
 
 
 def _read_dicom(path: Path) -> Radiograph:
