@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -108,7 +109,7 @@ def test_a_fault_of_ours_says_nothing_and_is_dressed_like_every_answer(place: Pl
     assert answered.status_code == 500
     for name, value in HEADERS.items():
         assert answered.headers[name] == value
-    for secret in ("Doe", "secret", "RuntimeError", "Traceback"):
+    for secret in ("Doe", "/secret/place", "RuntimeError", "Traceback"):
         assert secret not in answered.text
     assert accept == "application/json" or RESEARCH_ONLY in answered.text
 
@@ -189,7 +190,7 @@ def test_a_search_is_no_pattern_and_no_statement(place: Place, text: str) -> Non
     assert "Doe, Jane" in browser.get("/worklist").text
 
 
-@pytest.mark.parametrize("text", ["", "x", "a\0b", "x" * 65])
+@pytest.mark.parametrize("text", ["", "x", "a\0b", "x" * 65, "  ", ", ^="])
 def test_what_cannot_be_sought_is_refused(place: Place, text: str) -> None:
     browser = place.as_("viewer")
     secret = secret_of(browser.get("/worklist").text)
@@ -297,7 +298,8 @@ def test_the_tls_port_turns_away_plain_text_and_who_shows_no_certificate(tmp_pat
         with socket.create_connection(("127.0.0.1", receiver.port)) as link:
             link.settimeout(60)
             link.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            assert b"HTTP" not in link.recv(4096)
+            with contextlib.suppress(ConnectionResetError):
+                assert b"HTTP" not in link.recv(4096)
         assert greeted(receiver.port, CALLER, "PNEUMOSCOPE", known)
 
 

@@ -45,6 +45,18 @@ _EVERYWHERE = faults(
         500: "the gateway is at fault",
     }
 )
+_STORED = {"content": {"application/dicom+json": {"schema": {"type": "object"}}}}
+_STOW = faults(  # PS3.18, table 10.5.3-1
+    {
+        400: "the body is not what its header says",
+        415: "no multipart/related of DICOM files",
+        503: "the disk is full",
+    }
+) | {
+    200: {"description": "all objects were stored", **_STORED},
+    202: {"description": "some objects were stored", **_STORED},
+    409: {"description": "no object was stored", **_STORED},
+}
 
 
 class Readiness(BaseModel):
@@ -73,7 +85,7 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
     for part in (signin, worklist, study, technical, upload):
         app.include_router(part.router())
     if config.stow is not None:
-        app.include_router(create_router(config, app.state.site.intake))
+        app.include_router(create_router(config, app.state.site.intake), responses=_STOW)
     _add_faults(app, config)
     return app
 

@@ -33,7 +33,7 @@ from pneumoscope.serving.web import audit
 from pneumoscope.serving.web.accounts import ADMIN, VIEWER, Person
 from pneumoscope.serving.web.answers import Answer, answer_of
 from pneumoscope.serving.web.guard import needs
-from pneumoscope.serving.web.site import PRINTABLE, Here, Site, page
+from pneumoscope.serving.web.site import Here, Site, page
 
 MOST = 200  # rows on one page
 Show = Literal["all", "flagged", "not-flagged", "pending", "not-analysed"]
@@ -93,7 +93,8 @@ class Row:
 
 
 Filtered = Annotated[Filters, Query()]
-Sought = Annotated[str, Form(min_length=2, max_length=64, pattern=PRINTABLE)]
+_WORDS = r"^[^\x00-\x1f]*[^\x00-\x20,^=][^\x00-\x1f]*$"  # at least something to look for
+Sought = Annotated[str, Form(min_length=2, max_length=64, pattern=_WORDS)]
 Viewer = Annotated[Person, Depends(needs(VIEWER))]
 
 
