@@ -25,9 +25,9 @@ from pneumoscope.records import FloatArray
 RASTER_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 MAX_PIXELS = 80_000_000  # 1.5 times the largest radiography detector; Pillow warns from 89 megapixels on
+MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated data set
 MIN_SIDE = 16
 
-_MOST_INFLATED = 256 << 20  # bytes of a deflated data set: 80 megapixels of three colours, and a header
 
 _PIXELS = 0x7FE00010
 _RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
@@ -271,19 +271,22 @@ def _dataset(path: Path, *, stop_before_pixels: bool = False) -> Any:
 
 
 def _check_inflated(path: Path) -> None:
-    """Raise `ImageError` where a deflated data set (PS3.5, A.5) would fill the memory: pydicom inflates it whole."""
+    """Raise `ImageError` where a deflated data set (PS3.5, A.5), which pydicom inflates whole, is a bomb."""
     from pydicom.filereader import _read_file_meta_info, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     with path.open("rb") as stream:
-        read_preamble(stream, False)
-        if _read_file_meta_info(stream).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        read_preamble(stream, force=False)
+        meta = _read_file_meta_info(stream)  # leaves the stream where the data set begins
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
-        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while chunk := stream.read(1 << 14):
-            size += len(inflater.decompress(chunk))
-            if size > _MOST_INFLATED:
-                raise ImageError(f"is larger than {_MOST_INFLATED >> 20} MB when inflated", path=path, remedy=_BOMB)
+        inflating, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := stream.read(1 << 16):
+            while chunk:
+                size += len(inflating.decompress(chunk, 1 << 20))
+                chunk = inflating.unconsumed_tail
+                if size > MAX_INFLATED:
+                    raise ImageError("holds a deflated data set that is too large", path=path, remedy=_BOMB)
 
 
 def _read_dicom(path: Path) -> Radiograph:

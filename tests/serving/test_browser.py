@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import axe_playwright_python
 import numpy as np
 import PIL.Image
 import pytest
@@ -23,7 +24,8 @@ from tests.serving.test_web import PASSWORD, Place, answer, bring, opened, with_
 
 from pneumoscope.journal import Journal
 from pneumoscope.records import NORMAL
-from pneumoscope.serving.tables import Feedback
+from pneumoscope.serving.store import now
+from pneumoscope.serving.tables import DEAD, QUARANTINED, WAITING, Delivery, Feedback, Job, Object
 
 __all__ = ["with_users"]
 
@@ -68,6 +70,44 @@ def look(page: Any, name: str) -> np.ndarray:
         page.screenshot(path=f"{PICTURES}/{name}.png", full_page=True)
     picture = PIL.Image.open(io.BytesIO(page.locator("#canvas").screenshot())).convert("RGB")
     return np.asarray(picture, float)[4:-4, 4:-4]  # without the focus ring and halves of pixels at the rim
+
+
+def opened_at(chromium: Any, url: str, user: str = "admin", **viewport: Any) -> Any:
+    """A page of a signed-in user."""
+    page = chromium.new_context(**viewport).new_page()
+    page.goto(url)
+    page.get_by_label("Name").fill(user)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/worklist")
+    return page
+
+
+def troubled(place: Place) -> dict[str, int]:
+    """Images in every state, and a letter that was given up."""
+    made = {name: bring(place, chest(side=512)) for name in ("flagged", "clear", "waiting", "refused", "stuck")}
+    made["declined"] = bring(place, chest(Modality="CT"))
+    result_id = answer(place, made["flagged"])
+    answer(place, made["clear"], 0.1)
+    answer(place, made["refused"], None, reason="nearly constant")
+    moment = now()
+    with place.store.write() as session:
+        job = session.scalars(select(Job).where(Job.image_id == made["stuck"])).one()
+        job.state, job.reason, job.ended_at = QUARANTINED, "not analysed, because its process died", moment
+        letter = Object(result_id=result_id, kind="sr", uid="1.2.3", sop_class=None, suffix=".dcm", data=b"x")
+        letter.deliveries.append(
+            Delivery(destination="pacs", state=DEAD, attempts=9, created_at=moment, not_before=moment, reason="refused")
+        )
+        session.add(letter)
+    return made
+
+
+def complaints_of_axe(page: Any) -> list[str]:
+    """What axe-core (WCAG 2 A and AA, and good practice) finds that is serious or critical."""
+    found = page.evaluate("async () => (await axe.run()).violations")
+    return [
+        f"{item['id']}: {item['nodes'][0]['html'][:200]}" for item in found if item["impact"] in ("serious", "critical")
+    ]
 
 
 def coloured(pixels: np.ndarray) -> float:
@@ -144,21 +184,114 @@ def test_a_reader_reads(tmp_path: Path, with_users: Path, chromium: Any) -> None
 
 
 @pytest.mark.slow
+def test_axe_finds_nothing_serious_on_any_page(tmp_path: Path, with_users: Path, chromium: Any) -> None:
+    script = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+    with opened(tmp_path, with_users) as place, served(place) as url:
+        size = {"viewport": {"width": 1280, "height": 900}}
+        first = chromium.new_context(**size, bypass_csp=True).new_page()  # axe is no script of ours
+
+        def found(page: Any, name: str) -> dict[str, list[str]]:
+            if PICTURES:
+                page.screenshot(path=f"{PICTURES}/axe-{name}.png", full_page=True)
+            page.add_script_tag(path=script)
+            complaints = complaints_of_axe(page)
+            return {name: complaints} if complaints else {}
+
+        first.goto(url)
+        every = found(first, "signin")
+        first.get_by_label("Name").fill("admin")
+        first.get_by_label("Password").fill("wrong password")
+        first.keyboard.press("Enter")
+        first.get_by_role("alert").wait_for()
+        every |= found(first, "signin-refused")
+        page = opened_at(chromium, url, **size, bypass_csp=True)
+        every |= found(page, "worklist-empty")
+        made = troubled(place)
+        paths = {"worklist": "/worklist", "technical": "/technical", "upload": "/upload", "audit": "/audit",
+                 "fault": "/study/999", **{name: f"/study/{image_id}" for name, image_id in made.items()}}  # fmt: skip
+        for name, path in paths.items():
+            page.goto(url + path)
+            if name in made:
+                page.locator("#canvas[data-ready=yes]").wait_for()
+            every |= found(page, name)
+        page.goto(f"{url}/worklist")
+        page.get_by_role("searchbox").fill("Doe, Jane")
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Search").wait_for()
+        every |= found(page, "search")
+        assert every == {}
+        planted = page.evaluate("document.querySelector('main').innerHTML += '<img src=/static/icon.svg>'")
+        assert planted is not None
+        assert complaints_of_axe(page), "it finds an image without a text"
+        first.context.close()
+        page.context.close()
+
+
+@pytest.mark.slow
+def test_a_keyboard_is_enough(tmp_path: Path, with_users: Path, chromium: Any) -> None:
+    with opened(tmp_path, with_users) as place, served(place) as url:
+        image_id = bring(place, chest(side=512))
+        answer(place, image_id)
+        page = chromium.new_page()
+        page.goto(url)
+
+        def reach(selector: str) -> None:
+            """Press Tab until the element has the focus."""
+            for _ in range(60):
+                if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                    return
+                page.keyboard.press("Tab")
+            raise AssertionError(f"Tab does not reach {selector}")
+
+        reach("[name=name]")
+        page.keyboard.type("reader")
+        reach("[name=password]")
+        page.keyboard.type(PASSWORD)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/worklist")
+        reach(f"#open-{image_id}")
+        page.keyboard.press("Enter")
+        page.locator("#canvas[data-ready=yes]").wait_for()
+        reach("#overlay")
+        page.keyboard.press("Space")
+        page.locator("#overlay[aria-pressed=true]").wait_for()
+        assert coloured(look(page, "keyboard")) > 1.0
+        page.keyboard.press("Space")
+        page.locator("#overlay[aria-pressed=false]").wait_for()
+        reach("[name=verdict]")
+        page.keyboard.press("Space")
+        reach("[name=comment]")
+        page.keyboard.type("as I see it")
+        reach(".feedback button")
+        page.keyboard.press("Enter")
+        page.get_by_text("as I see it").wait_for()
+        with place.store.read() as session:
+            assert session.scalars(select(Feedback.verdict)).all() == ["agree"]
+        page.close()
+
+
+@pytest.mark.slow
+def test_a_dead_letter_goes_out_again_by_a_click(tmp_path: Path, with_users: Path, chromium: Any) -> None:
+    with opened(tmp_path, with_users) as place, served(place) as url:
+        troubled(place)
+        page = opened_at(chromium, url)
+        page.get_by_role("link", name="Technical").click()
+        page.get_by_role("button", name="Send delivery 1 again").click()
+        page.get_by_text("Nothing was given up.").wait_for()
+        with place.store.read() as session:
+            assert session.scalars(select(Delivery.state)).all() == [WAITING]
+        page.context.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/worklist", "/study/1", "/technical", "/upload", "/audit"])
 def test_nothing_is_cut_off_at_twice_the_size(tmp_path: Path, with_users: Path, chromium: Any, path: str) -> None:
     """1280 pixels at 200 % are 640 CSS pixels (WCAG 1.4.4, 1.4.10): only tables may scroll sideways."""
     with opened(tmp_path, with_users) as place, served(place) as url:
-        answer(place, bring(place, chest()))
-        bring(place, chest(Modality="CT"))
-        context = chromium.new_context(viewport={"width": 640, "height": 400}, device_scale_factor=2)
-        page = context.new_page()
-        page.goto(url)
-        page.get_by_label("Name").fill("admin")
-        page.get_by_label("Password").fill(PASSWORD)
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/worklist")
+        troubled(place)
+        page = opened_at(chromium, url, viewport={"width": 640, "height": 400}, device_scale_factor=2)
         page.goto(url + path)
         if PICTURES:
             page.screenshot(path=f"{PICTURES}/large{path.replace('/', '-')}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= 640
-        context.close()
+        page.context.close()

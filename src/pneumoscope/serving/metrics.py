@@ -56,7 +56,7 @@ class _Tables(Collector):
     def collect(self) -> Iterator[Metric]:
         with self.store.read() as session:
             moment = database_time(session)
-            states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples().all())
+            states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
             yield _family(
                 "jobs", "Images by what became of them", ["state"], {(s,): states.get(s, 0) for s in JOB_STATES}
             )
@@ -64,7 +64,7 @@ class _Tables(Collector):
             age = 0.0 if since is None else (moment - since).total_seconds()
             yield _family("oldest_job_seconds", "How long the image has waited that has waited longest", [], {(): age})
             query = select(Delivery.destination, Delivery.state, func.count())
-            rows = session.execute(query.group_by(Delivery.destination, Delivery.state)).tuples().all()
+            rows = session.execute(query.group_by(Delivery.destination, Delivery.state)).all()
             found = {(name, state): count for name, state, count in rows}
             every = {(d.name, s): found.get((d.name, s), 0) for d in self.config.destination for s in DELIVERY_STATES}
             yield _family("deliveries", "Objects by destination and state", ["destination", "state"], every)
@@ -83,7 +83,7 @@ class _Tables(Collector):
             reports = dict(session.execute(query_reports).all())
             every_report = {(s,): reports.get(s, 0) for s in REPORT_STATES}
             yield _family("commitment_reports", "Reports of storage commitment", ["state"], every_report)
-            beats = session.execute(select(Beat.name, Beat.at)).tuples().all()
+            beats = session.execute(select(Beat.name, Beat.at)).all()
             ages = {(name,): (moment - at).total_seconds() for name, at in beats}
             yield _family("beat_seconds", "Since a process said that it is well", ["process"], ages)
         free = shutil.disk_usage(self.config.folder).free

@@ -32,7 +32,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         try:
-            self.engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+            self.engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True)
         except ArgumentError as error:
             raise ConfigError(
                 "the URL of the database is none", path=hidden(url), remedy="see store.url in docs/reference/gateway.md"

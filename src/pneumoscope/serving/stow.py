@@ -204,12 +204,19 @@ def read_token(path: Path) -> bytes:
 def _admit(request: Request, token: bytes | None) -> None:
     """Let in who shows the token; where there is none, this machine alone."""
     if token is None:
-        if request.client is None or not ipaddress.ip_address(request.client.host).is_loopback:
+        if not _is_this_machine(request.client.host if request.client else ""):
             raise HTTPException(403, "only this machine may send, because no stow.token_file is configured")
         return
     shown = request.headers.get("authorization", "").encode("latin-1")
     if not hmac.compare_digest(shown, b"Bearer " + token):
         raise HTTPException(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # no address, but a name that the server made up
+        return False
 
 
 def _boundary(request: Request) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
@@ -28,11 +29,41 @@ from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.stow import create_router
 from pneumoscope.serving.tables import Beat
 from pneumoscope.serving.web import signin, study, technical, upload, worklist
-from pneumoscope.serving.web.guard import Guard, SignInNeededError, from_our_page, signed_in
+from pneumoscope.serving.web.guard import Guard, SignInNeededError, dress, faults, from_our_page, signed_in
 from pneumoscope.serving.web.site import Site, page
 
 _SILENT = timedelta(seconds=60)  # a process that said nothing for so long is not well
 _BEAT = 5.0
+_EVERYWHERE = faults(
+    {
+        401: "nobody is signed in",
+        403: "the role or the secret of the form does not fit",
+        411: "the size of the request is not told",
+        413: "the request is too large",
+        422: "the request does not fit its description",
+        429: "too many requests or attempts",
+        500: "the gateway is at fault",
+    }
+)
+_STORED = {"content": {"application/dicom+json": {"schema": {"type": "object"}}}}
+_STOW = faults(  # PS3.18, table 10.5.3-1
+    {
+        400: "the body is not what its header says",
+        415: "no multipart/related of DICOM files",
+        503: "the disk is full",
+    }
+) | {
+    200: {"description": "all objects were stored", **_STORED},
+    202: {"description": "some objects were stored", **_STORED},
+    409: {"description": "no object was stored", **_STORED},
+}
+
+
+class Readiness(BaseModel):
+    """Whether the gateway is at work, and which of its processes are not well."""
+
+    ready: bool
+    not_ready: list[str]
 
 
 def create_app(config: Gateway, store: Store) -> FastAPI:
@@ -44,6 +75,7 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,  # the description is a route of its own, and guarded like any other
+        responses=_EVERYWHERE,
         dependencies=[Depends(signed_in), Depends(from_our_page)],
     )
     app.state.site = Site(config, store)
@@ -57,8 +89,8 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
     for part in (signin, worklist, study, technical, upload):
         app.include_router(part.router())
     if config.stow is not None:
-        app.include_router(create_router(config, app.state.site.intake))
-    _add_faults(app)
+        app.include_router(create_router(config, app.state.site.intake), responses=_STOW)
+    _add_faults(app, config)
     return app
 
 
@@ -68,13 +100,13 @@ def _add_machines(app: FastAPI, config: Gateway, store: Store) -> None:
         """Say that this process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
     def readyz() -> JSONResponse:
         """Say whether images can come in, be analysed and leave: 503 names who is not well."""
         missing = not_ready(config, store)
         return JSONResponse({"ready": not missing, "not_ready": missing}, 503 if missing else 200)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         """Return the figures of the service."""
         return Response(render(config, store), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -90,7 +122,7 @@ def _add_machines(app: FastAPI, config: Gateway, store: Store) -> None:
         return RedirectResponse(signin.HOME, 303)
 
 
-def _add_faults(app: FastAPI) -> None:
+def _add_faults(app: FastAPI, config: Gateway) -> None:
     """Say what went wrong as a page to browsers, as JSON to programs."""
 
     @app.exception_handler(SignInNeededError)
@@ -110,6 +142,12 @@ def _add_faults(app: FastAPI) -> None:
     def odd(request: Request, error: RequestValidationError) -> Response:
         wrong = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
         return _fault(request, 422, f"the request does not fit: {wrong}")
+
+    @app.exception_handler(Exception)  # answered outside the guard, and raised again for the server to log
+    def unforeseen(request: Request, error: Exception) -> Response:
+        answered = _fault(request, 500, "the gateway met a fault of its own; its log says where")
+        dress(answered.headers, config.web)
+        return answered
 
 
 def _fault(request: Request, status: int, what: str, headers: Mapping[str, str] | None = None) -> Response:

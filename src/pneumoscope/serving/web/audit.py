@@ -11,7 +11,7 @@ from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import Event
 from pneumoscope.serving.web.accounts import Person
 
-LISTED, VIEWED, PIXELS, OVERLAY = "listed", "viewed", "pixels", "overlay"
+LISTED, SEARCHED, VIEWED, PIXELS, OVERLAY = "listed", "searched", "viewed", "pixels", "overlay"
 FEEDBACK, UPLOADED, REPLAYED, AGAIN, READ_AUDIT = "feedback", "uploaded", "replayed", "tried again", "audit read"
 ERASED, ERASED_ON_REQUEST = "erased", "erased on request"
 SIGNED_IN, SIGNED_OUT, REFUSED = "signed in", "signed out", "sign-in refused"

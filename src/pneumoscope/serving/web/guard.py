@@ -6,8 +6,8 @@ import hmac
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Depends, HTTPException, Request
@@ -25,6 +25,14 @@ OIDC_ANSWER = f"{OIDC}/answer"
 PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/signin", OIDC, OIDC_ANSWER})
 MACHINES = "/dicom-web/"  # peers that are admitted by a token of their own, or not at all; their size has its own limit
 UPLOAD = "/upload"
+# What any route may answer, as the interface's description has it: a page to browsers, JSON to programs.
+_FAULT = {
+    "application/json": {
+        "schema": {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
+    },
+    "text/html": {"schema": {"type": "string"}},
+    "text/plain": {"schema": {"type": "string"}},
+}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM_BYTES = 64 << 10
 _OVERHEAD = 64 << 10  # of a multipart form around its file
@@ -43,6 +51,19 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
+
+
+def dress(headers: MutableHeaders, settings: Web) -> None:
+    """Put in what every answer carries."""
+    for name, value in HEADERS.items():
+        headers[name] = value
+    if settings.https:
+        headers["Strict-Transport-Security"] = "max-age=31536000"
+
+
+def faults(statuses: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Return what a route may answer besides success, for the description of the interface."""
+    return {status: {"description": what, "content": _FAULT} for status, what in statuses.items()}
 
 
 class Limiter:
@@ -93,11 +114,7 @@ class Guard:
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                if self.settings.https:
-                    headers["Strict-Transport-Security"] = "max-age=31536000"
+                dress(MutableHeaders(scope=message), self.settings)
             await send(message)
 
         refusal = self._refusal(scope)

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pneumoscope.serving.web import audit
 from pneumoscope.serving.web.accounts import LONGEST, VIEWER, Person, form_secret, sign_in, sign_out
 from pneumoscope.serving.web.guard import COOKIE, OIDC, Limiter, needs
-from pneumoscope.serving.web.site import Here, Site, page
+from pneumoscope.serving.web.site import PRINTABLE, Here, Site, page
 
 HOME = "/worklist"
 FAILURES, WITHIN = 5, 300.0  # of one name or one address, within so many seconds; then nobody gets in
@@ -21,18 +21,20 @@ def router() -> APIRouter:
     """Return the routes of this page; failed attempts are counted for as long as they live."""
     routes, failures = APIRouter(), Limiter(FAILURES, WITHIN)
 
-    @routes.get("/signin", response_class=HTMLResponse)
+    led = {303: {"description": "led to a page"}}
+
+    @routes.get("/signin", response_class=HTMLResponse, responses=led)
     def form(request: Request, site: Here, back: str = HOME) -> Response:
         """Show the form."""
         if request.state.person is not None:
             return RedirectResponse(inside(back), 303)
         return _form(request, site, back, None)
 
-    @routes.post("/signin", response_class=HTMLResponse)
+    @routes.post("/signin", response_class=RedirectResponse, status_code=303)
     def enter(
         request: Request,
         site: Here,
-        name: Annotated[str, Form(max_length=40)],
+        name: Annotated[str, Form(max_length=40, pattern=PRINTABLE)],
         password: Annotated[str, Form(max_length=LONGEST)],
         back: Annotated[str, Form(max_length=200)] = HOME,
     ) -> Response:
@@ -53,7 +55,7 @@ def router() -> APIRouter:
         give(answer, site, who.token)
         return answer
 
-    @routes.post("/signout")
+    @routes.post("/signout", response_class=RedirectResponse, status_code=303)
     def leave(site: Here, who: Annotated[Person, Depends(needs(VIEWER))]) -> Response:
         """End the sign-in."""
         sign_out(site.store, who)

@@ -68,6 +68,7 @@ def site_of(request: Request) -> Site:
 
 
 Here = Annotated[Site, Depends(site_of)]
+PRINTABLE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f]*$"  # of texts; databases refuse some control characters
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]  # of a row
 
 

@@ -24,9 +24,9 @@ from pneumoscope.serving.tables import Feedback, Image, Job, Result
 from pneumoscope.serving.web import audit
 from pneumoscope.serving.web.accounts import READER, VIEWER, Person
 from pneumoscope.serving.web.answers import answer_of, calibration, hidden, limits
-from pneumoscope.serving.web.guard import needs
+from pneumoscope.serving.web.guard import faults, needs
 from pneumoscope.serving.web.pixels import rendition
-from pneumoscope.serving.web.site import Here, Number, Site, page
+from pneumoscope.serving.web.site import PRINTABLE, Here, Number, Site, page
 
 AGREE, DISAGREE, UNSURE = "agree", "disagree", "unsure"
 VERDICTS = {AGREE: "Agree", DISAGREE: "Disagree", UNSURE: "Not sure"}
@@ -53,7 +53,7 @@ class Study(BaseModel):
 
 def router() -> APIRouter:
     """Return the routes of this page."""
-    routes = APIRouter()
+    routes = APIRouter(responses=faults({404: "there is no such image, or no map of it"}))
 
     @routes.get("/study/{image_id}", response_class=HTMLResponse)
     def study(request: Request, site: Here, who: Viewer, image_id: Number) -> HTMLResponse:
@@ -61,7 +61,7 @@ def router() -> APIRouter:
         audit.note(site.store, who, audit.VIEWED, image_id if _exists(site, image_id) else None)
         return page(request, "study.html.j2", **_content(site, who, image_id))
 
-    @routes.get("/study/{image_id}/pixels")
+    @routes.get("/study/{image_id}/pixels", response_class=Response, responses=_told("application/octet-stream"))
     def pixels(site: Here, who: Viewer, image_id: Number) -> Response:
         """Return the stored pixels, uint16 little-endian, row by row; size and first window in `X-Rendition`."""
         with site.store.read() as session:
@@ -79,7 +79,7 @@ def router() -> APIRouter:
         body = np.ascontiguousarray(found.values, "<u2").tobytes()
         return Response(body, media_type="application/octet-stream", headers={"X-Rendition": json.dumps(told)})
 
-    @routes.get("/study/{image_id}/overlay.png")
+    @routes.get("/study/{image_id}/overlay.png", response_class=Response, responses=_told("image/png"))
     def overlay(site: Here, who: Viewer, image_id: Number) -> Response:
         """Return the heat map as a layer over the whole image."""
         with site.store.read() as session:
@@ -94,14 +94,19 @@ def router() -> APIRouter:
         PIL.Image.fromarray(layer(heat), "RGBA").save(buffer, "PNG")
         return Response(buffer.getvalue(), media_type="image/png")
 
-    @routes.post("/study/{image_id}/feedback")
+    @routes.post(
+        "/study/{image_id}/feedback",
+        response_class=RedirectResponse,
+        status_code=303,
+        responses=faults({409: "there is no answer that could be agreed with"}),
+    )
     def feedback(
         site: Here,
         who: Reader,
         image_id: Number,
         verdict: Annotated[Literal["agree", "disagree", "unsure"], Form()],
         key: Annotated[str, Form(pattern=r"^[0-9a-f]{32}$")],
-        comment: Annotated[str, Form(max_length=2000)] = "",
+        comment: Annotated[str, Form(max_length=2000, pattern=PRINTABLE)] = "",
     ) -> Response:
         """Keep what the reader says of the answer, and tell the journal what the study then is."""
         keep_feedback(site, who, image_id, verdict, key, comment.strip() or None)
@@ -124,6 +129,11 @@ def router() -> APIRouter:
         return found
 
     return routes
+
+
+def _told(kind: str) -> dict[int | str, dict[str, Any]]:
+    binary = {kind: {"schema": {"type": "string", "format": "binary"}}}
+    return {200: {"content": binary}, **faults({410: "the file of this image was erased"})}
 
 
 def keep_feedback(site: Site, who: Person, image_id: int, verdict: str, key: str, comment: str | None) -> bool:

@@ -34,7 +34,7 @@ from pneumoscope.serving.tables import (
 )
 from pneumoscope.serving.web import audit
 from pneumoscope.serving.web.accounts import ADMIN, Person
-from pneumoscope.serving.web.guard import needs
+from pneumoscope.serving.web.guard import faults, needs
 from pneumoscope.serving.web.site import Here, Number, Site, page
 
 _LATEST = 500  # answers that times are told of
@@ -58,7 +58,11 @@ def router() -> APIRouter:
         """Return the same without its frame, which an open page asks for again and again."""
         return page(request, "technical_rows.html.j2", **content(site))
 
-    @routes.post("/technical/deliveries/{delivery_id}/replay")
+    stale = faults({409: "it is not in the state that allows this"})
+
+    @routes.post(
+        "/technical/deliveries/{delivery_id}/replay", response_class=RedirectResponse, status_code=303, responses=stale
+    )
     def replay(site: Here, who: Admin, delivery_id: Number) -> Response:
         """Owe again what was given up."""
         if not outbox.replay(site.store, delivery_id):
@@ -66,7 +70,7 @@ def router() -> APIRouter:
         audit.note(site.store, who, audit.REPLAYED, detail=f"delivery {delivery_id}")
         return RedirectResponse("/technical", 303)
 
-    @routes.post("/technical/jobs/{job_id}/again")
+    @routes.post("/technical/jobs/{job_id}/again", response_class=RedirectResponse, status_code=303, responses=stale)
     def again(site: Here, who: Admin, job_id: Number) -> Response:
         """Send an image that could not be analysed back to the queue."""
         if not jobs.try_again(site.store, job_id):

@@ -16,7 +16,7 @@ from pneumoscope.errors import ImageError, StorageError, storage_errors
 from pneumoscope.serving.intake import OWN_RESULT, Receipt
 from pneumoscope.serving.web import audit
 from pneumoscope.serving.web.accounts import READER, Person
-from pneumoscope.serving.web.guard import UPLOAD, needs
+from pneumoscope.serving.web.guard import UPLOAD, faults, needs
 from pneumoscope.serving.web.site import Here, Site, page
 
 Reader = Annotated[Person, Depends(needs(READER))]
@@ -49,7 +49,13 @@ def router() -> APIRouter:
         return _form(request, site, None)
 
     # The form is read by the guard, after it knows who asks: nobody else fills the disk.
-    @routes.post(UPLOAD, response_class=HTMLResponse, openapi_extra=_BODY)
+    @routes.post(
+        UPLOAD,
+        response_class=RedirectResponse,
+        status_code=303,
+        responses=faults({507: "the disk is full"}),
+        openapi_extra=_BODY,
+    )
     async def take(request: Request, site: Here, who: Reader) -> Response:
         """Take a file, and show what became of it."""
         given = (await request.form()).get("file")

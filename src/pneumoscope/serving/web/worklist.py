@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select
+from pydantic import BaseModel, Field
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, true
 from sqlalchemy.orm import joinedload
 
 from pneumoscope.records import PNEUMONIA
@@ -50,6 +52,11 @@ class Filters(BaseModel, extra="forbid"):
     show: Show = "all"
     read: Read = "any"
     hours: Hours = "24"
+    page: Annotated[int, Field(ge=1, le=100_000)] = 1
+
+    def address(self, path: str, number: int) -> str:
+        """Return the address of a page of this list."""
+        return f"{path}?{urlencode({**self.model_dump(), 'page': number})}"
 
 
 class Line(BaseModel):
@@ -66,6 +73,16 @@ class Line(BaseModel):
 
 
 @dataclass(frozen=True)
+class Listing:
+    """One page of a list. `total` rows are on all `pages`, of which this is the `number`th."""
+
+    rows: list[Row]
+    total: int
+    number: int
+    pages: int
+
+
+@dataclass(frozen=True)
 class Row:
     """One image of the list with what identifies it."""
 
@@ -76,6 +93,8 @@ class Row:
 
 
 Filtered = Annotated[Filters, Query()]
+_WORDS = r"^[^\x00-\x1f]*[^\x00-\x20,^=][^\x00-\x1f]*$"  # at least something to look for
+Sought = Annotated[str, Form(min_length=2, max_length=64, pattern=_WORDS)]
 Viewer = Annotated[Person, Depends(needs(VIEWER))]
 
 
@@ -86,7 +105,7 @@ def router() -> APIRouter:
     @routes.get("/worklist", response_class=HTMLResponse)
     def worklist(request: Request, site: Here, who: Viewer, filters: Filtered) -> HTMLResponse:
         """Show the list with its filters."""
-        names: dict[str, Any] = {"shows": SHOWS, "reads": READS, "spans": SPANS, "filters": filters}
+        names: dict[str, Any] = {"shows": SHOWS, "reads": READS, "spans": SPANS, "sought": ""}
         return page(request, "worklist.html.j2", **names, **_content(site, who, filters))
 
     @routes.get("/worklist/rows", response_class=HTMLResponse)
@@ -97,7 +116,7 @@ def router() -> APIRouter:
     @routes.get("/api/worklist", tags=["api"])
     def listing(site: Here, who: Viewer, filters: Filtered) -> list[Line]:
         """Return the list without identities, in its order."""
-        found, _ = lines(site, who, filters)
+        found = lines(site, who, filters)
         return [
             Line(
                 image_id=row.image.id,
@@ -109,33 +128,54 @@ def router() -> APIRouter:
                 received_at=row.image.received_at,
                 read=row.read,
             )
-            for row in found
+            for row in found.rows
         ]
+
+    @routes.post("/worklist/search", response_class=HTMLResponse)
+    def search(request: Request, site: Here, who: Viewer, text: Sought) -> HTMLResponse:
+        """Show the images of a patient or an order. What is sought is a form's, so that no address names a patient."""
+        found = lines(site, who, text)
+        audit.note(site.store, who, audit.SEARCHED, detail=f"{found.total} found")
+        audit.listed(site.store, who, [row.image.id for row in found.rows])
+        return page(request, "search.html.j2", listing=found, sought=text, filters=None)
 
     return routes
 
 
-def lines(site: Site, who: Person, filters: Filters) -> tuple[list[Row], int]:
-    """Return the first rows in order, and how many there are in all."""
+def lines(site: Site, who: Person, asked: Filters | str) -> Listing:
+    """Return a page of the list: what fits the filters, or a text that is sought, in order."""
     read = exists().where(Feedback.result_id == Result.id)
     visible = Result.id.is_not(None) if who.may(ADMIN) else Result.shadow.is_(False)
-    query = select(Image).join(Image.job).outerjoin(Job.result).where(*_wanted(filters, read, visible))
+    query = select(Image).join(Image.job).outerjoin(Job.result)
+    query = query.where(_named(asked) if isinstance(asked, str) else and_(true(), *_wanted(asked, read, visible)))
     found: list[Row] = []
     with site.store.read() as session:
         total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
-        ordered: Select[Any] = query.add_columns(read).order_by(*_order(read, visible)).limit(MOST)
+        pages = max(1, -(-total // MOST))
+        number = 1 if isinstance(asked, str) else min(asked.page, pages)
+        ordered: Select[Any] = query.add_columns(read).order_by(*_order(read, visible))
+        ordered = ordered.limit(MOST).offset((number - 1) * MOST)
         loaded = ordered.options(joinedload(Image.job).joinedload(Job.result).defer(Result.map_png))
         for image, seen in session.execute(loaded):
             answer = answer_of(image.job, who, site.bundle)
             found.append(Row(image, answer, _PRIORITIES.get(image.job.priority, "Routine"), bool(seen)))
         session.expunge_all()
-    return found, total
+    return Listing(found, total, number, pages)
 
 
 def _content(site: Site, who: Person, filters: Filters) -> dict[str, Any]:
-    found, total = lines(site, who, filters)
-    audit.listed(site.store, who, [row.image.id for row in found])
-    return {"rows": found, "total": total}
+    found = lines(site, who, filters)
+    audit.listed(site.store, who, [row.image.id for row in found.rows])
+    return {"listing": found, "filters": filters}
+
+
+def _named(text: str) -> ColumnElement[bool]:
+    """Return what holds a text as number of patient or order, or each of its words in any of these and the name."""
+    numbers, words = (Image.patient_id, Image.accession), re.split(r"[\s,^=]+", text.strip(" ,^="))
+    whole = [column.icontains(text.strip(), autoescape=True) for column in numbers]
+    each = [or_(*(column.icontains(word, autoescape=True) for column in (*numbers, Image.patient_name)))
+            for word in words]  # fmt: skip
+    return or_(*whole, and_(*each))
 
 
 def _wanted(filters: Filters, read: ColumnElement[bool], visible: ColumnElement[bool]) -> list[ColumnElement[bool]]:
