@@ -268,7 +268,7 @@ def test_a_form_that_lies_about_its_size_is_cut_off(tmp_path: Path, with_users: 
 def greeted(port: int, calling: str, called: str, tls: ssl.SSLContext | None = None) -> bool:
     entity = AE(ae_title=calling)
     entity.add_requested_context(Verification)
-    arguments: dict[str, Any] = {"tls_args": (tls, None)} if tls else {}
+    arguments: dict[str, Any] = {"tls_args": (tls, "127.0.0.1")} if tls else {}
     association = entity.associate("127.0.0.1", port, ae_title=called, **arguments)
     if not association.is_established:
         return False
