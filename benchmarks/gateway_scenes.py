@@ -75,6 +75,7 @@ def link(port: int, let_through: int, then: str) -> Iterator[int]:
                 while data := near.recv(65536 if passed < let_through else 8):
                     if passed >= let_through:
                         if then == "cut":
+                            far.shutdown(socket.SHUT_RDWR)  # to close it is not enough while the other thread reads
                             return
                         time.sleep(0.1)
                     far.sendall(data)
