@@ -25,7 +25,7 @@ TAKEN, NO_OBJECT, NONE = "0x0000", "0xC000", "not kept"
 
 @dataclass(frozen=True)
 class Case:
-    """An image. `state`: one of these must become of it; `says`: words of the reason. `name`: the patient's, as read."""
+    """An image. `state`: one of these must become of it; `says`: words of the reason; `name`: the patient's."""
 
     title: str
     sent: str
@@ -106,6 +106,12 @@ def _claiming() -> bytes:
     return bytes(data)
 
 
+def _large(side: int = 6400) -> bytes:
+    values = np.frombuffer(radiograph(SIDE).PixelData, "<u2").reshape(SIDE, SIDE)
+    big = np.kron(values, np.ones((side // SIDE, side // SIDE), np.uint16))
+    return _pixels(big)()
+
+
 def _own(kind: str) -> bytes:
     (built,) = encode(finding(chest()), (kind,), now())
     return built.data
@@ -166,10 +172,10 @@ PIXELS = (
     Case("multi-frame", "3 frames", _with(NumberOfFrames=3), (DECLINED,), "it has 3 frames"),
     Case("Rows = 0", "Rows 0", _with(Rows=0), (DECLINED,), "no pixels"),
     Case("nothing to see", "one value", _with(PixelData=bytes(2 * SIDE * SIDE)), (DONE,), "nearly constant"),
-    Case("40 megapixels", "6,400 x 6,400, 16 bit, 82 MB", lambda: _large()),
+    Case("40 megapixels", "6,400 x 6,400, 16 bit, 82 MB", _large),
     Case("more megapixels than allowed", "Rows and Columns 65,535", _with(Rows=65535, Columns=65535), (QUARANTINED,),
          "over the limit"),
-    Case("decompression bomb, deflated", "0.3 MB that inflate to 300", lambda: _inflating(), (NONE,), "", NO_OBJECT),
+    Case("decompression bomb, deflated", "0.3 MB that inflate to 300", _inflating, (NONE,), "", NO_OBJECT),
     Case("decompression bomb, JPEG 2000", "a stream that says 60,000 x 60,000", _claiming, (QUARANTINED,),
          "not analysed, because "),
 )
@@ -203,12 +209,6 @@ OWN = tuple(
     for kind in ("sr", "sc", "gsps", "seg")
 )
 # fmt: on
-
-
-def _large(side: int = 6400) -> bytes:
-    values = np.frombuffer(radiograph(SIDE).PixelData, "<u2").reshape(SIDE, SIDE)
-    big = np.kron(values, np.ones((side // SIDE, side // SIDE), np.uint16))
-    return _pixels(big)()
 
 
 CASES = (*_syntaxes(), *PIXELS, *CONTENT, *NAMES, *OWN)

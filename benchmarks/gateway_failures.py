@@ -1,7 +1,7 @@
 """What the gateway does with every failure that we know of: images, peers, disks, clocks, children, destinations.
 
-    python -m benchmarks.gateway_failures                 play all; write docs/reference/gateway-failures.md and the JSON
-    python -m benchmarks.gateway_failures WORD ...        only those whose title holds one of these words; print alone
+    python -m benchmarks.gateway_failures             play all; write docs/reference/gateway-failures.md and JSON
+    python -m benchmarks.gateway_failures WORD ...    only those whose title holds one of these words; print alone
 
 One gateway in this process, with one warm child and real peers over loopback; an untrained network answers about all
 that can be decoded. Exit code 1 where one does not behave, or where a patient's name stands in the log.

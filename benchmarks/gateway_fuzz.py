@@ -3,8 +3,8 @@
     python -m benchmarks.gateway_fuzz [--files 2000] [--seed 0] [--result benchmarks/results/gateway_fuzz.json]
 
 Valid files of every transfer syntax are damaged at random (`gateway_mutations.py`), and brought half over C-STORE, half
-over STOW-RS. What is taken is analysed by the worker's child with its limits; an untrained network without a gate answers
-about all that can be decoded. Counted:
+over STOW-RS. What is taken is analysed by the worker's child with its limits; an untrained network without a gate
+answers about all that can be decoded. Counted:
 
 - crash: the receiver or the worker raised, or took no more files; a killed child is allowed where it is told;
 - hang: longer than the limit of the analysis, or half a minute to an answer of the intake;

@@ -75,6 +75,7 @@ def link(port: int, let_through: int, then: str) -> Iterator[int]:
                 while data := near.recv(65536 if passed < let_through else 8):
                     if passed >= let_through:
                         if then == "cut":
+                            far.shutdown(socket.SHUT_RDWR)  # to close it is not enough while the other thread reads
                             return
                         time.sleep(0.1)
                     far.sendall(data)
@@ -103,7 +104,7 @@ def listener(place: Place, **settings: Any) -> Iterator[Receiver]:
 
 def _kept(place: Place, uid: str) -> str:
     found = place.find(uid)
-    left = len([file for file in place.config.incoming.glob("*.dcm")])
+    left = len(list(place.config.incoming.glob("*.dcm")))
     kept = "not kept" if found is None else f"{found.state}: {found.reason or found.answer}"
     return kept if not left else f"{kept}; {left} files left in incoming"
 
@@ -118,11 +119,14 @@ def cut(place: Place) -> Told:
 
 def drip(place: Place) -> Told:
     slow, quick = chest(), chest()
-    with listener(place, seconds=2.0, object_seconds=5.0) as receiver, link(receiver.port, 60_000, "drip") as port:
-        with ThreadPoolExecutor(1) as pool:
-            dripping = pool.submit(send, encoded(slow), port)
-            beside = send(encoded(quick), receiver.port)
-            answer = dripping.result(60)
+    with (
+        listener(place, seconds=2.0, object_seconds=5.0) as receiver,
+        link(receiver.port, 60_000, "drip") as port,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        dripping = pool.submit(send, encoded(slow), port)
+        beside = send(encoded(quick), receiver.port)
+        answer = dripping.result(60)
     time.sleep(1.0)
     return f"{answer}; another sender meanwhile {beside}", _kept(place, slow.SOPInstanceUID)
 
@@ -378,7 +382,7 @@ def _crash(stage: str) -> Scene:
 
 SCENES = (
     Scene("association cut in mid-transfer", "60 kB of 132, then the line is cut", cut, "no status", "not kept"),
-    Scene("slow-drip sender", "60 kB of 132, then 80 bytes a second", drip, "another sender meanwhile 0x0000", "not kept"),
+    Scene("slow-drip sender", "60 kB of 132, then 80 bytes a second", drip, "sender meanwhile 0x0000", "not kept"),
     Scene("silent connection", "nothing", silent, "closed", ""),
     Scene("a peer with many connections", "a fourth of three allowed", many, "no association", "not kept"),
     _called("unknown calling title", "from STRANGER", calling="STRANGER"),
@@ -388,7 +392,7 @@ SCENES = (
     Scene("garbled command", "64 random bytes as a command", garbled_command, "aborted", "0x0000"),
     Scene("the same instance five times at once", "one file, five associations", five, "0x0000 " * 4, "1 image; done"),
     Scene("the same again", "the same file later", again(), "0x0000", "done"),
-    Scene("same UID, other pixels", "zeros under the UID", again(PixelData=bytes(2 * 256 * 256)), "0x0000", "other pixels"),
+    Scene("same UID, other pixels", "zeros", again(PixelData=bytes(2 * 256 * 256)), "0x0000", "other pixels"),
     Scene("patient merged after the result", "another PatientID, same pixels", again(PatientID="4712"), "0x0000",
           "another header under the same SOP Instance UID"),
     Scene("disk full before", "less left than free_mb", full_before, "0xA700", "not kept"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -21,7 +21,7 @@ def router() -> APIRouter:
     """Return the routes of this page; failed attempts are counted for as long as they live."""
     routes, failures = APIRouter(), Limiter(FAILURES, WITHIN)
 
-    led = {303: {"description": "led to a page"}}
+    led: dict[int | str, dict[str, Any]] = {303: {"description": "led to a page"}}
 
     @routes.get("/signin", response_class=HTMLResponse, responses=led)
     def form(request: Request, site: Here, back: str = HOME) -> Response:
