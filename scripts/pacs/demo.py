@@ -123,7 +123,7 @@ def sink() -> Iterator[tuple[int, Counter[str]]]:
         return 0x0000
 
     archive = AE(ae_title=TITLE)
-    archive.supported_contexts = AllStoragePresentationContexts[:120]
+    archive.supported_contexts = AllStoragePresentationContexts
     (port,) = free_ports(1)
     server = archive.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
     assert server is not None

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripts.pacs.demo import DAY, patients
+from pynetdicom import AE
+from scripts.pacs.demo import DAY, patients, sink
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +19,19 @@ def test_patients_differ_in_identity_and_repeat_in_pixels() -> None:
     assert len(first) == len(DAY)
     assert len({image.SOPInstanceUID for _, image in first + again}) == 2 * len(DAY)
     assert [image.PixelData for _, image in first] == [image.PixelData for _, image in again]
+
+
+def test_the_receiver_in_orthancs_place_takes_images_and_reports() -> None:
+    _, image = next(patients())
+    with sink() as (port, held):
+        sender = AE()
+        sender.add_requested_context(image.SOPClassUID, image.file_meta.TransferSyntaxUID)
+        sender.add_requested_context("1.2.840.10008.5.1.4.1.1.88.34")
+        link = sender.associate("127.0.0.1", port, ae_title="TESTPACS")
+        assert not link.rejected_contexts
+        assert link.send_c_store(image).Status == 0
+        link.release()
+        assert held[image.StudyInstanceUID] == 1
 
 
 @pytest.mark.slow
