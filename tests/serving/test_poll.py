@@ -195,8 +195,8 @@ url = "{pacs.dicomweb}"
         with log.open("w") as stream:
             process = subprocess.Popen(command, stderr=stream)
         try:
-            until(lambda: ready(web))
-            until(lambda: len(httpx.get(f"{pacs.url}/instances").json()) == 3)
+            until(lambda: ready(web), 300)
+            until(lambda: len(httpx.get(f"{pacs.url}/instances").json()) == 3, 300)
             last = httpx.get(f"{pacs.url}/changes?last").json()["Last"]
             metrics = f"http://127.0.0.1:{web}/metrics"
             until(lambda: f'pneumoscope_feed_place{{orthanc="pacs"}} {float(last)}' in httpx.get(metrics).text)

@@ -9,7 +9,7 @@ It reports over the association of the question or, later, over one of its own t
 from __future__ import annotations
 
 import random
-import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -30,7 +30,7 @@ from pneumoscope.serving.tables import COMMITTED, SENT, WAITING, Delivery, Objec
 
 _MOST = 100  # objects of one question
 _AGAIN = timedelta(minutes=10)  # after a question without a report
-_WAIT = 1.0  # seconds for a report over the association of the question
+_WAIT, _LOOK = 10.0, 0.1  # seconds for a report over the association of the question; between looks for it
 
 
 def ask(store: Store, to: Destination) -> int:
@@ -65,7 +65,7 @@ def ask(store: Store, to: Destination) -> int:
     return len(rows)
 
 
-def answer(event: Any, store: Store, told: threading.Event | None = None) -> tuple[int, None]:
+def answer(event: Any, store: Store) -> tuple[int, None]:
     """Take a report (N-EVENT-REPORT) about what was asked; of what nobody asked nothing is changed."""
     try:
         with image_errors("N-EVENT-REPORT", "the report is damaged", "report again"):
@@ -79,8 +79,6 @@ def answer(event: Any, store: Store, told: threading.Event | None = None) -> tup
     except ImageError:
         return INVALID_ARGUMENT, None
     _record(store, transaction, kept, failed)
-    if told is not None:
-        told.set()
     return SUCCESS, None
 
 
@@ -110,12 +108,11 @@ def _ask(store: Store, to: Destination, transaction: str, objects: list[tuple[st
         item = Dataset()
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
         question.ReferencedSOPSequence.append(item)
-    told = threading.Event()
     association = associate(
         to,
         [(COMMITMENT, [ImplicitVRLittleEndian])],
         to.seconds,
-        handlers=[(evt.EVT_N_EVENT_REPORT, lambda event: answer(event, store, told))],
+        handlers=[(evt.EVT_N_EVENT_REPORT, lambda event: answer(event, store))],
     )
     if not association.is_established:
         return "it offers no storage commitment" if association.rejected_contexts else "no association"
@@ -125,7 +122,16 @@ def _ask(store: Store, to: Destination, transaction: str, objects: list[tuple[st
             return "no answer"
         if status.Status:
             return f"status 0x{status.Status:04X}"
-        told.wait(min(_WAIT, to.seconds))
+        limit = time.monotonic() + min(_WAIT, to.seconds)
+        # What is to be sent does not wait for a report: it may come over an association of the destination's.
+        while _open(store, transaction) and not outbox.due(store, to.name, 1) and time.monotonic() < limit:
+            time.sleep(_LOOK)
     finally:
         association.release()
     return None
+
+
+def _open(store: Store, transaction: str) -> bool:
+    query = select(Delivery.id).where(Delivery.transaction_uid == transaction, Delivery.state == SENT).limit(1)
+    with store.read() as session:
+        return session.scalar(query) is not None
