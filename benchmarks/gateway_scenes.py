@@ -32,6 +32,7 @@ from pneumoscope.serving.config import Destination, Receive, Tls
 from pneumoscope.serving.encode import encode
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.receive import Receiver, start_receiver
+from pneumoscope.serving.spool import spool_into
 from pneumoscope.serving.store import now
 from pneumoscope.serving.tables import Image, Job
 from pneumoscope.serving.worker import Worker
@@ -100,6 +101,8 @@ def listener(place: Place, **settings: Any) -> Iterator[Receiver]:
         yield receiver
     finally:
         receiver.close()
+        # What comes in is written as the listener that was started last says; there is one in a gateway.
+        spool_into(config.incoming, place.config.receive.object_mb << 20, place.receiver.intake.room)
 
 
 def _kept(place: Place, uid: str) -> str:
