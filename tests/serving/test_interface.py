@@ -55,7 +55,7 @@ def probe(operation: Any, headers: dict[str, str]) -> set[int]:
         suppress_health_check=list(HealthCheck),
     )
     kinds: list[dict[str, Any]] = [{"generation_mode": GenerationMode.POSITIVE}]
-    if takes_anything:
+    if takes_anything and "{study}" not in operation.path:  # any text may name a study
         kinds.append({"generation_mode": GenerationMode.NEGATIVE})
     if "{image_id}" in operation.path:
         kinds.append({"path_parameters": {"image_id": 1}})  # which there is
