@@ -26,8 +26,7 @@ from pneumoscope.serving import assurance, send
 from pneumoscope.serving.association import COMMITMENT, associate
 from pneumoscope.serving.commitment import INSTANCE
 from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.processes import open_intake
-from pneumoscope.serving.receive import NOT_AUTHORIZED, start_receiver
+from pneumoscope.serving.receive import NOT_AUTHORIZED
 from pneumoscope.serving.store import Store, now
 from pneumoscope.serving.tables import COMMITTED, SENT, WAITING, Delivery
 
@@ -88,9 +87,8 @@ def test_a_real_pacs_commits_what_it_got(pacs_tools: None, tmp_path: Path) -> No
     to = {"kind": "dicom", "host": "127.0.0.1", "port": 1, "aet": "TESTPACS", "commit": True}
     with owing(tmp_path / "g", ("sr", "sc"), **to) as (at_first, store, _):
         listening = at_first.model_copy(update={"receive": gateway(tmp_path, receive=RECEIVE).receive})
-        receiver = start_receiver(listening, open_intake(listening, store))
-        known = {"gateway": {"AET": "PNEUMOSCOPE", "Host": "127.0.0.1", "Port": receiver.port}}
-        try:
+        with receiving(listening) as (receiver, _):
+            known = {"gateway": {"AET": "PNEUMOSCOPE", "Host": "127.0.0.1", "Port": receiver.port}}
             with start_orthanc(tmp_path, DicomModalities=known) as pacs:
                 destination = at_first.destination[0].model_copy(update={"port": pacs.port})
                 config = listening.model_copy(update={"destination": (destination,)})
@@ -106,8 +104,6 @@ def test_a_real_pacs_commits_what_it_got(pacs_tools: None, tmp_path: Path) -> No
                 until(lambda: states(store) == [WAITING] * 2)
                 assert deliver_and_ask(config, store) == 2
                 until(lambda: states(store) == [COMMITTED] * 2)
-        finally:
-            receiver.close()
 
 
 def test_what_it_has_not_got_is_sent_again(tmp_path: Path) -> None:

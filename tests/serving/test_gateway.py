@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,10 +85,12 @@ def gateway(folder: Path, port: int = 1, **changes: Any) -> Gateway:
 def receiving(config: Gateway) -> Iterator[tuple[Receiver, Store]]:
     config.folder.mkdir(exist_ok=True)
     store = open_store(config.database, migrate=True)
+    temporary = tempfile.tempdir  # the listener, which has a process of its own otherwise, changes it
     receiver = start_receiver(config, open_intake(config, store))
     try:
         yield receiver, store
     finally:
+        tempfile.tempdir = temporary
         receiver.close()
         store.close()
 
