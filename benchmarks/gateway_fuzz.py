@@ -85,13 +85,12 @@ def differs(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
 
 
 def damaged(files: int, seed: int) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield syntax, mutation, way in and content of so many files; the same for the same seed, UIDs apart."""
-    whole = {name: make() for name, make in SEEDS.items()}
-    names, kinds = list(whole), list(MUTATIONS)
+    """Yield syntax, mutation, way in and content of so many files; the UIDs, and with them lengths, are drawn anew."""
+    names, kinds = list(SEEDS), list(MUTATIONS)
     for number in range(files):
         chance = np.random.default_rng([seed, number])
         name, kind = names[number % len(names)], kinds[(number // len(names)) % len(kinds)]
-        data = whole[name]
+        data = SEEDS[name]()  # with UIDs of its own: what repeats a UID is quarantined unseen
         yield name, kind, ("C-STORE", "STOW-RS")[int(chance.integers(2))], MUTATIONS[kind](data, start(data), chance)
 
 
