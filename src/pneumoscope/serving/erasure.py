@@ -20,7 +20,7 @@ from pneumoscope.files import sync_folder
 from pneumoscope.journal import Journal, Pseudonyms, archives, default_key
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.store import Store
-from pneumoscope.serving.tables import RUNNING, SENT, WAITING, Delivery, Feedback, Image, Job, Object, Result
+from pneumoscope.serving.tables import COMMITTED, RUNNING, SENT, WAITING, Delivery, Feedback, Image, Job, Object, Result
 from pneumoscope.serving.web import audit
 
 Stages = Callable[[str], None]
@@ -51,7 +51,7 @@ def in_work() -> ColumnElement[bool]:
 def owed(*, given_up: bool) -> ColumnElement[bool]:
     """Return the condition that a result of an image is not delivered; `given_up`: or will not be by itself."""
     theirs = select(Job.image_id).join(Job.result).join(Result.objects).join(Object.deliveries)
-    missing = Delivery.state != SENT if given_up else Delivery.state == WAITING
+    missing = Delivery.state.not_in((SENT, COMMITTED)) if given_up else Delivery.state == WAITING
     return Image.id.in_(theirs.where(missing).correlate(None))
 
 

@@ -19,6 +19,7 @@ from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.processes import names
 from pneumoscope.serving.store import database_time, revision
 from pneumoscope.serving.tables import (
+    COMMITTED,
     DEAD,
     DELIVERY_STATES,
     DONE,
@@ -167,7 +168,7 @@ def _stages(session: Session) -> list[dict[str, Any]]:
     rows = session.execute(
         answered.where(Job.state == DONE).order_by(Result.id.desc()).limit(_LATEST)
     ).all()  # fmt: skip
-    sent = select(Delivery.created_at, Delivery.sent_at).where(Delivery.state == SENT)
+    sent = select(Delivery.created_at, Delivery.sent_at).where(Delivery.state.in_((SENT, COMMITTED)))
     left = session.execute(sent.order_by(Delivery.sent_at.desc()).limit(_LATEST)).all()
     return [
         _times("from receipt to answer", [_between(start, end) for start, end, _ in rows if end is not None]),
