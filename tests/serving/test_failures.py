@@ -34,6 +34,8 @@ from pneumoscope.serving.spool import Spool
 from pneumoscope.serving.store import Store, now
 from pneumoscope.serving.tables import WAITING, Image, Job
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom quotes what is damaged, at length
+
 
 def settings(**receive: Any) -> dict[str, Any]:
     return {"port": 0, "callers": (CALLER,), "free_mb": 0, **receive}
@@ -215,3 +217,15 @@ def test_damaged_files_are_answered(kind: str, open_gateway: tuple[Receiver, Sto
         with suppress(ImageError):  # anything else fails the test
             receiver.intake.take(arrival, "test")
         arrival.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("depth", [300, 100_000])
+def test_sequences_without_end_are_refused(depth: int, open_gateway: tuple[Receiver, Store], tmp_path: Path) -> None:
+    data = SEEDS["Explicit VR Little Endian"]()
+    place = data.index(b"\x28\x00\x02\x00US")
+    begin = bytes.fromhex("18004693") + b"SQ\0\0\xff\xff\xff\xff" + bytes.fromhex("feff00e0ffffffff")
+    end = bytes.fromhex("feff0de000000000feffdde000000000")
+    arrival = tmp_path / "arrival.dcm"
+    arrival.write_bytes(data[:place] + depth * begin + depth * end + data[place:])
+    with pytest.raises(ImageError, match="recursion"):
+        open_gateway[0].intake.take(arrival, "test")
