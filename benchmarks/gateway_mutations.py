@@ -103,7 +103,8 @@ def _raw(data: bytes, keyword: str, value: bytes) -> bytes:
     """Put bytes in place of a value, of any length."""
     source = pydicom.dcmread(io.BytesIO(data))
     tag = pydicom.tag.Tag(keyword)
-    source._dict[tag] = pydicom.dataelem.DataElement(tag, "UN", value + b" " * (len(value) % 2))
+    padded = value + b" " * (len(value) % 2)
+    source._dict[tag] = pydicom.dataelem.RawDataElement(tag, "UN", len(padded), padded, 0, False, True)
     return encoded(source)
 
 
