@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from scipy.special import expit
 
 from pneumoscope import lossless
 from pneumoscope.errors import ImageError
@@ -438,6 +437,8 @@ def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
         return np.clip(_scale(values, float(low), float(high)), 0, 1).astype(np.float32)
     centre, width, function = window
     if function == "SIGMOID":
+        from scipy.special import expit  # slow to load, and few images need it
+
         return np.asarray(expit(4 * (values.astype(np.float64) - centre) / width), dtype=np.float32)
     if function == "LINEAR_EXACT":
         low, high = centre - width / 2, centre + width / 2

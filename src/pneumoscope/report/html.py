@@ -11,19 +11,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 from PIL import Image
 
 import pneumoscope
 from pneumoscope.errors import storage_errors
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
 from pneumoscope.report.palette import VARIABLES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MISSING = "not available"
 GAP = "\N{NO-BREAK SPACE}"
@@ -145,6 +146,8 @@ def drawing(figure: Figure, caption: str = "") -> Drawing:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     # Text stays text (read aloud, searched, sharp at any zoom); a fixed salt gives the same ids each time.
+    import matplotlib as mpl  # slow to load, and the gateway's page draws no figures
+
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pneumoscope"}):
         figure.savefig(buffer, format="svg", metadata=nothing, facecolor="white")
     return Drawing(buffer.getvalue(), str(figure.get_label()), caption)

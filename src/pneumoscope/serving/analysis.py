@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
@@ -58,24 +59,29 @@ class Analysis:
 
 
 def open_analysis(choice: BundleChoice) -> Callable[[Task], Analysis]:
-    """Load a bundle, and return the function that answers about an image with it.
+    """Load a bundle, and return the function that answers about an image with it, at full speed from the first on.
 
     Raises:
         BundleError: the bundle is damaged.
         ConfigError: no method of explanation has that name.
     """
+    classifier = _classifier(choice)
+    _warm(classifier, choice.explain)
+    return partial(_analyse, classifier, choice.explain)
+
+
+def open_in_haste(choice: BundleChoice) -> Callable[[Task], Analysis]:
+    """Do the same, and let the first image wait for what is loaded on first use: for when one waits already."""
+    return partial(_analyse, _classifier(choice), choice.explain)
+
+
+def _classifier(choice: BundleChoice) -> Classifier:
     from pneumoscope.explanation import METHODS
     from pneumoscope.predict import Classifier
 
-    classifier = Classifier.load(choice.path, operating_point=choice.operating_point)
     if choice.explain != NO_MAP and choice.explain not in METHODS:
         raise ConfigError(f"no method is called {choice.explain!r}", remedy=f"use {', '.join(METHODS)} or none")
-    _warm(classifier, choice.explain)
-
-    def analyse(task: Task) -> Analysis:
-        return _analyse(classifier, choice.explain, task)
-
-    return analyse
+    return Classifier.load(choice.path, operating_point=choice.operating_point)
 
 
 def _warm(classifier: Classifier, method: str) -> None:

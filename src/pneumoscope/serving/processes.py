@@ -34,7 +34,7 @@ def names(config: Gateway, kinds: Collection[str] = KINDS) -> tuple[str, ...]:
     poll = ["poll"] if config.orthanc else []
     send = ["send"] if config.deliveries else []
     retain = ["retain"] if config.retention != Retention() else []
-    every = ("receive", *poll, *workers, *send, *retain, "web")
+    every = (*workers, "receive", *poll, *send, *retain, "web")
     return tuple(name for name in every if kind_of(name) in kinds)
 
 

@@ -14,12 +14,13 @@ from pneumoscope.errors import ConfigError, StorageError, storage_errors
 from pneumoscope.serving import meters
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
-from pneumoscope.serving.processes import KINDS, live, names
+from pneumoscope.serving.processes import KINDS, kind_of, live, names
 from pneumoscope.serving.store import open_store
 
 _LOOK = 0.2  # seconds between looks at the processes
 _AGAIN, _LONGEST = 0.5, 30.0  # seconds before a process that died is started again: doubled while it keeps dying
 _STEADY = 60.0  # seconds after which a process counts as well
+_LATER = {"send": 3.0, "web": 12.0, "retain": 10.0}  # seconds: first what senders and patients wait for
 _GRACE = 30.0  # seconds that a process has to end what it began
 
 
@@ -28,7 +29,7 @@ class _Member:
 
     def __init__(self, name: str, config: Gateway) -> None:
         self.name, self.config = name, config
-        self.pause, self.due = _AGAIN, 0.0
+        self.pause, self.due = _AGAIN, time.monotonic() + _LATER.get(kind_of(name), 0.0)
         self.process: SpawnProcess | None = None
 
     def start(self) -> None:

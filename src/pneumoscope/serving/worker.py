@@ -14,7 +14,7 @@ from pneumoscope.files import plain
 from pneumoscope.journal import Entry, Journal, Pseudonyms, answer_key, default_key, entry_of
 from pneumoscope.recording import known
 from pneumoscope.serving import jobs, meters, outbox
-from pneumoscope.serving.analysis import Analysis, Task, open_analysis
+from pneumoscope.serving.analysis import Analysis, Task, open_analysis, open_in_haste
 from pneumoscope.serving.child import Child, ChildLostError, Factory
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.jobs import Claim
@@ -36,13 +36,18 @@ class Worker:
         store: Store,
         name: str,
         *,
-        factory: Factory = open_analysis,
+        factory: Factory | None = None,
         stages: Callable[[str], None] = lambda stage: None,
     ) -> None:
         self.config, self.store, self.name, self.stages = config, store, name, stages
         self.kinds = tuple(dict.fromkeys(kind for item in config.deliveries for kind in item.sends))
+        with store.read() as session:
+            hurry = jobs.waiting_since(session) is not None
         self.child = Child(
-            factory, config.bundle, memory_mb=config.worker.memory_mb, start_seconds=config.worker.start_seconds
+            factory or (open_in_haste if hurry else open_analysis),
+            config.bundle,
+            memory_mb=config.worker.memory_mb,
+            start_seconds=config.worker.start_seconds,
         )
         self.journal = Journal(config.journal_file)
         self.pseudonyms = Pseudonyms.load(config.journal.key or default_key(config.journal_file))
