@@ -1,6 +1,6 @@
 """How fast the gateway is: until an image is acknowledged, until its results are in a PACS, in a burst, after a crash.
 
-    python -m benchmarks.gateway [--count 20] [--side 2048] [--result benchmarks/results/gateway.json]
+    python -m benchmarks.gateway [--count 20] [--studies 50000] [--side 2048] [--result benchmarks/results/gateway.json]
 
 Orthanc (`scripts/pacs/install`) is the destination; the gateway runs with the shipped bundle, as `pneumoscope serve`
 starts it. Single images one after another; then a burst from four senders; then five that are acknowledged and cut off
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.gateway_history import remember
 from benchmarks.gateway_rig import Rig, chests, machine, rig, until
 
 from pneumoscope.files import write_json
@@ -31,11 +32,13 @@ def main() -> None:
     """Measure, print a table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20, help="single images, and images of the burst")
+    parser.add_argument("--studies", type=int, default=0, help="of the past, in the database from the start")
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--result", type=Path, default=Path("benchmarks/results/gateway.json"))
     arguments = parser.parse_args()
     before = machine()
     with tempfile.TemporaryDirectory() as folder, rig(Path(folder)) as running:
+        remember(running.config, arguments.studies)
         running.start()
         start = until(running.ready, PATIENCE)
         figures: dict[str, Any] = {"start": start, **single(running, arguments.count, arguments.side)}
@@ -44,6 +47,7 @@ def main() -> None:
         running.stop()
     told = {
         "images": arguments.count,
+        "studies_of_the_past": arguments.studies,
         "side": arguments.side,
         "megabytes": round(2 * arguments.side**2 / 1e6, 1),
         "machine": before,
