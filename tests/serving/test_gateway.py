@@ -17,6 +17,7 @@ import pytest
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 from tests.serving.conftest import DATABASES, database_of
 from tests.serving.crashing import quick_factory
 from tests.serving.orthanc import free_ports
@@ -25,13 +26,26 @@ from tests.serving.radiographs import SHA, radiograph
 
 from pneumoscope.bundle import load_bundle
 from pneumoscope.journal import Journal
-from pneumoscope.serving import outbox, send
+from pneumoscope.serving import jobs, outbox, send
 from pneumoscope.serving.analysis import open_analysis
-from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.config import Destination, Gateway
+from pneumoscope.serving.outbox import Answer, Parcel
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.receive import Receiver, start_receiver
-from pneumoscope.serving.store import Store, open_store
-from pneumoscope.serving.tables import DEAD, DECLINED, DONE, QUARANTINED, SENT, WAITING, Delivery, Image, Job, Object
+from pneumoscope.serving.store import Store, now, open_store
+from pneumoscope.serving.tables import (
+    DEAD,
+    DECLINED,
+    DONE,
+    QUARANTINED,
+    SENT,
+    WAITING,
+    Delivery,
+    Image,
+    Job,
+    Object,
+    Result,
+)
 from pneumoscope.serving.worker import Worker
 
 CALLER = "XRAYROOM1"
@@ -217,6 +231,81 @@ def test_other_pixels_under_one_uid_wait_for_a_person(tmp_path: Path, database: 
             assert [image.version for image in images] == [1, 2, 3]
             assert [image.job.state for image in images] == [WAITING, QUARANTINED, DECLINED]
             assert all((receiver.intake.folder / str(image.file)).is_file() for image in images)
+            second = images[1].job.id
+        assert not jobs.try_again(store, second)  # its results would lie beside the first one's pixels
+
+
+def test_a_file_that_is_gone_is_healed_by_sending_it_again(tmp_path: Path) -> None:
+    source = chest()
+    other = chest(SOPInstanceUID=source.SOPInstanceUID, PixelData=bytes(len(source.PixelData)))
+    with receiving(gateway(tmp_path)) as (receiver, store):
+        assert push(receiver, source) == [0]
+        with store.read() as session:
+            file = receiver.intake.folder / str(session.scalars(select(Image.file)).one())
+        file.unlink()
+        assert push(receiver, other, source) == [0, 0]
+        assert file.is_file()
+        with store.read() as session:
+            states = list(session.scalars(select(Job.state).order_by(Job.id)))
+        assert states == [WAITING, QUARANTINED]
+
+
+def test_versions_go_on_counting_where_the_first_was_erased(tmp_path: Path) -> None:
+    source = chest()
+    other = chest(SOPInstanceUID=source.SOPInstanceUID, PixelData=bytes(len(source.PixelData)))
+    with receiving(gateway(tmp_path)) as (receiver, store):
+        assert push(receiver, source, other) == [0, 0]
+        with store.write() as session:
+            first = session.scalars(select(Image).where(Image.version == 1)).one()
+            session.delete(first.job)
+            session.flush()
+            session.delete(first)
+        assert push(receiver, source) == [0]
+        with store.read() as session:
+            assert sorted(session.scalars(select(Image.version))) == [2, 3]
+
+
+def test_a_destination_that_is_down_is_tried_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    stop, store = threading.Event(), open_store(f"sqlite:///{tmp_path / 'a.sqlite'}", migrate=True)
+    config = gateway(tmp_path)
+
+    def leaves(to: Destination, parcel: Parcel) -> Answer:
+        tried.append(parcel.delivery_id)
+        if len(tried) == 3:
+            stop.set()
+        raise RuntimeError("the peer left")  # one destination's fault ends no process
+
+    pauses: list[float] = []
+    monkeypatch.setattr(send, "_WAYS", {"dicom": leaves})
+    monkeypatch.setattr(stop, "wait", lambda seconds: pauses.append(seconds) or stop.is_set())
+    with store.write() as session:
+        for number in range(5):
+            owed = result_of(session, number)
+            outbox.owe(session, owed, ["pacs"], now())
+    send.run(store, config.destination[0], stop)
+    store.close()
+    assert len(set(tried)) == 3
+    assert all(pause >= 1 for pause in pauses)
+
+
+def result_of(session: Session, number: int) -> Object:
+    """An object of an image's result."""
+    moment = now()
+    image = Image(
+        sop_uid=f"1.2.{number}", version=1, digest="d" * 64, sop_class="1", study_uid="1", series_uid="1", file="f",
+        size=1, source="test", received_at=moment, header={},
+    )  # fmt: skip
+    image.job = Job(state=DONE, priority=0, attempts=0, claims=0, created_at=moment, not_before=moment)
+    image.job.result = Result(
+        bundle="b", bundle_sha256="0" * 64, threshold=0.5, abstained=False, quality={}, milliseconds=1.0, urgent=False,
+        shadow=False, created_at=moment,
+    )  # fmt: skip
+    made = Object(kind="sr", uid=f"2.{number}", suffix=".dcm", data=b"x" * 9)
+    image.job.result.objects.append(made)
+    session.add(image)
+    session.flush()
+    return made
 
 
 @pytest.mark.parametrize(

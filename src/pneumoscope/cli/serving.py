@@ -33,7 +33,8 @@ def serve(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", help="Run only receive, worker, send or web; may be given again. The others run on other hosts."
+            "--only",
+            help="Run only receive, poll, worker, send, retain or web; may be given again. The others run elsewhere.",
         ),
     ] = None,
 ) -> None:

@@ -26,10 +26,12 @@ from pneumoscope.serving.commitment import INSTANCE, INVALID_ARGUMENT, SUCCESS
 from pneumoscope.serving.config import Destination
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.store import Store, database_time
-from pneumoscope.serving.tables import COMMITTED, SENT, WAITING, Delivery, Object
+from pneumoscope.serving.tables import COMMITTED, DEAD, SENT, WAITING, Delivery, Object
 
 _MOST = 100  # objects of one question
-_AGAIN = timedelta(minutes=10)  # after a question without a report
+_TIMES = 10  # an object is sent; then a person decides
+_AGAIN = timedelta(minutes=10)  # after a question that did not arrive
+_PATIENCE = timedelta(hours=12)  # for a report: an archive may commit at night
 _WAIT, _LOOK = 10.0, 0.1  # seconds for a report over the association of the question; between looks for it
 
 
@@ -57,9 +59,14 @@ def ask(store: Store, to: Destination) -> int:
         fault = _ask(store, to, transaction, [(str(sop_class), uid) for _, sop_class, uid in rows])
     except PneumoscopeError as error:
         fault = error.what
+    except (OSError, RuntimeError) as error:
+        fault = type(error).__name__
     log = logger("send", destination=to.name)
     if fault is None:
         log.info("commitment asked", objects=len(rows))
+        with store.write() as session:
+            asked_now = Delivery.transaction_uid == transaction, Delivery.state == SENT
+            session.execute(update(Delivery).where(*asked_now).values(not_before=moment + _PATIENCE))
     else:
         log.warning("commitment not asked", objects=len(rows), reason=fault)
     return len(rows)
@@ -92,6 +99,8 @@ def _record(store: Store, transaction: str, kept: list[str], failed: dict[str, i
             if uid in failed:
                 row.attempts += 1
                 row.state, row.reason = WAITING, f"not committed: reason 0x{failed[uid]:04X}"
+                if row.object.data is None or row.attempts >= _TIMES:
+                    row.state = DEAD
                 row.not_before = moment + outbox.delay(row.attempts, chance)
                 log.warning("not committed", destination=row.destination, delivery=row.id, reason=row.reason)
             elif uid in kept:
@@ -124,7 +133,7 @@ def _ask(store: Store, to: Destination, transaction: str, objects: list[tuple[st
             return f"status 0x{status.Status:04X}"
         limit = time.monotonic() + min(_WAIT, to.seconds)
         # What is to be sent does not wait for a report: it may come over an association of the destination's.
-        while _open(store, transaction) and not outbox.due(store, to.name, 1) and time.monotonic() < limit:
+        while _open(store, transaction) and not outbox.is_due(store, to.name) and time.monotonic() < limit:
             time.sleep(_LOOK)
     finally:
         association.release()

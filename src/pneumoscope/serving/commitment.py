@@ -30,16 +30,20 @@ from pneumoscope.serving.tables import DEAD, SENT, WAITING, Report
 from pneumoscope.serving.tls import refusal
 
 INSTANCE = UID("1.2.840.10008.1.20.1.1")  # the well-known instance that is asked
-SUCCESS, NO_SUCH_ACTION, INVALID_ARGUMENT = 0x0000, 0x0123, 0x0115  # PS3.7, annex C
+SUCCESS, NO_SUCH_ACTION, INVALID_ARGUMENT, NOT_AUTHORIZED = 0x0000, 0x0123, 0x0115, 0x0124  # PS3.7, annex C
 _NOT_HERE = 0x0112  # PS3.3, C.14.1.1: no such object instance
 _ALL, _SOME_NOT = 1, 2  # PS3.4, J.3.3.1: types of the report
 _PATIENCE = timedelta(seconds=10)  # for the association of the question, before one of our own is opened
 _GIVE_UP = timedelta(hours=72)
+_MOST = 100  # reports of one look
 _LOOK = 0.5  # seconds between looks at what is owed
 
 
 def answer(event: Any, intake: Intake, settings: Receive) -> tuple[int, None]:
     """Take a question (N-ACTION), and see to it that the report follows the answer."""
+    caller = str(event.assoc.requestor.ae_title).strip()
+    if caller not in settings.callers:  # a destination, which may report and no more
+        return NOT_AUTHORIZED, None
     if event.action_type != 1 or not settings.commitment:
         return NO_SUCH_ACTION, None
     try:
@@ -54,7 +58,6 @@ def answer(event: Any, intake: Intake, settings: Receive) -> tuple[int, None]:
         return INVALID_ARGUMENT, None
     store = intake.store
     told = report(transaction, items, intake)
-    caller = str(event.assoc.requestor.ae_title).strip()
     owed = _owe(store, caller, told) if any(peer.aet == caller for peer in settings.commitment_peer) else None
     # Sent from another thread once this one has answered: pynetdicom lets it wait so long.
     threading.Thread(target=_reply, args=(event.assoc, told, store, owed), daemon=True).start()
@@ -92,7 +95,7 @@ def step(store: Store, settings: Receive, chance: random.Random) -> None:
     """Try each report that is due; of one peer no more where it does not answer."""
     with store.read() as session:
         due = Report.not_before <= database_time(session)
-        query = select(Report).where(Report.state == WAITING, due).order_by(Report.id)
+        query = select(Report).where(Report.state == WAITING, due).order_by(Report.id).limit(_MOST)
         rows = list(session.scalars(query))
         session.expunge_all()
     down: dict[str, str] = {}

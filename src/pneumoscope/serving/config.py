@@ -404,7 +404,10 @@ class Gateway(Section):
     @property
     def deliveries(self) -> tuple[Destination, ...]:
         """Destinations that get results: none in shadow mode."""
-        return () if self.shadow else tuple(item for item in self.destination if item.enabled)
+        if self.shadow:
+            return ()
+        ours = {"calling": self.receive.aet}
+        return tuple(i if i.calling else i.model_copy(update=ours) for i in self.destination if i.enabled)
 
 
 def load_gateway(path: Path) -> Gateway:

@@ -100,8 +100,8 @@ class Intake:
         query = select(Image).where(Image.sop_uid == header.sop_uid, Image.digest == digest)
         with self.store.read() as session:
             image = session.scalar(query)
-            # After retention the file is gone; what comes again then is kept, but not analysed twice.
-            if image is None or image.file is None:
+            # Where the file is gone, what comes again is kept, but not analysed twice.
+            if image is None or image.file is None or not (self.folder / image.file).is_file():
                 return None
             return Receipt(DUPLICATE, image.id, image.job.state, image.job.reason)
 
@@ -138,7 +138,7 @@ class Intake:
         state, reason, notes = self._judge(header, place, earlier)
         image = Image(
             sop_uid=header.sop_uid,
-            version=len(earlier) + 1,
+            version=earlier[-1].version + 1 if earlier else 1,
             digest=digest,
             sop_class=header.sop_class,
             study_uid=header.study_uid,
@@ -177,8 +177,9 @@ class Intake:
         """
         if earlier:
             first = earlier[0].file
-            same = first is not None and same_pixels(self.folder / first, place)
-            what = "another header" if same else "other pixels"
+            known = first is not None and (self.folder / first).is_file()
+            same = first is not None and known and same_pixels(self.folder / first, place)
+            what = "another header" if same else "other pixels" if known else "other content"
             note = f"came before with {what} under the same SOP Instance UID"
             if same:
                 return DECLINED, f"not analysed, because it {note}: the answer about the first holds", note

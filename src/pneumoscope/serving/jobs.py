@@ -148,10 +148,14 @@ def release(store: Store, owner: str) -> int:
 
 
 def try_again(store: Store, job_id: int) -> bool:
-    """Send a quarantined job back to the queue, as a person asked; False where it is not quarantined."""
+    """Send a quarantined job back to the queue, as a person asked; False where it is not quarantined.
+
+    Nor is it where the image is a later version under its UID: its results would lie beside the pixels of the first.
+    """
+    first = Job.image_id.in_(select(Image.id).where(Image.version == 1))
     with store.write() as session:
         fresh = {"state": WAITING, "attempts": 0, "claims": 0, "ended_at": None, "not_before": database_time(session)}
-        query = update(Job).where(Job.id == job_id, Job.state == QUARANTINED).values(**fresh).returning(Job.id)
+        query = update(Job).where(Job.id == job_id, Job.state == QUARANTINED, first).values(**fresh).returning(Job.id)
         return session.scalar(query) is not None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope.serving.store import Store, database_time
@@ -65,14 +65,13 @@ def due(store: Store, destination: str, most: int) -> list[Parcel]:
     query = (
         select(Delivery)
         .join(Delivery.object)
-        .where(Delivery.destination == destination, Delivery.state == WAITING, Object.data.is_not(None))
+        .where(*_waiting(destination))
         .order_by(Delivery.not_before, Delivery.id)
         .limit(most)
         .options(joinedload(Delivery.object))
     )
     with store.read() as session:
-        # Only what failed waits for its time: a clock that was set back holds up nothing.
-        query = query.where(or_(Delivery.attempts == 0, Delivery.not_before <= database_time(session)))
+        query = query.where(_timely(session))
         return [
             Parcel(
                 row.id,
@@ -86,6 +85,13 @@ def due(store: Store, destination: str, most: int) -> list[Parcel]:
             )
             for row in session.scalars(query)
         ]
+
+
+def is_due(store: Store, destination: str) -> bool:
+    """Say whether anything is due at a destination, without reading it."""
+    query = select(Delivery.id).join(Delivery.object).where(*_waiting(destination)).limit(1)
+    with store.read() as session:
+        return session.scalar(query.where(_timely(session))) is not None
 
 
 def record(store: Store, parcel: Parcel, answer: Answer, give_up: timedelta, chance: random.Random) -> str:
@@ -104,6 +110,15 @@ def record(store: Store, parcel: Parcel, answer: Answer, give_up: timedelta, cha
             values |= {"state": WAITING, "not_before": moment + delay(attempts, chance)}
         session.execute(update(Delivery).where(Delivery.id == parcel.delivery_id).values(**values))
     return str(values["state"])
+
+
+def _waiting(destination: str) -> tuple[ColumnElement[bool], ...]:
+    return Delivery.destination == destination, Delivery.state == WAITING, Object.data.is_not(None)
+
+
+def _timely(session: Session) -> ColumnElement[bool]:
+    # Only what failed waits for its time: a clock that was set back holds up nothing.
+    return or_(Delivery.attempts == 0, Delivery.not_before <= database_time(session))
 
 
 def way(store: Store, parcel: Parcel) -> float | None:

@@ -25,8 +25,8 @@ from pneumoscope.journal import Journal
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.erasure import erase_file, erase_images, in_work, owed
 from pneumoscope.serving.logs import logger
-from pneumoscope.serving.store import Store, now
-from pneumoscope.serving.tables import Event, Feedback, Image, Job, Object, Result, SignIn
+from pneumoscope.serving.store import Store, database_time, now
+from pneumoscope.serving.tables import WAITING, Event, Feedback, Image, Job, Object, Report, Result, SignIn
 from pneumoscope.serving.web import audit
 
 _EVERY = 3600.0  # seconds between two sweeps
@@ -75,7 +75,7 @@ def sweep(config: Gateway, store: Store, go_on: Callable[[], bool] = lambda: Tru
             if not done:
                 break
     if (old := config.retention.journal) is not None and go_on():
-        counts["journal lines"] = moved = Journal(config.journal_file).archive(_limit(old))
+        counts["journal lines"] = moved = Journal(config.journal_file).archive(now() - timedelta(days=old))
         if moved:
             audit.note(store, None, audit.ERASED, detail=f"{moved} journal lines moved to archives, after {old} days")
     return counts
@@ -85,18 +85,19 @@ def _steps(config: Gateway) -> Iterator[tuple[str, int, Step]]:
     """Yield name, days and step of what is configured, whole jobs first: they spare the others the work."""
     kept = config.retention
     if kept.jobs is not None:
-        yield "jobs", kept.jobs, lambda session: _jobs(session, config, _limit(kept.jobs))
+        yield "jobs", kept.jobs, lambda session: _jobs(session, config, _limit(session, kept.jobs))
+        yield "commitment reports", kept.jobs, lambda session: _reports(session, _limit(session, kept.jobs))
     if kept.images is not None:
-        yield "images", kept.images, lambda session: _images(session, config, _limit(kept.images))
+        yield "images", kept.images, lambda session: _images(session, config, _limit(session, kept.images))
     if kept.results is not None:
-        yield "results", kept.results, lambda session: _results(session, _limit(kept.results))
+        yield "results", kept.results, lambda session: _results(session, _limit(session, kept.results))
     if kept.events is not None:
-        yield "events", kept.events, lambda session: _events(session, _limit(kept.events))
-        yield "sign-ins", kept.events, lambda session: _sign_ins(session, _limit(kept.events))
+        yield "events", kept.events, lambda session: _events(session, _limit(session, kept.events))
+        yield "sign-ins", kept.events, lambda session: _sign_ins(session, _limit(session, kept.events))
 
 
-def _limit(days: int | None) -> datetime:
-    return now() - timedelta(days=days or 0)
+def _limit(session: Session, days: int | None) -> datetime:
+    return database_time(session) - timedelta(days=days or 0)
 
 
 def _settled() -> tuple[ColumnElement[bool], ...]:
@@ -126,6 +127,13 @@ def _jobs(session: Session, config: Gateway, limit: datetime) -> int:
     query = select(Image).join(Image.job).where(Job.ended_at < limit, ~said, *_settled())
     found = list(session.scalars(query.order_by(Image.id).limit(_BATCH).with_for_update(of=Image)))
     erase_images(session, config.images, found)
+    return len(found)
+
+
+def _reports(session: Session, limit: datetime) -> int:
+    query = select(Report.id).where(Report.state != WAITING, Report.created_at < limit).order_by(Report.id)
+    found = list(session.scalars(query.limit(_BATCH)))
+    session.execute(delete(Report).where(Report.id.in_(found)))
     return len(found)
 
 

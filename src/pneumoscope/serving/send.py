@@ -34,7 +34,9 @@ from pneumoscope.serving.tls import client_tls, refusal, why
 
 _IDLE = 0.1  # seconds between looks at an empty outbox
 _STANDBY = 2.0  # seconds between looks at whether another host still sends
-_MOST = 20  # parcels of one look
+_MOST = 5  # parcels of one look, each some megabytes
+_DOWN = timedelta(seconds=10)  # the longest pause before a destination that is down is tried again
+_LOOK = 5.0  # seconds between looks at what a destination has not committed
 _START, _END = b"\x0b", b"\x1c\x0d"  # HL7, transport specification: MLLP
 DELIVERED = Answer(Outcome.DELIVERED)
 
@@ -154,15 +156,17 @@ def attempt(to: Destination, parcel: Parcel) -> Answer:
         return _WAYS[to.kind](to, parcel)
     except PneumoscopeError as error:
         return Answer(Outcome.RETRY, error.what)
+    except (OSError, RuntimeError) as error:  # a full disk, a peer that leaves at once: no other destination suffers
+        return Answer(Outcome.RETRY, type(error).__name__)
 
 
 def step(
     store: Store, to: Destination, chance: random.Random, stages: Callable[[str], None] = lambda stage: None
 ) -> int:
-    """Try what is due at a destination; returns how many parcels that were."""
+    """Try what is due at a destination, until it does not answer; returns how many parcels were settled."""
     log = logger("send", destination=to.name)
-    parcels = outbox.due(store, to.name, _MOST)
-    for parcel in parcels:
+    settled = 0
+    for parcel in outbox.due(store, to.name, _MOST):
         stages("sending")
         started = time.perf_counter()
         answer = attempt(to, parcel)
@@ -175,16 +179,24 @@ def step(
             meters.took("whole", age, to.name)
         if answer.outcome is Outcome.RETRY:
             break  # who is down for one is down for all
-    return len(parcels)
+        settled += 1
+    return settled
 
 
 def run(store: Store, to: Destination, stop: threading.Event) -> None:
     """Send to one destination until told to stop; stand by while another host does."""
     chance = random.Random(uuid.uuid4().int)
+    failed, look = 0, 0.0
     while not stop.is_set():
         with store.alone(f"send {to.name}") as mine:
-            done = (step(store, to, chance) or (to.commit and assurance.ask(store, to))) if mine else 0
-        if not done:
+            settled = step(store, to, chance) if mine else 0
+            failed = failed + 1 if mine and not settled and outbox.is_due(store, to.name) else 0
+            if to.commit and mine and not settled and not failed and time.monotonic() >= look:
+                look = time.monotonic() + _LOOK
+                settled = assurance.ask(store, to)
+        if failed:  # it is down: what came in meanwhile is not tried one by one
+            stop.wait(outbox.delay(failed, chance, _DOWN).total_seconds())
+        elif not settled:
             stop.wait(_IDLE if mine else _STANDBY)
 
 

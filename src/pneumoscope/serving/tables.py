@@ -10,6 +10,7 @@ in `images` alone; nothing of them reaches a log.
 
 from __future__ import annotations
 
+import zlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +61,21 @@ class Instant(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return UTC with its zone."""
         return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Packed(TypeDecorator[bytes]):
+    """Bytes that lie compressed: a picture takes a tenth of its room. No result begins like a zlib stream."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> bytes | None:
+        """Compress, fast rather than well."""
+        return None if value is None else zlib.compress(value, level=1)
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> bytes | None:
+        """Return the bytes as they were given; those of older versions lie plain."""
+        return zlib.decompress(value) if value is not None and value[:1] == b"x" else value
 
 
 class Base(DeclarativeBase):
@@ -181,7 +197,7 @@ class Object(Base):
     uid: Mapped[str] = mapped_column(String(128), index=True)
     sop_class: Mapped[str | None] = mapped_column(String(64))
     suffix: Mapped[str] = mapped_column(String(16))
-    data: Mapped[bytes | None]
+    data: Mapped[bytes | None] = mapped_column(Packed)
 
     result: Mapped[Result] = relationship(back_populates="objects")
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="object")
@@ -198,6 +214,7 @@ class Delivery(Base):
     __table_args__ = (
         UniqueConstraint("object_id", "destination"),
         Index("ix_deliveries_queue", "destination", "state", "not_before"),
+        Index("ix_deliveries_times", "state", "sent_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -31,6 +31,7 @@ from pneumoscope.serving.tables import (
     Feed,
     Image,
     Job,
+    Object,
     Result,
 )
 from pneumoscope.serving.web import audit
@@ -93,6 +94,7 @@ def content(site: Site) -> dict[str, Any]:
     disk = shutil.disk_usage(site.config.folder)
     with site.store.read() as session:
         states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
+        images = select(func.sum(Image.size)).where(Image.file.is_not(None))
         return {
             "jobs": [(state, states.get(state, 0)) for state in JOB_STATES],
             "waiting_since": jobs.waiting_since(session),
@@ -105,7 +107,7 @@ def content(site: Site) -> dict[str, Any]:
             "disk": {
                 "free": f"{disk.free / 2**30:.1f} GiB",
                 "share": f"{100 * disk.free / disk.total:.0f} %",
-                "images": f"{(session.scalar(select(func.sum(Image.size))) or 0) / 2**20:,.0f} MiB",
+                "images": f"{(session.scalar(images) or 0) / 2**20:,.0f} MiB",
                 "low": disk.free < 2 * (site.config.receive.free_mb << 20),
                 "limit": f"{site.config.receive.free_mb:,} MiB",
             },
@@ -139,7 +141,8 @@ def _feeds(site: Site, session: Session) -> list[dict[str, Any]]:
 
 
 def _dead(session: Session) -> list[dict[str, Any]]:
-    query = select(Delivery).where(Delivery.state == DEAD).options(joinedload(Delivery.object))
+    kind = joinedload(Delivery.object).load_only(Object.kind)
+    query = select(Delivery).where(Delivery.state == DEAD).options(kind)
     return [
         {"id": row.id, "to": row.destination, "kind": row.object.kind, "at": row.created_at, "why": row.reason}
         for row in session.scalars(query.order_by(Delivery.id.desc()).limit(_MOST))
@@ -147,9 +150,17 @@ def _dead(session: Session) -> list[dict[str, Any]]:
 
 
 def _quarantined(session: Session) -> list[dict[str, Any]]:
-    query = select(Job).where(Job.state == QUARANTINED).order_by(Job.id.desc()).limit(_MOST)
+    query = select(Job).where(Job.state == QUARANTINED).options(joinedload(Job.image)).order_by(Job.id.desc())
+    query = query.limit(_MOST)
     return [
-        {"id": job.id, "image_id": job.image_id, "at": job.ended_at, "why": job.reason, "attempts": job.attempts}
+        {
+            "id": job.id,
+            "image_id": job.image_id,
+            "at": job.ended_at,
+            "why": job.reason,
+            "attempts": job.attempts,
+            "again": job.image.version == 1,
+        }
         for job in session.scalars(query)
     ]
 
