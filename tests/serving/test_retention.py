@@ -103,7 +103,7 @@ def test_without_the_section_nothing_is_erased(tmp_path: Path, with_users: Path)
 
 def test_what_is_due_is_erased_and_told(place: Place) -> None:
     young, middle, eldest = old(place, now()), old(place), old(place, AGES_AGO)
-    assert sweep(place.config, place.store) == {"jobs": 1, "images": 1, "results": 1}
+    assert sweep(place.config, place.store) == {"jobs": 1, "commitment reports": 0, "images": 1, "results": 1}
     assert kept(place, young) == (True, True, True, True)
     assert kept(place, middle) == (False, False, False, True)
     assert kept(place, eldest) == (False, False, False, False)
@@ -111,7 +111,7 @@ def test_what_is_due_is_erased_and_told(place: Place) -> None:
     assert (row.patient_id, row.patient_name, row.study_uid, row.header) == (None, None, "", {})
     told = [event.detail for event in events(place, audit.ERASED)]
     assert told == ["1 jobs, after 60 days", "1 images, after 30 days", "1 results, after 30 days"]
-    assert sweep(place.config, place.store) == {"jobs": 0, "images": 0, "results": 0}
+    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
     assert len(list(place.config.images.rglob("*.dcm"))) == 1
 
 
@@ -125,7 +125,7 @@ def test_nothing_of_a_patient_is_left_in_the_database(place: Place) -> None:
 @pytest.mark.parametrize("state", [WAITING, DEAD])
 def test_what_is_not_delivered_stays(place: Place, state: str) -> None:
     image_id = old(place, AGES_AGO, state)
-    assert sweep(place.config, place.store) == {"jobs": 0, "images": 0, "results": 0}
+    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
     assert kept(place, image_id) == (True, True, True, True)
 
 
@@ -134,7 +134,7 @@ def test_what_is_analysed_stays(place: Place, state: str) -> None:
     image_id = old(place, AGES_AGO)
     with place.store.write() as session:
         session.execute(update(JobRow).where(JobRow.image_id == image_id).values(state=state))
-    assert sweep(place.config, place.store) == {"jobs": 0, "images": 0, "results": 0}
+    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
 
 
 def test_quarantine_ends(place: Place) -> None:
@@ -149,7 +149,7 @@ def test_a_committed_image_stays_and_its_results_go(place: Place) -> None:
     uid = image(place, image_id).sop_uid
     with place.store.write() as session:
         assert jobs.commit(session, place.config.images, [uid, "1.2.3"]) == {uid}
-    assert sweep(place.config, place.store) == {"jobs": 0, "images": 0, "results": 1}
+    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 1}
     assert kept(place, image_id) == (True, False, False, True)
 
 
@@ -167,7 +167,7 @@ def test_what_a_reader_said_keeps_the_job(place: Place) -> None:
         result = session.scalars(select(Result.id)).one()
         said = {"verdict": "agree", "label": None, "comment": None, "created_at": AGES_AGO}
         session.add(Feedback(key="f", result_id=result, user_id=1, **said))
-    assert sweep(place.config, place.store) == {"jobs": 0, "images": 1, "results": 1}
+    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 1, "results": 1}
     assert kept(place, image_id) == (False, False, False, True)
 
 
@@ -193,9 +193,14 @@ def test_many_go_in_small_transactions_until_told_to_stop(place: Place, monkeypa
     monkeypatch.setattr("pneumoscope.serving.retention._BATCH", 2)
     for number in range(5):
         old(place, StudyInstanceUID=f"1.2.{number}")
-    asked = iter([True, True, False])  # jobs, then images once
-    assert sweep(place.config, place.store, lambda: next(asked, False)) == {"jobs": 0, "images": 2, "results": 0}
-    assert sweep(place.config, place.store) == {"jobs": 0, "images": 3, "results": 5}
+    asked = iter([True, True, True, False])  # jobs, reports, then images once
+    assert sweep(place.config, place.store, lambda: next(asked, False)) == {
+        "jobs": 0,
+        "commitment reports": 0,
+        "images": 2,
+        "results": 0,
+    }
+    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 3, "results": 5}
     told = [event.detail for event in events(place, audit.ERASED) if "images" in str(event.detail)]
     assert told == ["2 images, after 30 days", "2 images, after 30 days", "1 images, after 30 days"]
 

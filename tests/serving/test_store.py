@@ -317,7 +317,14 @@ def test_retention_and_what_it_spares(store: Store, tmp_path: Path) -> None:
     receive = {"callers": ("A",)}
     kept = {"images": 30, "results": 30, "jobs": 30, "events": 30}
     config = Gateway.model_validate({"folder": tmp_path, "receive": receive, "retention": kept})
-    assert sweep(config, store) == {"jobs": 1, "images": 1, "results": 2, "events": 1, "sign-ins": 0}
+    assert sweep(config, store) == {
+        "jobs": 1,
+        "commitment reports": 0,
+        "images": 1,
+        "results": 2,
+        "events": 1,
+        "sign-ins": 0,
+    }
     with store.read() as session:
         files = [image.file for image in session.scalars(select(Image).order_by(Image.id))]
         assert files == [None, "f", None, "f"]
