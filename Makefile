@@ -3,6 +3,8 @@ PYTHON ?= $(firstword $(shell for p in python3.12 python3.11 python3.13 python3;
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p; done))
 VENV := .venv
 BIN := $(VENV)/bin
+# The gateway's tests start many programs, and have processes of their own: large ones died while they did.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadscope --max-worker-restart 0
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -41,7 +43,8 @@ check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/lint-imports
 
 test: check  ## all checks and all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadscope --max-worker-restart 0
+	$(PYTEST) --ignore tests/serving
+	$(PYTEST) tests/serving
 
 docs: $(VENV)/.dev  ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html

@@ -25,10 +25,6 @@ from _pytest.faulthandler import fault_handler_stderr_fd_key
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-# While a program is started by vfork, its parent has every signal blocked, and a fault kills it without a trace. Large
-# test processes died so, by SIGSEGV, where they started one.
-subprocess._USE_VFORK = False  # type: ignore[attr-defined]
-
 ROOT = Path(__file__).parent
 PREPARES = ROOT / "docs" / "howto" / "index.md"
 FROM_NOTHING = ("tutorial.md", "index.md")

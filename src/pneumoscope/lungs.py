@@ -21,7 +21,7 @@ from pneumoscope.errors import BundleError, ConfigError, DataError, storage_erro
 from pneumoscope.files import atomic_folder, sha256_bytes, write_json
 from pneumoscope.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
-from pneumoscope.runtime import import_openvino
+from pneumoscope.runtime import openvino_core
 
 LUNGS_BUNDLE = Path(__file__).parent / "bundles" / "lungs"
 ZONES = (
@@ -269,14 +269,13 @@ def _read_card(file: Path) -> Mapping[str, Any]:
 
 def _compile(model: bytes, file: Path, threads: int | None) -> tuple[Callable[[Pixels], FloatArray], int]:
     try:
-        openvino = import_openvino()
+        core = openvino_core()
     except ImportError as error:
         raise ConfigError("the lung segmenter needs OpenVINO", remedy="pip install openvino") from error
     # As in `runtime`: no bf16, so that every CPU gives one answer.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
     try:
         compiled = core.compile_model(core.read_model(model), "CPU", settings)
         size = int(compiled.input(0).partial_shape[2].get_length())

@@ -104,6 +104,13 @@ def import_openvino() -> Any:
     return openvino
 
 
+@cache
+def openvino_core() -> Any:
+    """Return OpenVINO's core, one for the process: with the last of several its plugin would be unloaded, while threads
+    that computed with it live on."""
+    return import_openvino().Core()
+
+
 def _openvino(bundle: Bundle, threads: int | None, features: bool) -> Runtime:
     infer = _compiled(bundle, threads, _read_by_head if features else None)
 
@@ -146,7 +153,7 @@ def _compiled(
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    core = import_openvino().Core()
+    core = openvino_core()
     files = bundle.runtime_files()
     try:
         model: openvino.Model = core.read_model(*(files[name] for name in sorted(files, reverse=True)))
