@@ -21,7 +21,7 @@ from pneumoscope.errors import BundleError, ConfigError, DataError, storage_erro
 from pneumoscope.files import atomic_folder, sha256_bytes, write_json
 from pneumoscope.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
-from pneumoscope.runtime import openvino_core
+from pneumoscope.runtime import import_openvino, openvino_core
 
 LUNGS_BUNDLE = Path(__file__).parent / "bundles" / "lungs"
 ZONES = (
@@ -269,9 +269,10 @@ def _read_card(file: Path) -> Mapping[str, Any]:
 
 def _compile(model: bytes, file: Path, threads: int | None) -> tuple[Callable[[Pixels], FloatArray], int]:
     try:
-        core = openvino_core()
+        import_openvino()
     except ImportError as error:
         raise ConfigError("the lung segmenter needs OpenVINO", remedy="pip install openvino") from error
+    core = openvino_core()
     # As in `runtime`: no bf16, so that every CPU gives one answer.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
