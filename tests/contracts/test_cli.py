@@ -22,6 +22,9 @@ from PIL import Image
 from pneumoscope import __version__
 from pneumoscope.bundle import load_bundle
 from pneumoscope.cli import main
+from pneumoscope.config import load_experiment
+from pneumoscope.data.sources import open_source
+from pneumoscope.data.split import divide
 from pneumoscope.journal import Journal, default_key
 from pneumoscope.records import RESEARCH_ONLY
 
@@ -423,6 +426,24 @@ def test_synthesize_and_describe(tmp_path: Path) -> None:
     assert described.code == 0
     assert Path(described.out.strip()).is_file()
     assert json.loads((tmp_path / "o" / "describe.json").read_text())["patients"]["n"] == 12
+
+
+def test_split_divides_as_train_would_and_overwrites_nothing(tmp_path: Path) -> None:
+    call("data", "synthesize", "--out", tmp_path / "d", "--patients", 60, "--size", 32)
+    config = tmp_path / "experiment.toml"
+    config.write_text('title = "divided"\n[data]\ntest_fraction = 0.2\nval_fraction = 0.2\n')
+    asked = ("data", "split", tmp_path / "d", "--config", config, "--out", tmp_path / "new" / "split.csv")
+    done = call(*asked)
+    assert (done.code, done.out) == (0, f"{asked[-1]}\n")
+    experiment = load_experiment(config)
+    expected = divide(open_source(tmp_path / "d"), experiment.data, experiment.division_seed)
+    written = open_source(Path(asked[-1]))
+    for part in ("train", "val", "test"):
+        assert written.select(part).fingerprint() == expected.select(part).fingerprint()
+        assert f"{part}: {len(written.select(part).samples)} images" in done.err
+    before = Path(asked[-1]).read_bytes()
+    assert "choose another --out" in one_line(call(*asked), 2)
+    assert Path(asked[-1]).read_bytes() == before
 
 
 # --- audit ------------------------------------------------------------------------------------------------

@@ -46,6 +46,29 @@ def check(source: Source, out: Out) -> None:
 
 
 @app.command()
+def split(
+    source: Source,
+    config: Annotated[Path, typer.Option("--config", help="The experiment file whose division it is.")],
+    out: Annotated[Path, typer.Option("--out", help="The CSV manifest to write; refused where it exists.")],
+) -> None:
+    """Divide a source by patient as `train` would, and write who goes where: a CSV manifest."""
+    from pneumoscope.config import load_experiment
+    from pneumoscope.data.sources import open_source
+    from pneumoscope.data.split import divide
+    from pneumoscope.errors import StorageError
+
+    if out.exists():
+        raise StorageError("exists already", path=out, remedy="choose another --out")
+    experiment = load_experiment(config)
+    divided = divide(open_source(source), experiment.data, experiment.division_seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    divided.write_csv(out)
+    for name, images in divided.frame().groupby("split", sort=False):
+        say(f"{name}: {len(images)} images of {images['patient_id'].nunique()} patients")
+    typer.echo(out)
+
+
+@app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="Data set; `list` names them all.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to fetch into.")] = Path("data"),
