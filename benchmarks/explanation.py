@@ -1,7 +1,9 @@
 """What explanations are worth for a bundle, and what they cost, on computed radiographs whose truth is known.
 
-    python benchmarks/explanation.py [--bundle B] [--images 20] [--samples 300] [--seeds 5] [--methods gradcam,lime]
-        [--threads 2] [--out FILE.json]
+    python benchmarks/explanation.py [--bundle B] [--data RUN/split.csv] [--part val] [--images 20] [--samples 300]
+        [--seeds 5] [--methods gradcam,lime] [--threads 2] [--out FILE.json]
+
+With `--data` all but localisation is measured on real radiographs of that part with pneumonia.
 
 One row a method: seconds and answers of the network for one map, rank correlation over seeds (or under noise, for
 methods that draw nothing), mean |rho| to the maps of the network with a random head and with random weights
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pneumoscope.data.sources import open_source
 from pneumoscope.data.synthetic import render
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.explain import explain_canvas
@@ -31,9 +34,10 @@ from pneumoscope.explanation.localisation import energy, iou, pointing_game, usu
 from pneumoscope.explanation.perturbation import BATCH, seen
 from pneumoscope.explanation.randomisation import randomisation
 from pneumoscope.explanation.stability import agreement, ranked
+from pneumoscope.images import read_image
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels, to_canvas
-from pneumoscope.records import FloatArray, Heatmap
+from pneumoscope.records import PNEUMONIA, FloatArray, Heatmap
 
 _TRIES = 6  # images drawn for each that the bundle may call normal
 _COST = 300
@@ -43,6 +47,8 @@ def main() -> None:
     """Measure, print two tables, and write everything as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="the shipped one by default")
+    parser.add_argument("--data", type=Path, help="labelled radiographs; computed ones by default")
+    parser.add_argument("--part", default="val")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--samples", type=int, help="of methods that perturb; their own number by default")
     parser.add_argument("--seeds", type=int, default=5)
@@ -52,7 +58,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     classifier = Classifier.load(arguments.bundle, threads=arguments.threads)
-    canvases, masks = cases(classifier, arguments.images)
+    computed = cases(classifier, arguments.images)
+    canvases = computed[0]
+    if arguments.data is not None:
+        canvases = radiographs(classifier, arguments.data, arguments.part, arguments.images)
     images = np.stack([seen(classifier, canvas) for canvas in canvases])
     score = probability(classifier)
     shares = validated(score, images)
@@ -63,12 +72,12 @@ def main() -> None:
     print(f", {arguments.threads} threads\nshare of the score that removed images keep: {told}; {fill} {served}\n")
     options = Options(samples=arguments.samples, segments=arguments.segments, fill=fill)
     result: dict[str, Any] = {"bundle": classifier.bundle.label, "n": len(images), "kept": dict(shares), "fill": fill}
-    result["usual location"] = located(list(usual_location(masks)), masks)
+    result["usual location"] = located(list(usual_location(computed[1])), computed[1])
     print("| method | seconds | answers | stability | random head, all | above random maps | pointing, IoU, energy |")
     print("|---|---|---|---|---|---|---|")
-    print(f"| usual location | | | | | | {places(result['usual location'])} |")
+    print(f"| usual location | | | | | | {scores(result['usual location'])} |")
     for name in arguments.methods.split(","):
-        row = measured(classifier, name, canvases, images, masks, options, arguments.seeds)
+        row = measured(classifier, name, canvases, computed, options, arguments.seeds)
         result[name] = row
         print(line(name, row), flush=True)
     result["cost"] = cost(classifier, canvases[0], options)
@@ -95,19 +104,33 @@ def cases(classifier: Classifier, count: int) -> tuple[list[Pixels], np.ndarray[
     return canvases, np.stack(masks)
 
 
+def radiographs(classifier: Classifier, source: Path, part: str, count: int) -> list[Pixels]:
+    """Return the canvases of the first radiographs with pneumonia, one a patient, that are called so."""
+    canvases, patients = [], set()
+    for sample in open_source(source).select(part).samples:
+        if sample.label != PNEUMONIA or sample.patient_id in patients or len(canvases) == count:
+            continue
+        canvas = classifier.canvas(read_image(sample.path))
+        if probability(classifier)(seen(classifier, canvas)[None])[0] >= 0.5:
+            canvases.append(canvas)
+            patients.add(sample.patient_id)
+    return canvases
+
+
 def measured(
     classifier: Classifier,
     name: str,
     canvases: list[Pixels],
-    images: Pixels,
-    masks: np.ndarray[Any, Any],
+    computed: tuple[list[Pixels], np.ndarray[Any, Any]],
     options: Options,
     seeds: int,
 ) -> dict[str, Any]:
-    """Return all figures of one method."""
+    """Return all figures of one method; `computed`: the images for localisation, and their opacities."""
     method = METHODS[name]
+    images = np.stack([seen(classifier, canvas) for canvas in canvases])
     maps = [method(classifier, canvas, options) for canvas in canvases]
     values = [heatmap.values for heatmap in maps]
+    places = maps if canvases is computed[0] else [method(classifier, canvas, options) for canvas in computed[0]]
     random = randomisation(method, classifier, canvases[:8], options=options, depths=(0, 10**6))
     drawn = [index for index, heatmap in enumerate(maps) if heatmap.verdict != "blank"]  # a blank map orders nothing
     tested = None
@@ -126,7 +149,7 @@ def measured(
         "random head": random[0].rho,
         "random weights": random[1].rho,
         "faithfulness": tested,
-        **located(values, masks),
+        **located([heatmap.values for heatmap in places], computed[1]),
     }
 
 
@@ -142,11 +165,11 @@ def repeated(classifier: Classifier, name: str, canvas: Pixels, first: Heatmap, 
 
 def located(maps: list[FloatArray], masks: np.ndarray[Any, Any]) -> dict[str, float]:
     """Return mean localisation scores."""
-    scores = {"pointing": pointing_game, "iou": iou, "energy": energy}
-    return {key: float(np.mean([f(m, k) for m, k in zip(maps, masks, strict=True)])) for key, f in scores.items()}
+    kinds = {"pointing": pointing_game, "iou": iou, "energy": energy}
+    return {key: float(np.mean([f(m, k) for m, k in zip(maps, masks, strict=True)])) for key, f in kinds.items()}
 
 
-def places(row: Mapping[str, Any]) -> str:
+def scores(row: Mapping[str, Any]) -> str:
     """Return localisation scores as text."""
     return f"{row['pointing']:.2f}, {row['iou']:.2f}, {row['energy']:.2f}"
 
@@ -158,7 +181,7 @@ def line(name: str, row: Mapping[str, Any]) -> str:
     blank = f", {row['blank']} blank" if row["blank"] else ""
     return (
         f"| {name}{blank} | {row['seconds']:.2f} | {row['evaluations']:.0f} | {row['stability']:.2f} "
-        f"| {row['random head']:.2f}, {row['random weights']:.2f} | {gain} | {places(row)} |"
+        f"| {row['random head']:.2f}, {row['random weights']:.2f} | {gain} | {scores(row)} |"
     )
 
 

@@ -71,6 +71,9 @@ def test_each_fill_depends_on_the_image_alone() -> None:
     for name, fill in filled.items():
         assert (fill.shape, fill.dtype) == (image.shape, np.uint8)
         assert np.array_equal(fill, FILLS[name](image.copy()))
+    chest = FILLS["normal"](radiograph(200)).astype(int)
+    assert chest[100, 60] < chest[100, 100] > chest[100, 140], "lungs darker than the spine"
+    assert (filled["normal"].mean(), filled["normal"].std()) == pytest.approx((image.mean(), image.std()), abs=4)
     assert np.array_equal(np.sort(filled["shuffle"].ravel()), np.sort(image.ravel())), "the same greys"
     assert abs(np.corrcoef(filled["shuffle"].ravel(), image.ravel())[0, 1]) < 0.1
     assert np.ptp(filled["mean"]) == 0
@@ -156,7 +159,7 @@ def test_a_network_that_is_linear_in_the_segments_is_explained_exactly(
 
 def test_integrated_gradients_add_up_to_the_difference(planted: Classifier, bright_place: Pixels) -> None:
     heatmap = integrated_gradients(planted, bright_place, Options(samples=64))
-    both = np.stack([bright_place, FILLS["shuffle"](bright_place)])
+    both = np.stack([bright_place, FILLS[Options().fill](bright_place)])
     image, start = log_odds(planted, both)
     assert heatmap.signed is not None
     assert heatmap.signed.sum() == pytest.approx(image - start, rel=0.02)

@@ -176,8 +176,8 @@ def explain(
         str, typer.Option("--segments", help="For lime and shap: slic, grid, or zones of the lungs.")
     ] = "slic",
     fill: Annotated[
-        str, typer.Option("--fill", help="What stands where parts are removed: shuffle, mean, blur or black.")
-    ] = "shuffle",
+        str, typer.Option("--fill", help="What stands where parts are removed: normal, shuffle, mean, blur or black.")
+    ] = "normal",
     check: Annotated[
         bool, typer.Option("--check", help="Test each map for stability and faithfulness; takes many times as long.")
     ] = False,

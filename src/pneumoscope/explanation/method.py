@@ -37,7 +37,7 @@ class Options:
     samples: int | None = None
     layer: str | None = None
     segments: str = "slic"
-    fill: str = "shuffle"
+    fill: str = "normal"
 
     def __post_init__(self) -> None:
         if self.seed < 0 or (self.samples is not None and self.samples < 1):

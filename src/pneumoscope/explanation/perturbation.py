@@ -7,10 +7,13 @@ answers in batches, by whatever computes predictions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from pneumoscope.calibration import pneumonia_logit
@@ -44,10 +47,27 @@ def black(image: Pixels) -> Pixels:
     return np.zeros_like(image)
 
 
+def typical(image: Pixels) -> Pixels:
+    """Return a typical normal chest with the image's mean and standard deviation of grey.
+
+    The median of eleven normal radiographs of children (Kermany et al. 2018, CC BY 4.0), nobody's own; made by
+    `benchmarks/normal_chest.py`.
+    """
+    chest = _chest(image.shape[0])
+    spread = float(image.std()) / float(chest.std())
+    return np.clip((chest - chest.mean()) * spread + image.mean(), 0, 255).astype(np.uint8)
+
+
+@cache
+def _chest(side: int) -> NDArray[np.float32]:
+    with (files("pneumoscope.explanation") / "normal.png").open("rb") as file, Image.open(file) as picture:
+        return np.asarray(picture.convert("L").resize((side, side), Image.Resampling.BILINEAR), np.float32)
+
+
 # Each uint8 [S, S] from the same. What is removed should say nothing about pneumonia; an even or blurred patch looks
 # like an opacity to many networks, and the shipped one among them, so measure it: `faithfulness.kept`.
 FILLS: Mapping[str, Callable[[Pixels], Pixels]] = MappingProxyType(
-    {"shuffle": shuffled, "mean": mean_grey, "blur": blurred, "black": black}
+    {"normal": typical, "shuffle": shuffled, "mean": mean_grey, "blur": blurred, "black": black}
 )
 
 
