@@ -55,7 +55,7 @@ def typical(image: Pixels) -> Pixels:
     """
     chest = _chest(image.shape[0])
     spread = float(image.std()) / float(chest.std())
-    return np.clip((chest - chest.mean()) * spread + image.mean(), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip((chest - chest.mean()) * spread + image.mean(), 0, 255), np.uint8)
 
 
 @cache
