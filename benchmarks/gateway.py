@@ -1,6 +1,6 @@
 """How fast the gateway is: until an image is acknowledged, until its results are in a PACS, in a burst, after a crash.
 
-    python -m benchmarks.gateway [--count 20] [--studies 50000] [--side 2048] [--result benchmarks/results/gateway.json]
+    python -m benchmarks.gateway [--count 20] [--studies 50000] [--side 2048] [--picture CHEST.png] [--result FILE.json]
 
 Orthanc (`scripts/pacs/install`) is the destination; the gateway runs with the shipped bundle, as `pneumoscope serve`
 starts it. Single images one after another; then a burst from four senders; then five that are acknowledged and cut off
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from benchmarks.gateway_history import remember
 from benchmarks.gateway_rig import Rig, chests, machine, rig, until
 
@@ -34,21 +35,27 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="single images, and images of the burst")
     parser.add_argument("--studies", type=int, default=0, help="of the past, in the database from the start")
     parser.add_argument("--side", type=int, default=2048)
+    parser.add_argument("--picture", type=Path, help="a radiograph that the gate lets pass, so that maps are made")
     parser.add_argument("--result", type=Path, default=Path("benchmarks/results/gateway.json"))
     arguments = parser.parse_args()
     before = machine()
+
+    def studies(count: int) -> list[pydicom.Dataset]:
+        return chests(count, arguments.side, arguments.picture)
+
     with tempfile.TemporaryDirectory() as folder, rig(Path(folder)) as running:
         remember(running.config, arguments.studies)
         running.start()
         start = until(running.ready, PATIENCE)
-        figures: dict[str, Any] = {"start": start, **single(running, arguments.count, arguments.side)}
-        figures["burst"] = burst(running, arguments.count, arguments.side)
-        figures |= recovery(running, arguments.side)
+        figures: dict[str, Any] = {"start": start, **single(running, studies(arguments.count))}
+        figures["burst"] = burst(running, studies(arguments.count))
+        figures |= recovery(running, studies(5))
         running.stop()
     told = {
         "images": arguments.count,
         "studies_of_the_past": arguments.studies,
         "side": arguments.side,
+        "pixels": "computed, refused by the gate" if arguments.picture is None else "a radiograph's, enlarged",
         "megabytes": round(2 * arguments.side**2 / 1e6, 1),
         "machine": before,
         "load_after": machine()["load"],
@@ -68,10 +75,10 @@ def _met(value: float, goal: float) -> str:
     return "met" if value <= goal else "missed"
 
 
-def single(running: Rig, count: int, side: int) -> dict[str, float]:
+def single(running: Rig, sources: list[pydicom.Dataset]) -> dict[str, float]:
     """One image after another: until acknowledged, and from the request until report and picture are in the PACS."""
     taken, stored = [], []
-    for source in chests(count, side):
+    for source in sources:
         started = time.perf_counter()
         (seconds,) = running.send(source)
         assert seconds is not None, "not acknowledged"
@@ -84,9 +91,8 @@ def single(running: Rig, count: int, side: int) -> dict[str, float]:
     }
 
 
-def burst(running: Rig, count: int, side: int) -> float:
+def burst(running: Rig, sources: list[pydicom.Dataset]) -> float:
     """Several senders at once: until the last result is in the PACS."""
-    sources = chests(count, side)
     started = time.perf_counter()
     with ThreadPoolExecutor(SENDERS) as pool:
         answers = list(pool.map(lambda number: running.send(*sources[number::SENDERS]), range(SENDERS)))
@@ -95,9 +101,8 @@ def burst(running: Rig, count: int, side: int) -> float:
     return time.perf_counter() - started
 
 
-def recovery(running: Rig, side: int) -> dict[str, float]:
-    """SIGKILL to everything with five images acknowledged: from the restart until it listens, and until all is sent."""
-    sources = chests(5, side)
+def recovery(running: Rig, sources: list[pydicom.Dataset]) -> dict[str, float]:
+    """SIGKILL to everything with images acknowledged: from the restart until it listens, and until all is sent."""
     assert None not in running.send(*sources), "not acknowledged"
     running.kill()
     started = time.perf_counter()

@@ -11,17 +11,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import numpy as np
 import pydicom
+from PIL import Image
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 from pynetdicom.association import Association
 from tests.serving.orthanc import Orthanc, free_ports, start_orthanc
 from tests.serving.radiographs import radiograph
 
+from pneumoscope.images import read_image
 from pneumoscope.serving.config import Gateway, load_gateway
 
 CALLER = "XRAYROOM1"
@@ -154,15 +158,27 @@ def killed_at_the_end(made: Made) -> Iterator[Made]:
             made.kill()
 
 
-def chests(count: int, side: int) -> list[pydicom.Dataset]:
-    """Radiographs of 16 bits a pixel, each a study of its own; the computed pixels are the same in all."""
+def chests(count: int, side: int, picture: Path | None = None) -> list[pydicom.Dataset]:
+    """Radiographs of 16 bits a pixel, each a study of its own with the same pixels: those of `picture`, or computed.
+
+    The shipped bundle's gate refuses the computed ones, so no heat map is made of them.
+    """
     made = []
+    pixels = None if picture is None else _enlarged(str(picture), side)
     for _ in range(count):
         uid = generate_uid()
         source = radiograph(side, SOPInstanceUID=uid, StudyInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
         source.file_meta.MediaStorageSOPInstanceUID = uid
+        if pixels is not None:
+            source.PixelData = pixels
         made.append(source)
     return made
+
+
+@cache
+def _enlarged(picture: str, side: int) -> bytes:
+    pixels = Image.fromarray(read_image(picture).pixels).resize((side, side), Image.Resampling.BICUBIC)
+    return (np.clip(np.asarray(pixels), 0, 1) * 4095).astype("<u2").tobytes()
 
 
 def until(what: Callable[[], bool], seconds: float, pause: float = 0.02) -> float:
