@@ -1,6 +1,6 @@
 """The processes of the gateway, each by name: what it opens, what it runs, how it ends.
 
-Each is started anew (spawned) with the configuration alone, so none shares a connection with another.
+Each is forked from a process that holds nothing but imports (`forking.py`), so none shares a connection with another.
 """
 
 from __future__ import annotations

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import signal
 import threading
 import time
 from collections.abc import Collection
-from multiprocessing.context import SpawnProcess
+from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
 from types import FrameType
 
 from pneumoscope.errors import ConfigError, StorageError, storage_errors
-from pneumoscope.serving import meters
+from pneumoscope.serving import forking, meters
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
 from pneumoscope.serving.processes import KINDS, kind_of, live, names
@@ -20,7 +21,8 @@ from pneumoscope.serving.store import open_store
 _LOOK = 0.2  # seconds between looks at the processes
 _AGAIN, _LONGEST = 0.5, 30.0  # seconds before a process that died is started again: doubled while it keeps dying
 _STEADY = 60.0  # seconds after which a process counts as well
-_LATER = {"send": 3.0, "web": 12.0, "retain": 10.0}  # seconds: first what senders and patients wait for
+_LATER = {"web": 12.0, "retain": 10.0}  # seconds: first what senders and patients wait for
+_UNKNOWN = 255  # exit code of a process that may live on, but whose forking process was killed
 _GRACE = 30.0  # seconds that a process has to end what it began
 
 
@@ -30,11 +32,10 @@ class _Member:
     def __init__(self, name: str, config: Gateway) -> None:
         self.name, self.config = name, config
         self.pause, self.due = _AGAIN, time.monotonic() + _LATER.get(kind_of(name), 0.0)
-        self.process: SpawnProcess | None = None
+        self.process: ForkServerProcess | None = None
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=live, args=(self.name, self.config), name=self.name)
+        self.process = forking.context().Process(target=live, args=(self.name, self.config), name=self.name)
         self.process.start()
         self.started = time.monotonic()
         logger("supervisor").info("process started", process=self.name, pid=self.process.pid)
@@ -49,6 +50,9 @@ class _Member:
         if self.process.exitcode is None:
             return None
         code = self.process.exitcode
+        if code == _UNKNOWN and self.process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
         self.pause = _AGAIN if moment - self.started > _STEADY else min(_LONGEST, 2 * self.pause)
         self.process, self.due = None, moment + self.pause
         return code
@@ -62,6 +66,7 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
         StorageError: the database cannot be used, or the folder that is shared with the receiving host is not there.
     """
     _prepare(config, kinds)
+    forking.begin()
     open_store(config.database, migrate=True).close()
     configure(config.logs)
     log = logger("supervisor")
