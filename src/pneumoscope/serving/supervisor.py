@@ -12,11 +12,11 @@ from multiprocessing.context import ForkServerProcess
 from types import FrameType
 
 from pneumoscope.errors import ConfigError, StorageError, storage_errors
-from pneumoscope.serving import forking, meters
+from pneumoscope.serving import forking, meters, outbox
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
 from pneumoscope.serving.processes import KINDS, kind_of, live, names
-from pneumoscope.serving.store import open_store
+from pneumoscope.serving.store import Store, open_store
 
 _LOOK = 0.2  # seconds between looks at the processes
 _AGAIN, _LONGEST = 0.5, 30.0  # seconds before a process that died is started again: doubled while it keeps dying
@@ -67,9 +67,11 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
     """
     _prepare(config, kinds)
     forking.begin()
-    open_store(config.database, migrate=True).close()
     configure(config.logs)
     log = logger("supervisor")
+    store = open_store(config.database, migrate=True)
+    _tidy(config, store, kinds)
+    store.close()
     stop = threading.Event()
 
     def told(number: int, frame: FrameType | None) -> None:
@@ -110,6 +112,13 @@ def _prepare(config: Gateway, kinds: Collection[str]) -> None:
             path=config.images,
             remedy="mount the folder that is shared with the host that receives, and start that one first",
         )
+
+
+def _tidy(config: Gateway, store: Store, kinds: Collection[str]) -> None:
+    """Settle what an earlier configuration left, as far as it belongs to what is started here."""
+    if "send" in kinds:
+        for name, count in outbox.give_up_others(store, [item.name for item in config.destination]).items():
+            logger("supervisor").warning("given up, no longer configured", destination=name, count=count)
 
 
 def _end(members: list[_Member]) -> None:
