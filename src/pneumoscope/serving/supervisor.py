@@ -62,7 +62,7 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
     """Run the gateway, or some kinds of its processes, until SIGTERM or Ctrl-C.
 
     Raises:
-        ConfigError: there is no such kind or database, or the journal would lie in a folder that hosts share.
+        ConfigError: there is no such kind or database, or hosts would share the journal, or not share its key.
         StorageError: the database cannot be used, or the folder that is shared with the receiving host is not there.
     """
     _prepare(config, kinds)
@@ -101,6 +101,12 @@ def _prepare(config: Gateway, kinds: Collection[str]) -> None:
         raise ConfigError(
             "with several hosts the journal must not lie in their shared folder",
             remedy="give journal.path on a disk of this host, see docs/howto/several-workers.md",
+        )
+    several = config.host and (set(kinds) != set(KINDS) or config.store.host)
+    if several and config.journal.path is not None and config.journal.key is None:
+        raise ConfigError(
+            "each host would make a key of its own, and call the same patient by another pseudonym",
+            remedy="give journal.key in the folder that all hosts share, see docs/howto/several-workers.md",
         )
     if {"receive", "web"} & set(kinds):
         for folder in (config.folder, config.images):
