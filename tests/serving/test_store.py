@@ -23,6 +23,7 @@ from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.outbox import Answer, Outcome
+from pneumoscope.serving.processes import KINDS
 from pneumoscope.serving.retention import sweep
 from pneumoscope.serving.send import DELIVERED
 from pneumoscope.serving.store import MIGRATIONS, Store, database_time, hidden, now, open_store, revision, upgrade
@@ -35,6 +36,7 @@ from pneumoscope.serving.tables import (
     SENT,
     WAITING,
     Base,
+    Beat,
     Delivery,
     Event,
     Feedback,
@@ -245,6 +247,25 @@ def test_what_is_owed_to_a_removed_destination_is_given_up(store: Store) -> None
             (DEAD, "given up: the destination is no longer configured"),
             (SENT, None),
         ]
+
+
+def test_a_process_that_is_no_longer_configured_is_not_missed(store: Store) -> None:
+    def beats() -> set[str]:
+        with store.read() as session:
+            return set(session.scalars(select(Beat.name)))
+
+    several = {"url": "postgresql+psycopg://gateway@127.0.0.1/gateway", "host": "first"}
+    alone, first = gateway(Path("g")), gateway(Path("g"), store=several)
+    ours = {"worker-1", "receive", "web"}
+    others = {"worker-2", "retain", "worker-2@first", "worker-2@second"}
+    for name in ours | others:
+        store.beat(name, 1)
+    _tidy(first, store, ["send"])
+    assert beats() == ours | others
+    _tidy(first, store, ["worker"])
+    assert beats() == ours | others - {"worker-2@first"}
+    _tidy(alone, store, KINDS)
+    assert beats() == ours | {"worker-2@second"}
 
 
 def test_one_host_sends_to_a_destination_and_another_takes_over(postgres: Postgres, migrated: str) -> None:

@@ -11,12 +11,15 @@ from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
 
+from sqlalchemy import select
+
 from pneumoscope.errors import ConfigError, StorageError, storage_errors
 from pneumoscope.serving import forking, meters, outbox
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
-from pneumoscope.serving.processes import KINDS, kind_of, live, names
+from pneumoscope.serving.processes import KINDS, kind_of, live, names, signed
 from pneumoscope.serving.store import Store, open_store
+from pneumoscope.serving.tables import Beat
 
 _LOOK = 0.2  # seconds between looks at the processes
 _AGAIN, _LONGEST = 0.5, 30.0  # seconds before a process that died is started again: doubled while it keeps dying
@@ -125,6 +128,12 @@ def _tidy(config: Gateway, store: Store, kinds: Collection[str]) -> None:
     if "send" in kinds:
         for name, count in outbox.give_up_others(store, [item.name for item in config.destination]).items():
             logger("supervisor").warning("given up, no longer configured", destination=name, count=count)
+    mine = [signed(config, name) for name in names(config, kinds)]
+    with store.write() as session:
+        for beat in session.scalars(select(Beat).where(Beat.name.not_in(mine))):
+            # What others run, on this host or elsewhere, must be missed where it is silent.
+            if beat.name.partition("@")[2] == (config.host or "") and kind_of(beat.name) in kinds:
+                session.delete(beat)
 
 
 def _end(members: list[_Member]) -> None:
