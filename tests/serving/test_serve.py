@@ -22,7 +22,7 @@ from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.config import load_gateway
 from pneumoscope.serving.processes import KINDS, kind_of, names, signed
 from pneumoscope.serving.store import open_store
-from pneumoscope.serving.supervisor import serve
+from pneumoscope.serving.supervisor import _prepare, serve
 from pneumoscope.serving.tables import SENT, Beat, Delivery
 
 TOML = """
@@ -169,6 +169,17 @@ def test_a_host_that_only_analyses_asks_for_the_shared_folder(tmp_path: Path) ->
     store = {"url": "postgresql+psycopg://gateway@127.0.0.1/gateway"}
     with pytest.raises(ConfigError, match="journal must not lie"):
         serve(gateway(tmp_path, store=store), ["worker"])
+
+
+def test_hosts_are_asked_for_one_key(tmp_path: Path) -> None:
+    url, own = "postgresql+psycopg://gateway@127.0.0.1/gateway", {"path": tmp_path / "own" / "journal.sqlite"}
+    key = {**own, "key": tmp_path / "journal.key"}
+    for store, kinds in (({"url": url}, ["worker"]), ({"url": url, "host": "second"}, KINDS)):
+        with pytest.raises(ConfigError, match="key of its own"):
+            _prepare(gateway(tmp_path, store=store, journal=own), kinds)
+        _prepare(gateway(tmp_path / "g", store=store, journal=key), [*kinds, "receive"])
+    _prepare(gateway(tmp_path, store={"url": url}, journal=own), KINDS)  # one host, which needs no name
+    _prepare(gateway(tmp_path, store={"url": url, "host": "first"}), KINDS)  # the key lies in the shared folder
 
 
 @pytest.mark.parametrize(
