@@ -1,95 +1,29 @@
-"""The only reader of pixels: JPEG, PNG and other raster files, DICOM, rows of a MedMNIST archive."""
+"""DICOM: headers, and pixels as they are stored or as the header's window shows them."""
 
 from __future__ import annotations
 
 import math
-import struct
-import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pneumoscope import lossless
 from pneumoscope.errors import ImageError
+from pneumoscope.images.decoded import BOMB, MAX_PIXELS, Radiograph, check_size, image_errors
+from pneumoscope.images.raster import RASTER_SUFFIXES
 from pneumoscope.records import FloatArray
 
-RASTER_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
-MAX_PIXELS = 80_000_000  # 1.5 times the largest radiography detector; Pillow warns from 89 megapixels on
 MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated data set
-MIN_SIDE = 16
-
+PLAIN = ("CR", "DX", "RG")  # DICOM PS3.3 C.7.3.1.1.1: the modalities of plain radiographs
 
 _PIXELS = 0x7FE00010
-_RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
-_BOMB = "not decoded, because it may be a decompression bomb; scale it down first"
-# Formats that pictures come in; Pillow knows others, some of which start programs (EPS).
-_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-PLAIN = ("CR", "DX", "RG")  # DICOM PS3.3 C.7.3.1.1.1: the modalities of plain radiographs
 _PERCENTILES = (0.5, 99.5)  # of the grey values: black and white where a header has no window
-_WHITE_IS_ZERO = 0  # TIFF 6.0, tag 262
-# What the decoders raise on damaged files, found by changing bytes at random.
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Radiograph:
-    """One decoded image.
-
-    `pixels`: float32 [H, W] in 0..1, 0 black, 1 white, air dark (photometric interpretation resolved).
-    `width`, `height`: size of the stored image in pixels; `pixels` may be smaller where a reduced
-    decoding was asked for. `notes`: what had to be put right on the way. From a DICOM header, None where it is not
-    said: `modality` (0008,0060), `body_part` (0018,0015), `view` (0018,5101), `age_years` (0010,1010).
-    """
-
-    pixels: FloatArray
-    width: int
-    height: int
-    format: str
-    mode: str
-    notes: tuple[str, ...] = ()
-    modality: str | None = None
-    body_part: str | None = None
-    view: str | None = None
-    age_years: float | None = None
-
-
-@contextmanager
-def image_errors(path: str | Path, what: str, remedy: str) -> Iterator[None]:
-    """Turn what decoders raise on a damaged file into an `ImageError` that names the file and the remedy."""
-    try:
-        yield
-    except UnidentifiedImageError as error:
-        raise ImageError("is not an image (the content matches no known format)", path=path, remedy=remedy) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        larger = f"is larger than {MAX_PIXELS // 1_000_000} megapixels"
-        raise ImageError(larger, path=path, remedy=_BOMB) from error
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"{what} ({reason})", path=path, remedy=remedy) from error
 
 
 @contextmanager
@@ -104,12 +38,6 @@ def dicom_errors(path: Path, what: str, remedy: str) -> Iterator[None]:
             raise ValueError(error) from error
 
 
-def in_archive(path: str) -> tuple[Path, str] | None:
-    """Split `archive.npz#val/12` into the archive and `val/12`; None for an image in a file of its own."""
-    name, _, row = path.rpartition("#")
-    return (Path(name), row) if name.lower().endswith(".npz") else None
-
-
 def is_dicom(path: Path) -> bool:
     """Say whether a file is DICOM, by suffix or by the `DICM` prefix at byte 128 (PS3.10, 7.1)."""
     if path.suffix.lower() in DICOM_SUFFIXES:
@@ -122,135 +50,6 @@ def is_dicom(path: Path) -> bool:
             return stream.read(4) == b"DICM"
     except OSError:
         return False
-
-
-def read_image(path: str | Path, *, at_least: int | None = None) -> Radiograph:
-    """Read one radiograph.
-
-    Args:
-        path: a raster file, a DICOM file, or `archive.npz#val/12`.
-        at_least: a JPEG may be decoded at a half, quarter or eighth as long as both sides keep this
-            many pixels (DCT scaling, three times as fast on large files).
-
-    Raises:
-        ImageError: the file is missing, damaged, too large, too small, has several frames, or no pixels.
-    """
-    if found := in_archive(str(path)):
-        return _read_archive_row(*found)
-    file = Path(path)
-    with image_errors(file, "cannot be read", "check the path and who owns the file"):
-        if not file.is_file():
-            what = "is a folder, not an image" if file.is_dir() else "no such file"
-            raise ImageError(what, path=file, remedy="check the path")
-        if file.stat().st_size == 0:
-            raise ImageError("the file is empty (0 bytes)", path=file, remedy="copy it again from its source")
-    return _read_dicom(file) if is_dicom(file) else _read_raster(file, at_least)
-
-
-def check_size(path: str | Path, width: int, height: int) -> None:
-    """Raise `ImageError` where an image is too small to judge or too large to decode safely."""
-    if width < MIN_SIDE or height < MIN_SIDE:
-        raise ImageError(
-            f"is {width}x{height} pixels, at least {MIN_SIDE}x{MIN_SIDE} are needed",
-            path=path,
-            remedy="use the original image",
-        )
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"is {width}x{height} pixels, over the limit of {MAX_PIXELS // 1_000_000} megapixels",
-            path=path,
-            remedy=_BOMB,
-        )
-
-
-def _read_raster(path: Path, at_least: int | None) -> Radiograph:
-    notes: list[str] = []
-    with image_errors(path, "the image is damaged", _RE_EXPORT), Image.open(path, formats=_FORMATS) as image:
-        width, height, mode = image.width, image.height, image.mode
-        check_size(path, width, height)
-        if (frames := getattr(image, "n_frames", 1)) > 1:
-            raise ImageError(
-                f"holds {frames} frames, one is expected",
-                path=path,
-                remedy="save the frame you mean as a PNG of its own",
-            )
-        if at_least and image.format == "JPEG":
-            image.draft("L" if mode in ("L", "RGB", "YCbCr") else mode, (at_least, at_least))
-        upright: Image.Image = image
-        if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):
-            upright = ImageOps.exif_transpose(image)
-            notes.append("turned as the EXIF orientation says")
-        pixels = _grey(upright, notes)
-        if mode.startswith(("I", "F")) and getattr(image, "tag_v2", {}).get(262) == _WHITE_IS_ZERO:
-            # Pillow does this itself for 8 bits and fewer.
-            pixels = np.float32(1.0) - pixels
-            notes.append("inverted (0 is white in this TIFF)")
-    return Radiograph(pixels, width, height, image.format or "?", mode, tuple(notes))
-
-
-def _grey(image: Image.Image, notes: list[str]) -> FloatArray:
-    """Return float32 [H, W] in 0..1 from any Pillow mode."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep(np.asarray(image, dtype=np.float32), image.mode, notes)
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        if image.getchannel("A").getextrema()[0] != 255:
-            notes.append("transparent pixels were put on black")
-            black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-            image = Image.alpha_composite(black, image.convert("RGBA"))
-        image = image.convert("RGB") if image.mode != "LA" else image.convert("L")
-    if image.mode == "CMYK":
-        notes.append("CMYK colours were turned into grey")
-    if image.mode != "L":
-        image = image.convert("L")
-    return np.asarray(image, dtype=np.float32) / np.float32(255.0)
-
-
-def _deep(values: FloatArray, mode: str, notes: list[str]) -> FloatArray:
-    """Scale more than 8 bits per pixel: 16 bits by 65535, anything else by its range."""
-    if not np.isfinite(values).all():
-        raise ValueError("pixel values are not finite")
-    low, high = float(values.min()), float(values.max())
-    if mode == "F" or low < 0 or high > 65535:
-        notes.append("pixels of unknown depth were scaled by their range")
-        return ((values - low) / (high - low or 1.0)).astype(np.float32)
-    notes.append("16 bits per pixel, read at full depth")
-    if high <= 4095:
-        notes.append(f"the brightest pixel is {high:.0f} of 65535: it may hold fewer bits than it says, and looks dark")
-    return (values / np.float32(65535)).astype(np.float32)
-
-
-# --- MedMNIST archives ------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=4)
-def _archive(path: str, modified: int) -> Any:
-    return np.load(path, allow_pickle=False, mmap_mode=None)
-
-
-@lru_cache(maxsize=4)
-def _archive_images(path: str, modified: int, split: str) -> NDArray[Any]:
-    images: NDArray[Any] = _archive(path, modified)[f"{split}_images"]
-    return images
-
-
-def _read_archive_row(archive: Path, row: str) -> Radiograph:
-    name = f"{archive}#{row}"
-    split, _, number = row.partition("/")
-    with image_errors(name, "no such row in the archive", "use e.g. a.npz#val/0"):
-        images = _archive_images(str(archive), archive.stat().st_mtime_ns, split)
-        values = images[int(number)]
-        if values.dtype != np.uint8 or values.ndim not in (2, 3):
-            raise ValueError(f"its images are {values.ndim}-dimensional {values.dtype}, not 2-dimensional uint8")
-        height, width = values.shape[:2]
-        check_size(name, width, height)
-        if values.ndim == 3:
-            values = np.asarray(Image.fromarray(values).convert("L"))
-    return Radiograph(values.astype(np.float32) / np.float32(255.0), width, height, "NPZ", "L")
-
-
-# --- DICOM ------------------------------------------------------------------------------------------------
 
 
 def read_header(path: Path) -> Any:
@@ -285,10 +84,11 @@ def _check_inflated(path: Path) -> None:
                 size += len(inflating.decompress(chunk, 1 << 20))
                 chunk = inflating.unconsumed_tail
                 if size > MAX_INFLATED:
-                    raise ImageError("holds a deflated data set that is too large", path=path, remedy=_BOMB)
+                    raise ImageError("holds a deflated data set that is too large", path=path, remedy=BOMB)
 
 
-def _read_dicom(path: Path) -> Radiograph:
+def read_dicom(path: Path) -> Radiograph:
+    """Read one DICOM image of a single frame, as its header's window shows it; raises `ImageError`."""
     dataset = _dataset(path)
     with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
         if "PixelData" not in dataset:
