@@ -5,7 +5,7 @@
 Studies are sent at their times whether or not earlier ones are done, over an association each, to the gateway with the
 shipped bundle, which stores in Orthanc. Every five seconds: resident and proportional memory and open files of all
 its processes, and how many acknowledged studies wait for their results. Figures are told by sixths of the time, so that
-growth shows: delay from the request until report and picture are in the PACS, and medians of the others. Writes JSON.
+growth shows: delay from the due time until report and picture are in the PACS, and medians of the others. Writes JSON.
 Exit code 1 where a study was not acknowledged or its results never came.
 """
 
@@ -44,7 +44,7 @@ class Soak:
     started: float
     sent: dict[str, float] = field(default_factory=dict)  # by study: when it was due
     acknowledged: dict[str, float] = field(default_factory=dict)  # seconds it took
-    stored: dict[str, float] = field(default_factory=dict)  # seconds from the request to the last result
+    stored: dict[str, float] = field(default_factory=dict)  # seconds from when it was due to the last result
     refused: list[str] = field(default_factory=list)
     samples: list[dict[str, float]] = field(default_factory=list)
 
@@ -101,7 +101,7 @@ def soaked(running: Rig, count: int, arguments: argparse.Namespace) -> Soak:
         (source,) = chests(1, arguments.side, arguments.picture)
         study = str(source.StudyInstanceUID)
         time.sleep(max(0.0, number / arguments.rate - seen.now()))
-        seen.sent[study] = seen.now()
+        seen.sent[study] = number / arguments.rate  # a sender that comes late makes no delay look shorter
         (seconds,) = running.send(source)
         if seconds is None:
             seen.refused.append(study)
