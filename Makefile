@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(shell for p in python3.12 python3.11 python3.13 python3;
 VENV := .venv
 BIN := $(VENV)/bin
 # The gateway's tests start many programs, and have processes of their own: large ones died while they did.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadscope --max-worker-restart 0
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadscope --max-worker-restart 0 --durations 25
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help

@@ -9,7 +9,6 @@ that can be decoded. Exit code 1 where one does not behave, or where a patient's
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 import tempfile
@@ -17,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pydicom
 from benchmarks.gateway_cases import CASES, NONE, Case
+from benchmarks.gateway_files import meta_of
 from benchmarks.gateway_place import Place, place
 from benchmarks.gateway_scenes import SCENES, Scene
 
@@ -54,7 +53,7 @@ class Row:
 def play_case(running: Place, case: Case) -> Row:
     """Send an image, have it analysed, and compare."""
     data, since = case.make(), running.log.stat().st_size if running.log.exists() else 0
-    uid = str(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True).file_meta.MediaStorageSOPInstanceUID)
+    uid = str(meta_of(data).MediaStorageSOPInstanceUID)
     answer = running.send(data)
     running.work()
     found = running.find(uid)
@@ -130,7 +129,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, place(Path(folder)) as running:
         rows = play(running, chosen)
         log = running.log.read_text(encoding="utf-8")
-    leaks = [secret for secret in _SECRETS if secret in log]
+    # Within a longer number, as those of a time or a UID, it is nobody's.
+    leaks = [secret for secret in _SECRETS if re.search(rf"(?<![\d.]){secret}(?!\d)", log)]
+    for line in log.splitlines() if leaks else ():
+        if any(secret in line for secret in leaks):
+            print(line)
     wrong = [row.case for row in rows if not row.ok]
     if not words:
         told = (

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom import uid as syntaxes
+from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, generate_uid
 from tests.serving.radiographs import radiograph
 
@@ -115,6 +117,14 @@ def pixels_at(data: bytes) -> int:
         if (at := data.rfind(tag)) > 0:
             return at + 12
     return len(data) // 2
+
+
+def meta_of(data: bytes) -> FileMetaDataset:
+    """Return a file's meta information, and read nothing else: what follows may be damaged."""
+    with tempfile.NamedTemporaryFile(suffix=".dcm") as stream:
+        stream.write(data)
+        stream.flush()
+        return read_file_meta_info(stream.name)
 
 
 def garbled(data: bytes, count: int = 100, seed: int = 0) -> bytes:

@@ -21,6 +21,7 @@ _DIGEST = "0" * 64
 
 def remember(config: Gateway, studies: int) -> None:
     """Put studies that were analysed and delivered, ten minutes apart until now, into an empty database."""
+    config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = open_store(config.database, migrate=True)
     try:
         for first in range(1, studies + 1, _BATCH):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import tempfile
@@ -12,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from benchmarks.bad_input import make_bundle
+from benchmarks.gateway_files import meta_of
 from pydicom.uid import UID
 from pynetdicom import AE, _config
 from sqlalchemy import select
@@ -87,7 +86,7 @@ def send(data: bytes, port: int, *, calling: str = CALLER, called: str = TITLE, 
 
     `most`: while it is sent, no file of this process may grow over so many bytes, as on a disk that is full.
     """
-    meta = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=[]).file_meta
+    meta = meta_of(data)
     application = AE(ae_title=calling)
     application.acse_timeout = application.dimse_timeout = application.network_timeout = 60
     application.add_requested_context(meta.MediaStorageSOPClassUID, UID(meta.TransferSyntaxUID))

@@ -375,7 +375,7 @@ def _crash(stage: str) -> Scene:
         from tests.serving.test_crash import test_one_report_and_one_picture_all_the_same as played
 
         try:
-            played(place.config.folder.parent / f"crash-{stage}", stage)
+            played(place.config.folder.parent / f"crash-{stage}", {}, stage)  # {}: SQLite
         except AssertionError as error:
             return "something is missing or double", str(error).splitlines()[0]
         return "one report, one picture", "done, one result, one line in the journal"

@@ -3,7 +3,7 @@
     python -m benchmarks.gateway_soak [--minutes 30] [--rate 1] [--studies 50000] [--side 2048] [--picture CHEST.png]
 
 Studies are sent at their times whether or not earlier ones are done, over an association each, to the gateway with the
-shipped bundle, which stores in Orthanc. Every ten seconds: resident and proportional memory and open files of all
+shipped bundle, which stores in Orthanc. Every five seconds: resident and proportional memory and open files of all
 its processes, and how many acknowledged studies wait for their results. Figures are told by sixths of the time, so that
 growth shows: delay from the request until report and picture are in the PACS, and medians of the others. Writes JSON.
 Exit code 1 where a study was not acknowledged or its results never came.
@@ -33,7 +33,7 @@ from pneumoscope.files import write_json
 PATIENCE = 600.0
 PARTS = 6
 SENDERS = 4
-EVERY = 10.0
+EVERY = 5.0
 DONE = ["OT", "SR"]
 
 

@@ -46,7 +46,10 @@ def test_only_the_zone_that_counts_lowers_the_score(doubting: Any, bright_place:
     for zone in ("outside", "right upper", "right middle"):
         assert found.without["black"][zone] == pytest.approx(found.score)
     served = len(found.without)
-    assert found.evaluations == 1 + len(FILLS) + 4 * served
+    for lung, score in found.together["black"].items():
+        counts = lung in ("left lung", "both lungs")
+        assert score == pytest.approx(found.without["black"]["left middle"] if counts else found.score)
+    assert found.evaluations == 1 + len(FILLS) + (4 + 3) * served
 
 
 def test_a_fill_that_keeps_the_score_is_refused_and_another_is_quoted(

@@ -118,13 +118,15 @@ def with_zones(folder: Path, out: Path, hidden: str | None) -> str:
 
 REMOVED = {
     "fill": "shuffle", "score": 0.91, "empty": {"shuffle": 0.1, "mean": 0.9}, "refused": {"mean": 0.99},
-    "without": {"shuffle": {"outside": 0.9, "right upper": 0.4, "left upper": 0.93}}, "evaluations": 8, "seconds": 0.1,
+    "without": {"shuffle": {"outside": 0.9, "right upper": 0.4, "left upper": 0.93}},
+    "together": {"shuffle": {"both lungs": 0.2}}, "evaluations": 8, "seconds": 0.1,
 }  # fmt: skip
 
 
 def test_zones_are_outlined_valued_and_told(folder: Path, tmp_path: Path) -> None:
     text = with_zones(folder, tmp_path, None)
     assert "Without the right upper zone the score falls from 0.91 to 0.40" in text
+    assert "Where all zones of a lung are removed at once it scores 0.20 (both lungs)." in text
     assert text.count("R upper<tspan") == 2, "one figure by LIME, one by SHAP"
     assert "+2.25" in text
     assert "\N{MINUS SIGN}0.75" in text

@@ -23,6 +23,6 @@ def die_at(wanted: str) -> Callable[[str], None]:
 def poll(config: Gateway, stage: str) -> None:
     """Deal with all that an Orthanc tells, and die at a stage."""
     store = open_store(config.database)
-    poller = Poller(config.orthanc[0], open_intake(config, store), config.incoming, stages=die_at(stage))
+    poller = Poller(config.orthanc[0], open_intake(config, store), config.incoming, most=1 << 30, stages=die_at(stage))
     while poller.step():
         pass

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, text
+from tests.serving.crashing import Here
+from tests.serving.test_gateway import chest, gateway, only_job, push, receiving
 
+from pneumoscope.records import PNEUMONIA
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.meters import folder_of
 from pneumoscope.serving.metrics import render
 from pneumoscope.serving.store import Store, open_store
+from pneumoscope.serving.tables import DONE
+from pneumoscope.serving.worker import Worker
 
 BIG = ("images", "jobs", "results", "objects", "deliveries", "events")
 
@@ -33,6 +38,19 @@ def store(config: Gateway):
     opened = open_store(config.database, migrate=True)
     yield opened
     opened.close()
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_in_shadow_mode_answers_are_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shadow: bool) -> None:
+    counted: list[str | None] = []
+    monkeypatch.setattr("pneumoscope.serving.meters.answered", lambda label, abstained: counted.append(label))
+    with receiving(gateway(tmp_path / "g", shadow=shadow)) as (receiver, store):
+        assert push(receiver, chest()) == [0]
+        worker = Worker(gateway(tmp_path / "g", shadow=shadow), store, "worker-1")
+        worker.child = Here()  # type: ignore[assignment]
+        assert worker.step()
+        assert only_job(store).state == DONE
+    assert counted == ([] if shadow else [PNEUMONIA])
 
 
 def test_no_table_that_grows_is_read_as_a_whole(config: Gateway, store: Store) -> None:

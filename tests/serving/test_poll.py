@@ -30,7 +30,7 @@ from pneumoscope.serving.check import check
 from pneumoscope.serving.encode import encode
 from pneumoscope.serving.metrics import render
 from pneumoscope.serving.orthanc import OrthancError
-from pneumoscope.serving.poll import _ATTEMPTS, Poller, place
+from pneumoscope.serving.poll import _ATTEMPTS, Poller, place, pollers
 from pneumoscope.serving.processes import names, open_intake
 from pneumoscope.serving.store import Store, now, open_store
 from pneumoscope.serving.tables import WAITING, Feed, Image, Job
@@ -40,12 +40,12 @@ from pneumoscope.serving.tables import WAITING, Feed, Image, Job
 def following(folder: Path, url: str, **options: Any) -> Iterator[tuple[Poller, Store]]:
     """A gateway that asks one Orthanc, from its first image on where nothing else is said."""
     source = {"name": "pacs", "url": url, "start": "beginning", "seconds": 20.0, **options}
-    receive = {"port": 0, "callers": ("XRAYROOM1",), "free_mb": options.pop("free_mb", 0)}
-    source.pop("free_mb", None)
+    limits = {name: source.pop(name) for name in ("free_mb", "object_mb") if name in source}
+    receive = {"port": 0, "callers": ("XRAYROOM1",), "free_mb": 0, **limits}
     config = gateway(folder, orthanc=(source,), receive=receive)
     config.images.mkdir(exist_ok=True, parents=True)
     store = open_store(config.database, migrate=True)
-    poller = Poller(config.orthanc[0], open_intake(config, store), config.incoming)
+    (poller,) = pollers(config, open_intake(config, store))
     try:
         yield poller, store
     finally:
@@ -292,6 +292,17 @@ def test_what_is_no_dicom_is_skipped_and_counted(tmp_path: Path) -> None:
         all_of(poller)
         assert came(store) == [source.SOPInstanceUID]
         assert feed(store).skipped == 1
+
+
+def test_what_is_larger_than_the_listener_takes_is_skipped_and_not_fetched(tmp_path: Path) -> None:
+    source, large = chest(), chest()
+    large.Rows, large.Columns, large.PixelData = 1024, 1024, bytes(2 << 20)
+    files = (encoded(large), encoded(source))
+    with fake_orthanc(*files) as pacs, following(tmp_path, pacs.url, object_mb=1) as (poller, store):
+        all_of(poller)
+        assert came(store) == [source.SOPInstanceUID]
+        assert (feed(store).seq, feed(store).skipped) == (2, 1)
+        assert [path for path in pacs.asked if path.endswith("/file")] == [f"/instances/{pacs.name(2)}/file"]
 
 
 def test_what_was_erased_meanwhile_is_no_fault(tmp_path: Path) -> None:

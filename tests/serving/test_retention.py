@@ -421,11 +421,44 @@ def test_on_request_what_is_owed_or_committed_stays(place: Place) -> None:
     assert (done.images, done.kept) == (1, 1)
 
 
+PACS = {"name": "pacs", "kind": "fhir", "url": "http://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "held"),
+    [
+        ({"destination": (PACS,)}, 1),
+        ({"destination": ({**PACS, "enabled": False},)}, 0),
+        ({"destination": ()}, 0),
+        ({"destination": (PACS,), "shadow": True}, 0),
+    ],
+)
+def test_on_request_a_destination_that_nothing_is_sent_to_holds_up_nothing(
+    tmp_path: Path, with_users: Path, changes: dict[str, Any], held: int
+) -> None:
+    with opened(tmp_path, with_users, **changes) as place:
+        old(place, now(), WAITING)
+        assert erase_patient(place.config, place.store, "4711").kept == held
+
+
+@pytest.mark.parametrize("state", [WAITING, DEAD])
+def test_a_disabled_destination_keeps_what_it_is_owed_and_a_removed_one_does_not(
+    tmp_path: Path, with_users: Path, state: str
+) -> None:
+    with opened(tmp_path, with_users, retention=ALL, destination=({**PACS, "enabled": False},)) as place:
+        image_id = old(place, AGES_AGO, state)
+        sweep(place.config, place.store)
+        assert kept(place, image_id) == (True, True, True, True)
+        sweep(place.config.model_copy(update={"destination": ()}), place.store)
+        assert kept(place, image_id) == (False, False, False, False)
+
+
 def test_erase_at_the_command_line(tmp_path: Path, with_users: Path) -> None:
     with opened(tmp_path / "gateway", with_users) as place:
         old(place, now(), WAITING)
     config = tmp_path / "gateway.toml"
-    config.write_text(f'folder = "gateway"\n[receive]\ncallers = ["{CALLER}"]\n')
+    pacs = '[[destination]]\nname = "pacs"\nkind = "fhir"\nurl = "http://127.0.0.1:1"\n'
+    config.write_text(f'folder = "gateway"\n[receive]\ncallers = ["{CALLER}"]\n{pacs}')
     done = CliRunner().invoke(cli, ["journal", "erase", "--config", str(config)], input="4711\n")
     assert (done.exit_code, done.stdout) == (1, "0 images, 0 predictions, 0 labels; 1 images kept\n")
     done = CliRunner().invoke(cli, ["journal", "erase"], input="4711\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.config import load_gateway
 from pneumoscope.serving.processes import KINDS, kind_of, names, signed
 from pneumoscope.serving.store import open_store
-from pneumoscope.serving.supervisor import serve
+from pneumoscope.serving.supervisor import _prepare, serve
 from pneumoscope.serving.tables import SENT, Beat, Delivery
 
 TOML = """
@@ -47,11 +46,6 @@ def until(what: Callable[[], bool], seconds: float = 120.0) -> None:
     while not what():
         assert time.monotonic() < limit, "it did not happen in time"
         time.sleep(0.05)
-
-
-def accepts(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def stat(pid: int) -> list[str]:
@@ -113,8 +107,8 @@ def test_it_runs_and_heals_and_ends(tmp_path: Path) -> None:
             listener = beats["receive"][0]
             os.kill(parent_of(listener), signal.SIGKILL)  # whom it was forked from, and who knows how it ends
             until(lambda: not alive(listener))
-            until(lambda: accepts(dicom))
-            assert push(At(dicom), chest()) == [0]  # type: ignore[arg-type]
+            third = chest()
+            until(lambda: push(At(dicom), third) == [0])  # type: ignore[arg-type]
             until(lambda: all_sent(6))
             until(lambda: ready(web))
             assert 'pneumoscope_jobs{state="done"} 3.0' in httpx.get(f"http://127.0.0.1:{web}/metrics").text
@@ -169,6 +163,17 @@ def test_a_host_that_only_analyses_asks_for_the_shared_folder(tmp_path: Path) ->
     store = {"url": "postgresql+psycopg://gateway@127.0.0.1/gateway"}
     with pytest.raises(ConfigError, match="journal must not lie"):
         serve(gateway(tmp_path, store=store), ["worker"])
+
+
+def test_hosts_are_asked_for_one_key(tmp_path: Path) -> None:
+    url, own = "postgresql+psycopg://gateway@127.0.0.1/gateway", {"path": tmp_path / "own" / "journal.sqlite"}
+    key = {**own, "key": tmp_path / "journal.key"}
+    for store, kinds in (({"url": url}, ["worker"]), ({"url": url, "host": "second"}, KINDS)):
+        with pytest.raises(ConfigError, match="key of its own"):
+            _prepare(gateway(tmp_path, store=store, journal=own), kinds)
+        _prepare(gateway(tmp_path / "g", store=store, journal=key), [*kinds, "receive"])
+    _prepare(gateway(tmp_path, store={"url": url}, journal=own), KINDS)  # one host, which needs no name
+    _prepare(gateway(tmp_path, store={"url": url, "host": "first"}), KINDS)  # the key lies in the shared folder
 
 
 @pytest.mark.parametrize(

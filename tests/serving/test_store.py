@@ -23,9 +23,11 @@ from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.outbox import Answer, Outcome
+from pneumoscope.serving.processes import KINDS
 from pneumoscope.serving.retention import sweep
 from pneumoscope.serving.send import DELIVERED
 from pneumoscope.serving.store import MIGRATIONS, Store, database_time, hidden, now, open_store, revision, upgrade
+from pneumoscope.serving.supervisor import _tidy
 from pneumoscope.serving.tables import (
     DEAD,
     DONE,
@@ -34,6 +36,7 @@ from pneumoscope.serving.tables import (
     SENT,
     WAITING,
     Base,
+    Beat,
     Delivery,
     Event,
     Feedback,
@@ -219,6 +222,52 @@ def test_what_is_owed_is_sent_once_or_tried_again_or_given_up(store: Store) -> N
     assert len(outbox.due(store, "other", 20)) == 2
 
 
+def test_what_is_owed_to_a_removed_destination_is_given_up(store: Store) -> None:
+    job_id, moment = add(store), now()
+    with store.write() as session:
+        result = Result(job_id=job_id, bundle="b", bundle_sha256="0" * 64, threshold=0.5, abstained=False, quality={},
+                        milliseconds=1.0, urgent=False, shadow=False, created_at=moment)  # fmt: skip
+        for kind in ("sr", "sc"):
+            built = Object(kind=kind, uid=kind, suffix=".dcm", data=kind.encode())
+            outbox.owe(session, built, ["pacs", "gone"], moment)
+            result.objects.append(built)
+        session.add(result)
+    sent, left = outbox.due(store, "gone", 20)
+    outbox.record(store, sent, DELIVERED, timedelta(days=1), random.Random(0))
+    config = gateway(Path("g"), 104)
+    off = config.model_copy(update={"destination": (config.destination[0].model_copy(update={"enabled": False}),)})
+    _tidy(off, store, ["receive", "worker"])
+    assert [parcel.delivery_id for parcel in outbox.due(store, "gone", 20)] == [left.delivery_id]
+    _tidy(off, store, ["send"])
+    assert outbox.due(store, "gone", 20) == []
+    assert len(outbox.due(store, "pacs", 20)) == 2, "disabled is not removed"
+    with store.read() as session:
+        query = select(Delivery.state, Delivery.reason).where(Delivery.destination == "gone").order_by(Delivery.state)
+        assert session.execute(query).all() == [
+            (DEAD, "given up: the destination is no longer configured"),
+            (SENT, None),
+        ]
+
+
+def test_a_process_that_is_no_longer_configured_is_not_missed(store: Store) -> None:
+    def beats() -> set[str]:
+        with store.read() as session:
+            return set(session.scalars(select(Beat.name)))
+
+    several = {"url": "postgresql+psycopg://gateway@127.0.0.1/gateway", "host": "first"}
+    alone, first = gateway(Path("g")), gateway(Path("g"), store=several)
+    ours = {"worker-1", "receive", "web"}
+    others = {"worker-2", "retain", "worker-2@first", "worker-2@second"}
+    for name in ours | others:
+        store.beat(name, 1)
+    _tidy(first, store, ["send"])
+    assert beats() == ours | others
+    _tidy(first, store, ["worker"])
+    assert beats() == ours | others - {"worker-2@first"}
+    _tidy(alone, store, KINDS)
+    assert beats() == ours | {"worker-2@second"}
+
+
 def test_one_host_sends_to_a_destination_and_another_takes_over(postgres: Postgres, migrated: str) -> None:
     url = postgres.database(migrated)
     one, other = open_store(url), open_store(url)
@@ -316,7 +365,10 @@ def test_retention_and_what_it_spares(store: Store, tmp_path: Path) -> None:
         assert jobs.commit(session, tmp_path / "images", ["1.2.3"]) == {"1.2.3"}
     receive = {"callers": ("A",)}
     kept = {"images": 30, "results": 30, "jobs": 30, "events": 30}
-    config = Gateway.model_validate({"folder": tmp_path, "receive": receive, "retention": kept})
+    to = ({"name": "p", "kind": "fhir", "url": "http://127.0.0.1:1"},)
+    config = Gateway.model_validate(
+        {"folder": tmp_path, "receive": receive, "retention": kept, "destination": to}, strict=False
+    )
     assert sweep(config, store) == {
         "jobs": 1,
         "commitment reports": 0,

@@ -6,8 +6,10 @@ import io
 import json
 import re
 import shutil
+import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -547,6 +549,54 @@ def test_feedback_is_kept_and_tells_the_journal(
     assert source.StudyInstanceUID not in str(labels)
     assert "left base" in browser.get(f"/study/{image_id}").text
     assert [event.image_id for event in events(place, audit.FEEDBACK)] == [image_id]
+
+
+def form_of(place: Place, image_id: int) -> tuple[Any, dict[str, str]]:
+    browser = place.as_("reader")
+    text = browser.get(f"/study/{image_id}").text
+    return browser, {"form_secret": secret_of(text), "key": key_of(text), "verdict": "agree"}
+
+
+def counted(place: Place) -> tuple[int, int]:
+    """How often feedback is in the tables, and labels in the journal."""
+    with place.store.read() as session:
+        return len(session.scalars(select(Feedback)).all()), len(list(Journal(place.config.journal_file).labels()))
+
+
+def test_a_journal_that_is_locked_holds_up_no_other_writer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_id = bring(place, chest())
+    answer(place, image_id)
+    browser, form = form_of(place, image_id)
+    append = Journal.append_label
+
+    def slowly(self: Journal, label: Label) -> bool:
+        with closing(sqlite3.connect(place.config.folder / "gateway.sqlite", timeout=0.1)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.rollback()
+        return append(self, label)
+
+    monkeypatch.setattr(Journal, "append_label", slowly)
+    assert browser.post(f"/study/{image_id}/feedback", data=form).status_code == 303
+    assert counted(place) == (1, 1)
+
+
+@on_each_database
+def test_feedback_that_was_cut_off_is_written_once_in_both(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_id = bring(place, chest())
+    answer(place, image_id)
+    browser, form = form_of(place, image_id)
+    with monkeypatch.context() as patch:
+        patch.setattr("pneumoscope.serving.web.study.audit.add", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        with pytest.raises(RuntimeError):
+            browser.post(f"/study/{image_id}/feedback", data=form)
+    assert counted(place) == (0, 1)
+    posts = [threading.Thread(target=browser.post, args=(f"/study/{image_id}/feedback",), kwargs={"data": form})
+             for _ in range(4)]  # fmt: skip
+    for post in posts:
+        post.start()
+    for post in posts:
+        post.join()
+    assert counted(place) == (1, 1)
 
 
 def test_feedback_about_nothing_is_refused(place: Place) -> None:

@@ -21,18 +21,22 @@ from pneumoscope.explanation.zoned import Lungs
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
 
+_LUNGS = {"right lung": ("right",), "left lung": ("left",), "both lungs": ("right", "left")}
+
 
 @dataclass(frozen=True, slots=True)
 class Counterfactual:
     """Calibrated scores in 0..1: `score` of the whole image; by fill, `empty` of the fill alone, and without each zone.
 
     `without`: fill -> zone -> score, of the fills that serve; the one asked for comes first where it serves.
+    `together`: fill -> `right lung`, `left lung`, `both lungs` -> score without all its zones at once.
     `refused`: fill -> the share of the score before calibration that nothing but the fill keeps, more than a half.
     """
 
     score: float
     empty: Mapping[str, float]
     without: Mapping[str, Mapping[str, float]]
+    together: Mapping[str, Mapping[str, float]]
     refused: Mapping[str, float]
     evaluations: int
     seconds: float
@@ -49,6 +53,7 @@ class Counterfactual:
             "score": self.score,
             "empty": dict(self.empty),
             "without": {fill: dict(scores) for fill, scores in self.without.items()},
+            "together": {fill: dict(scores) for fill, scores in self.together.items()},
             "refused": dict(self.refused),
             "evaluations": self.evaluations,
             "seconds": round(self.seconds, 4),
@@ -74,19 +79,26 @@ def counterfactual(classifier: Classifier, image: Pixels, lungs: Lungs, fill: st
     kept = dict(zip(order, (raw[1:] / raw[0]).tolist(), strict=True))
     refused = {name: share for name, share in kept.items() if not share <= MOST_KEPT}
     serving = [name for name in order if name not in refused]
-    alone = ~np.eye(len(names), dtype=bool)
-    without = {}
+    left_in = np.concatenate([~np.eye(len(names), dtype=bool), [_kept(names, sides) for sides in _LUNGS.values()]])
+    without, together = {}, {}
     for name in serving:
-        scores, _ = _scores(classifier, remove(image, fills[name], labels, alone))
-        without[name] = dict(zip(names, scores.tolist(), strict=True))
+        scores = _scores(classifier, remove(image, fills[name], labels, left_in))[0].tolist()
+        without[name] = dict(zip(names, scores[: len(names)], strict=True))
+        together[name] = dict(zip(_LUNGS, scores[len(names) :], strict=True))
     return Counterfactual(
         score=float(calibrated[0]),
         empty=dict(zip(order, calibrated[1:].tolist(), strict=True)),
         without=without,
+        together=together,
         refused=refused,
-        evaluations=1 + len(order) + len(names) * len(serving),
+        evaluations=1 + len(order) + len(left_in) * len(serving),
         seconds=time.perf_counter() - started,
     )
+
+
+def _kept(names: list[str], sides: tuple[str, ...]) -> list[bool]:
+    """Return which zones stay where those of the sides are removed."""
+    return [name.partition(" ")[0] not in sides for name in names]
 
 
 def _scores(classifier: Classifier, images: Pixels) -> tuple[Floats, Floats]:

@@ -175,6 +175,9 @@ def removals(told: Mapping[str, Any], threshold: float | None) -> list[str]:
         if threshold is not None and (value >= threshold) != (whole >= threshold):
             sentence += ", across the threshold"
         said.append(f"{sentence}{_other_fills(told, zone, fill, whole)}.")
+    if lungs := told["together"].get(fill):
+        scores = ", ".join(f"{score(value)} ({name})" for name, value in lungs.items())
+        said.append(f"Where all zones of a lung are removed at once it scores {scores}.")
     alone = score((told.get("empty") or {}).get(fill))
     return [*said, f"For comparison, an image that is nothing but the fill ({fill}) scores {alone}."]
 

@@ -89,7 +89,8 @@ class Receive(Section):
     """The DICOM listener. `callers`: the titles that may send; at least one.
 
     `associations`: at once, `peer_associations`: of one address. `seconds`: how long a peer may be silent, or take for
-    one PDU. `object_seconds`, `object_mb`: how long one object may take, and how large it may be. `free_mb`: with less
+    one PDU. `object_seconds`, `object_mb`: how long one object may take, and how large it may be, also one
+    that comes from an Orthanc. `free_mb`: with less
     space left on the disk images are refused (0xA700). `port` 0 takes a free one. `commitment`: answer requests for
     storage commitment; a sender may erase what is committed, and the gateway is no archive. `commitment_peer`: senders
     that release before the report.

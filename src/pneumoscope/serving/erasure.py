@@ -8,7 +8,7 @@ audit trail and must never come to mean another patient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +48,14 @@ def in_work() -> ColumnElement[bool]:
     return Image.id.in_(select(Job.image_id).where(Job.state.in_((WAITING, RUNNING))).correlate(None))
 
 
-def owed(*, given_up: bool) -> ColumnElement[bool]:
-    """Return the condition that a result of an image is not delivered; `given_up`: or will not be by itself."""
+def owed(to: Collection[str], *, given_up: bool) -> ColumnElement[bool]:
+    """Return the condition that a result of an image is not delivered to one of these destinations.
+
+    `given_up`: or will not be by itself.
+    """
     theirs = select(Job.image_id).join(Job.result).join(Result.objects).join(Object.deliveries)
     missing = Delivery.state.not_in((SENT, COMMITTED)) if given_up else Delivery.state == WAITING
-    return Image.id.in_(theirs.where(missing).correlate(None))
+    return Image.id.in_(theirs.where(missing, Delivery.destination.in_(to)).correlate(None))
 
 
 def erase_file(folder: Path, image: Image, stages: Stages = _silent) -> None:
@@ -106,7 +109,8 @@ def erase_patient(
 ) -> Erased:
     """Erase one patient from the tables, the files and the journal with its archives, and write an event with counts.
 
-    Images that wait, are analysed, or whose results are on their way are kept and counted: ask again later.
+    Images that wait, are analysed, or whose results are on their way are kept and counted: ask again later. What is
+    owed to a destination that nothing is sent to, disabled, removed or in shadow mode, is not on its way.
 
     Args:
         config: of the gateway.
@@ -136,7 +140,8 @@ def erase_patient(
     stages("journal erased")
     with store.write() as session:
         images = list(session.scalars(select(Image).where(*mine).with_for_update()))
-        bound = or_(in_work(), owed(given_up=False), *([] if committed else [Image.committed_at.is_not(None)]))
+        sending = [item.name for item in config.deliveries]
+        bound = or_(in_work(), owed(sending, given_up=False), *([] if committed else [Image.committed_at.is_not(None)]))
         held = set(session.scalars(select(Image.id).where(*mine, bound)))
         free = [image for image in images if image.id not in held]
         erase_images(session, config.images, free, stages)

@@ -1,7 +1,8 @@
 """The one way in: whoever brings an image gets its receipt when the image cannot be lost any more.
 
 Temporary file, fsync, rename, fsync of the folder, commit; in this order, so that a row without its file cannot be.
-A file without its row, left by a crash between the two, is not acknowledged, and its sender brings it again.
+A file without its row, left by a crash between the two, is not acknowledged, and its sender brings it again; if not,
+`leftovers` removes it.
 """
 
 from __future__ import annotations
@@ -136,6 +137,8 @@ class Intake:
                 return Receipt(DUPLICATE, image.id, image.job.state, image.job.reason)
         moment = database_time(session)
         state, reason, notes = self._judge(header, place, earlier)
+        with storage_errors(place):  # it may be taken for left over
+            size = place.stat().st_size
         image = Image(
             sop_uid=header.sop_uid,
             version=earlier[-1].version + 1 if earlier else 1,
@@ -144,7 +147,7 @@ class Intake:
             study_uid=header.study_uid,
             series_uid=header.series_uid,
             file=file,
-            size=place.stat().st_size,
+            size=size,
             source=source,
             received_at=moment,
             patient_id=header.patient_id,

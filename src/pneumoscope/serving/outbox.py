@@ -8,12 +8,12 @@ and a destination keeps one of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope.serving.store import Store, database_time
@@ -146,6 +146,17 @@ def replay(store: Store, delivery_id: int) -> bool:
         fresh = {"state": WAITING, "attempts": 0, "not_before": moment, "created_at": moment}
         query = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == DEAD, Delivery.object_id.in_(kept))
         return session.scalar(query.values(**fresh).returning(Delivery.id)) is not None
+
+
+def give_up_others(store: Store, configured: Collection[str]) -> dict[str, int]:
+    """Give up what is owed to destinations that are no longer configured; returns how much to which."""
+    with store.write() as session:
+        others = (Delivery.state == WAITING, Delivery.destination.not_in(configured))
+        counts = select(Delivery.destination, func.count()).where(*others).group_by(Delivery.destination)
+        found = dict(session.execute(counts).all())
+        reason = "given up: the destination is no longer configured"
+        session.execute(update(Delivery).where(*others).values(state=DEAD, reason=reason))
+    return found
 
 
 def refused(session: Session, destination: str) -> str | None:

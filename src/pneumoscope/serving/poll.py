@@ -33,7 +33,11 @@ _ATTEMPTS = 10  # at one image that Orthanc answers about with an error, while i
 
 
 class Poller:
-    """Follows one Orthanc. `stages`: called with the name of each stage that was reached; tests end it there."""
+    """Follows one Orthanc.
+
+    `most`: bytes that an image may have. `stages`: called with the name of each stage that was reached; tests end it
+    there.
+    """
 
     def __init__(
         self,
@@ -41,9 +45,10 @@ class Poller:
         intake: Intake,
         incoming: Path,
         *,
+        most: int,
         stages: Callable[[str], None] = lambda stage: None,
     ) -> None:
-        self.source, self.intake, self.stages = source, intake, stages
+        self.source, self.intake, self.most, self.stages = source, intake, most, stages
         self.store = intake.store
         self.folder = out_folder(incoming / "orthanc" / source.name)  # apart from the listener's, which clears its own
         sweep(self.folder, older_seconds=0)
@@ -145,6 +150,8 @@ class Poller:
         modality = modalities[known.series]
         if modality is not None and modality not in self.source.modalities:
             return
+        if known.size > self.most:  # `fetch` takes no more than it was told
+            raise ImageError(f"the object is larger than {self.most >> 20} MB")
         self.intake.room()
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".dcm", delete=False) as stream:
             arrival = Path(stream.name)
@@ -212,4 +219,5 @@ def _anew(client: orthanc.Client, page: orthanc.Page, at: Feed) -> bool:
 
 def pollers(config: Gateway, intake: Intake) -> list[Poller]:
     """Return one poller for each Orthanc."""
-    return [Poller(item, intake, config.incoming) for item in config.orthanc]
+    most = config.receive.object_mb << 20
+    return [Poller(item, intake, config.incoming, most=most) for item in config.orthanc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,9 @@ from pydicom.uid import (
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
-from pneumoscope.errors import ConfigError, ImageError, StorageError
+from pneumoscope.errors import ConfigError, ImageError, PneumoscopeError, StorageError
 from pneumoscope.files import out_folder
-from pneumoscope.serving import assurance, commitment, meters
+from pneumoscope.serving import assurance, commitment, leftovers, meters
 from pneumoscope.serving.association import COMMITMENT, VERIFICATION
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.intake import Intake, sweep
@@ -30,6 +31,7 @@ from pneumoscope.serving.tls import greet, server_tls
 
 # PS3.4, B.2.3: statuses of C-STORE.
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, NOT_AUTHORIZED = 0x0000, 0xA700, 0xC000, 0x0124
+_BEAT, _HOUR = 5.0, 3600.0  # seconds
 _PDU = 1 << 20  # bytes: as fast as no limit, and a slow sender is seen to move; the default takes three times as long
 # Besides radiographs, what may be routed here by mistake or come back from us; a CT of a thousand slices is refused
 # when it asks, not after it was sent.
@@ -153,12 +155,33 @@ def _application(config: Gateway) -> AE:
 
 
 def run(receiver: Receiver, config: Gateway, stop: threading.Event, beat: Callable[[], None]) -> None:
-    """Keep a listener running until told to stop; clear away hourly what broken transfers left."""
-    waited = 0.0
-    while not stop.wait(5.0):
-        beat()
-        waited += 5.0
-        if waited >= 3600:
-            waited = 0.0
+    """Keep a listener running until told to stop; clear away what broken transfers left, hourly, and crashes, daily."""
+    due, daily = time.monotonic() + _HOUR, time.monotonic() + _HOUR
+    beaten = 0.0
+
+    def go_on() -> bool:
+        nonlocal beaten
+        if time.monotonic() - beaten >= _BEAT:
+            beat()
+            beaten = time.monotonic()
+        return not stop.is_set()
+
+    while not stop.wait(_BEAT):
+        go_on()
+        if time.monotonic() >= due:
+            due = time.monotonic() + _HOUR
             sweep(config.incoming, older_seconds=3600)
+        if time.monotonic() >= daily:
+            daily = time.monotonic() + 24 * _HOUR
+            clear(receiver.intake, go_on)
     receiver.close()
+
+
+def clear(intake: Intake, go_on: Callable[[], bool] = lambda: True) -> None:
+    """Remove images that no row names, and say how many; a disk or a database that fails is asked again tomorrow."""
+    log = logger("receive")
+    try:
+        if removed := leftovers.remove(intake.folder, intake.store, go_on):
+            log.warning("files without a row removed", count=removed)
+    except (PneumoscopeError, OSError) as error:
+        log.error("files without a row not removed", reason=getattr(error, "what", type(error).__name__))

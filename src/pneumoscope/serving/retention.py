@@ -7,7 +7,8 @@
     journal   lines of whole months move into a journal of that month, beside it; none is erased
 
 Nothing is erased of an image that waits or is analysed, that has a result which was not delivered (given up counts as
-not delivered), or whose storage was committed. Each transaction is small, and tells in an event what it erased.
+not delivered) to a destination that is configured, or whose storage was committed. Each transaction is small, and
+tells in an event what it erased.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def _steps(config: Gateway) -> Iterator[tuple[str, int, Step]]:
     if kept.images is not None:
         yield "images", kept.images, lambda session: _images(session, config, _limit(session, kept.images))
     if kept.results is not None:
-        yield "results", kept.results, lambda session: _results(session, _limit(session, kept.results))
+        yield "results", kept.results, lambda session: _results(session, config, _limit(session, kept.results))
     if kept.events is not None:
         yield "events", kept.events, lambda session: _events(session, _limit(session, kept.events))
         yield "sign-ins", kept.events, lambda session: _sign_ins(session, _limit(session, kept.events))
@@ -100,21 +101,22 @@ def _limit(session: Session, days: int | None) -> datetime:
     return database_time(session) - timedelta(days=days or 0)
 
 
-def _settled() -> tuple[ColumnElement[bool], ...]:
-    return (~in_work(), ~owed(given_up=True), Image.committed_at.is_(None))
+def _settled(config: Gateway) -> tuple[ColumnElement[bool], ...]:
+    destinations = [item.name for item in config.destination]
+    return (~in_work(), ~owed(destinations, given_up=True), Image.committed_at.is_(None))
 
 
 def _images(session: Session, config: Gateway, limit: datetime) -> int:
-    query = select(Image).join(Image.job).where(Image.file.is_not(None), Job.ended_at < limit, *_settled())
+    query = select(Image).join(Image.job).where(Image.file.is_not(None), Job.ended_at < limit, *_settled(config))
     found = list(session.scalars(query.order_by(Image.id).limit(_BATCH).with_for_update(of=Image)))
     for image in found:
         erase_file(config.images, image)
     return len(found)
 
 
-def _results(session: Session, limit: datetime) -> int:
+def _results(session: Session, config: Gateway, limit: datetime) -> int:
     bytes_left = Result.id.in_(select(Object.result_id).where(Object.data.is_not(None)))
-    query = select(Result.id).join(Result.job).join(Job.image).where(Result.created_at < limit, *_settled()[:2])
+    query = select(Result.id).join(Result.job).join(Job.image).where(Result.created_at < limit, *_settled(config)[:2])
     query = query.where(or_(Result.map_png.is_not(None), bytes_left)).order_by(Result.id).limit(_BATCH)
     found = list(session.scalars(query))
     session.execute(update(Result).where(Result.id.in_(found)).values(map_png=None))
@@ -124,7 +126,7 @@ def _results(session: Session, limit: datetime) -> int:
 
 def _jobs(session: Session, config: Gateway, limit: datetime) -> int:
     said = Job.id.in_(select(Result.job_id).join(Feedback).correlate(None))
-    query = select(Image).join(Image.job).where(Job.ended_at < limit, ~said, *_settled())
+    query = select(Image).join(Image.job).where(Job.ended_at < limit, ~said, *_settled(config))
     found = list(session.scalars(query.order_by(Image.id).limit(_BATCH).with_for_update(of=Image)))
     erase_images(session, config.images, found)
     return len(found)

@@ -11,12 +11,15 @@ from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
 
+from sqlalchemy import select
+
 from pneumoscope.errors import ConfigError, StorageError, storage_errors
-from pneumoscope.serving import forking, meters
+from pneumoscope.serving import forking, meters, outbox
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
-from pneumoscope.serving.processes import KINDS, kind_of, live, names
-from pneumoscope.serving.store import open_store
+from pneumoscope.serving.processes import KINDS, kind_of, live, names, signed
+from pneumoscope.serving.store import Store, open_store
+from pneumoscope.serving.tables import Beat
 
 _LOOK = 0.2  # seconds between looks at the processes
 _AGAIN, _LONGEST = 0.5, 30.0  # seconds before a process that died is started again: doubled while it keeps dying
@@ -62,14 +65,16 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
     """Run the gateway, or some kinds of its processes, until SIGTERM or Ctrl-C.
 
     Raises:
-        ConfigError: there is no such kind or database, or the journal would lie in a folder that hosts share.
+        ConfigError: there is no such kind or database, or hosts would share the journal, or not share its key.
         StorageError: the database cannot be used, or the folder that is shared with the receiving host is not there.
     """
     _prepare(config, kinds)
     forking.begin()
-    open_store(config.database, migrate=True).close()
     configure(config.logs)
     log = logger("supervisor")
+    store = open_store(config.database, migrate=True)
+    _tidy(config, store, kinds)
+    store.close()
     stop = threading.Event()
 
     def told(number: int, frame: FrameType | None) -> None:
@@ -100,6 +105,12 @@ def _prepare(config: Gateway, kinds: Collection[str]) -> None:
             "with several hosts the journal must not lie in their shared folder",
             remedy="give journal.path on a disk of this host, see docs/howto/several-workers.md",
         )
+    several = config.host and (set(kinds) != set(KINDS) or config.store.host)
+    if several and config.journal.path is not None and config.journal.key is None:
+        raise ConfigError(
+            "each host would make a key of its own, and call the same patient by another pseudonym",
+            remedy="give journal.key in the folder that all hosts share, see docs/howto/several-workers.md",
+        )
     if {"receive", "web"} & set(kinds):
         for folder in (config.folder, config.images):
             with storage_errors(folder):
@@ -110,6 +121,19 @@ def _prepare(config: Gateway, kinds: Collection[str]) -> None:
             path=config.images,
             remedy="mount the folder that is shared with the host that receives, and start that one first",
         )
+
+
+def _tidy(config: Gateway, store: Store, kinds: Collection[str]) -> None:
+    """Settle what an earlier configuration left, as far as it belongs to what is started here."""
+    if "send" in kinds:
+        for name, count in outbox.give_up_others(store, [item.name for item in config.destination]).items():
+            logger("supervisor").warning("given up, no longer configured", destination=name, count=count)
+    mine = [signed(config, name) for name in names(config, kinds)]
+    with store.write() as session:
+        for beat in session.scalars(select(Beat).where(Beat.name.not_in(mine))):
+            # What others run, on this host or elsewhere, must be missed where it is silent.
+            if beat.name.partition("@")[2] == (config.host or "") and kind_of(beat.name) in kinds:
+                session.delete(beat)
 
 
 def _end(members: list[_Member]) -> None:

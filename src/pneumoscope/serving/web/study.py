@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import threading
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ SOURCE = "page"  # of the journal's labels
 # What programs are told of a header; descriptions are free text, in which some hospitals write names.
 _TOLD = ("modality", "view", "body_part", "age_years", "sex", "rows", "columns", "bits", "photometric")
 _OTHER = {NORMAL: PNEUMONIA, PNEUMONIA: NORMAL}
+_ONE_BY_ONE = threading.Lock()
 
 Viewer = Annotated[Person, Depends(needs(VIEWER))]
 Reader = Annotated[Person, Depends(needs(READER))]
@@ -147,32 +149,46 @@ def keep_feedback(site: Site, who: Person, image_id: int, verdict: str, key: str
     """Keep feedback in the tables, and its label in the journal; False where this form was sent before.
 
     The comment stays out of the journal: it may name a patient. The journal first, under the form's key: whoever
-    crashes between the two and sends the form again is written once in both.
+    crashes between the two and sends the form again is written once in both. The journal is written outside of any
+    transaction, because it may be locked for long, as while months of it are archived.
     """
-    with site.store.write() as session:
-        image = _image(session, image_id)
-        result = image.job.result
-        if result is None or result.label is None or hidden(result, who):
-            raise HTTPException(409, "there is no answer that could be agreed with")
-        if session.scalar(select(Feedback.id).where(Feedback.key == key)) is not None:
-            return False
-        label = None if verdict == UNSURE else result.label if verdict == AGREE else _OTHER[result.label]
-        moment, study = database_time(session), site.pseudonyms.of("study", image.study_uid)
+    with _ONE_BY_ONE:  # one form sent twice with two verdicts has the same one in journal and tables
+        with site.store.read() as session:
+            result = _answered(session, image_id, who)
+            if _known(session, key):
+                return False
+            label = None if verdict == UNSURE else result.label if verdict == AGREE else _OTHER[str(result.label)]
+            moment, study = database_time(session), site.pseudonyms.of("study", result.job.image.study_uid)
         if label is not None and study is not None:
             site.journal.append_label(Label(f"page-{key}", moment, study, label, SOURCE, verdict))
-        session.add(
-            Feedback(
-                key=key,
-                result_id=result.id,
-                user_id=who.user_id,
-                verdict=verdict,
-                label=label,
-                comment=comment,
-                created_at=moment,
+        with site.store.write() as session:
+            result = _answered(session, image_id, who)  # it may have been erased meanwhile
+            if _known(session, key):
+                return False
+            session.add(
+                Feedback(
+                    key=key,
+                    result_id=result.id,
+                    user_id=who.user_id,
+                    verdict=verdict,
+                    label=label,
+                    comment=comment,
+                    created_at=moment,
+                )
             )
-        )
-        audit.add(session, who, audit.FEEDBACK, image_id, verdict)
-        return True
+            audit.add(session, who, audit.FEEDBACK, image_id, verdict)
+            return True
+
+
+def _answered(session: Session, image_id: int, who: Person) -> Result:
+    result = _image(session, image_id).job.result
+    if result is None or result.label is None or hidden(result, who):
+        raise HTTPException(409, "there is no answer that could be agreed with")
+    return result
+
+
+def _known(session: Session, key: str) -> bool:
+    return session.scalar(select(Feedback.id).where(Feedback.key == key)) is not None
 
 
 def _content(site: Site, who: Person, image_id: int) -> dict[str, Any]:
