@@ -9,6 +9,8 @@ and what was lost there, is on the card. (Choosing thresholds anew on a few hund
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +34,7 @@ from pneumoscope.runtime import import_openvino, open_runtime
 _BATCH = 32
 _SAMPLE = 300  # images that show the range of each activation; more change nothing measurable
 _ALIGNED = 2000  # images on which the probabilities are made those of the original
+_ANEW = ("schema", "pneumoscope", "notice", "weights", "sha256", "card_sha256", "evidence", "gate")
 
 
 def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: int = 0) -> dict[str, Any]:
@@ -55,60 +58,60 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
     if "model.onnx" not in files:
         raise DataError("the bundle holds no ONNX model", path=bundle.folder, remedy="quantise one that training wrote")
     train, val = manifest.select("train"), manifest.select("val").labelled()
-    canvas, aspect, crop = bundle.preparation.canvas, bundle.preparation.aspect, crop_of(bundle.preparation)
-    shown = open_cache(train.samples, canvas=canvas, aspect=aspect, crop=crop)
+    shown, held = _open(train, bundle), _open(val, bundle)
     rows = sorted({row for row in shown.rows if row >= 0})
     rng = np.random.default_rng(seed)
     chosen = rng.choice(rows, min(_SAMPLE, len(rows)), replace=False)
     graph = _eight_bit(files["model.onnx"], [_inputs(shown, [row], bundle) for row in chosen])
+    parts = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **graph}
+    sections = _sections(bundle, name, images=len(chosen))
 
-    cache = open_cache(val.samples, canvas=canvas, aspect=aspect, crop=crop)
-    kept = [(sample, row) for sample, row in zip(val.samples, cache.rows, strict=True) if row >= 0]
-    val_rows = [row for _, row in kept]
-    pixels = _inputs(cache, val_rows, bundle)
+    many = np.concatenate([_inputs(shown, [row], bundle) for row in rng.permutation(rows)[:_ALIGNED]])
+    kept = [(sample, row) for sample, row in zip(val.samples, held.rows, strict=True) if row >= 0]
+    held_rows = [row for _, row in kept]
+    pixels = _inputs(held, held_rows, bundle)
     truth = np.array([sample.label == PNEUMONIA for sample, _ in kept], int)
     patients = [sample.patient_id for sample, _ in kept]
-    sections = {key: value for key, value in bundle.card.items() if key not in _ANEW}
-    sections |= {
-        "name": name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quantised_from": {"name": bundle.name, "sha256": bundle.sha256, "images": len(chosen)},
-        "preparation": asdict(bundle.preparation),
-        "runtime": {"precision": "int8"},
-    }
-    weights = (bundle.folder / WEIGHTS).read_bytes()
-    with tempfile.TemporaryDirectory() as scratch:
-        draft = Path(scratch) / "draft"
-        write_bundle(draft, {WEIGHTS: weights, **graph}, sections)
-        logits = _logits(load_bundle(draft), pixels)
-        many = [_inputs(shown, [row], bundle)[0] for row in rng.permutation(rows)[:_ALIGNED]]
-        fitted = fit_to(_logits(load_bundle(draft), np.stack(many)), _probabilities(bundle, np.stack(many)))
-    probability, _ = probabilities(logits, fitted.temperature, fitted.bias)
+    with _draft(parts, sections) as draft:
+        fitted = fit_to(_logits(draft, many), _probabilities(bundle, many))
+        probability, _ = probabilities(_logits(draft, pixels), fitted.temperature, fitted.bias)
     points = points_at(bundle.card["operating_points"], truth, probability, patients)
     sections |= calibration_sections(fitted, points)
     sections["calibration"]["method"] = "temperature and bias fitted to the original's probabilities of training images"
-    with tempfile.TemporaryDirectory() as scratch:
-        draft = Path(scratch) / "draft"
-        write_bundle(draft, {WEIGHTS: weights, **graph}, sections)
-        refit_gate(
-            load_bundle(draft), bundle, out, shown.pixels[drawn(rows, seed)], cache.pixels[drawn(val_rows, seed)]
-        )
-    original = _probabilities(bundle, pixels)
+    with _draft(parts, sections) as draft:
+        refit_gate(draft, bundle, out, shown.pixels[drawn(rows, seed)], held.pixels[drawn(held_rows, seed)])
+
     point = bundle.card["operating_point"]
-    compared = compare(
-        truth,
-        probability,
-        original,
-        points[point].threshold,
-        bundle.card["operating_points"][point]["threshold"],
-        patients,
-        seed=seed,
-    )
+    limits = points[point].threshold, bundle.card["operating_points"][point]["threshold"]
+    compared = compare(truth, probability, _probabilities(bundle, pixels), *limits, patients, seed=seed)
     add_evidence(out, {"against_original": {"images": "validation split", "point": point, **compared.as_json()}})
     return dict(load_bundle(out).card)
 
 
-_ANEW = ("schema", "pneumoscope", "notice", "weights", "sha256", "card_sha256", "evidence", "gate")
+def _open(split: Manifest, bundle: Bundle) -> PixelCache:
+    canvas, aspect, crop = bundle.preparation.canvas, bundle.preparation.aspect, crop_of(bundle.preparation)
+    return open_cache(split.samples, canvas=canvas, aspect=aspect, crop=crop)
+
+
+def _sections(bundle: Bundle, name: str, *, images: int) -> dict[str, Any]:
+    """Return the card of the original without what is made anew, with what the new one is."""
+    kept = {key: value for key, value in bundle.card.items() if key not in _ANEW}
+    return kept | {
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quantised_from": {"name": bundle.name, "sha256": bundle.sha256, "images": images},
+        "preparation": asdict(bundle.preparation),
+        "runtime": {"precision": "int8"},
+    }
+
+
+@contextmanager
+def _draft(parts: Mapping[str, bytes], sections: Mapping[str, Any]) -> Iterator[Bundle]:
+    """Give a bundle that is gone afterwards, to learn what the final card must say."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "draft"
+        write_bundle(folder, parts, sections)
+        yield load_bundle(folder)
 
 
 def _inputs(cache: PixelCache, rows: list[int], bundle: Bundle) -> Pixels:

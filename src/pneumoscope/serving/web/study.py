@@ -63,39 +63,6 @@ def router() -> APIRouter:
         audit.note(site.store, who, audit.VIEWED, image_id if _exists(site, image_id) else None)
         return page(request, "study.html.j2", **_content(site, who, image_id))
 
-    @routes.get("/study/{image_id}/pixels", response_class=Response, responses=_told("application/octet-stream"))
-    def pixels(site: Here, who: Viewer, image_id: Number) -> Response:
-        """Return the stored pixels, uint16 little-endian, row by row; size and first window in `X-Rendition`."""
-        with site.store.read() as session:
-            file = _image(session, image_id).file
-        if file is None:
-            raise HTTPException(410, "the file of this image was erased")
-        audit.note(site.store, who, audit.PIXELS, image_id)
-        try:
-            found = rendition(site.config.images / file)
-        except ImageError as error:
-            raise HTTPException(422, error.what) from error
-        height, width = found.values.shape
-        told = {"columns": width, "rows": height}
-        told |= {name: getattr(found, name) for name in ("center", "width", "first", "last")}
-        body = np.ascontiguousarray(found.values, "<u2").tobytes()
-        return Response(body, media_type="application/octet-stream", headers={"X-Rendition": json.dumps(told)})
-
-    @routes.get("/study/{image_id}/overlay.png", response_class=Response, responses=_told("image/png"))
-    def overlay(site: Here, who: Viewer, image_id: Number) -> Response:
-        """Return the heat map as a layer over the whole image."""
-        with site.store.read() as session:
-            result = _image(session, image_id).job.result
-            if result is None or result.map_png is None or hidden(result, who):
-                raise HTTPException(404, "there is no map of this image")
-            stored = result.map_png
-        audit.note(site.store, who, audit.OVERLAY, image_id)
-        with PIL.Image.open(io.BytesIO(stored), formats=("PNG",)) as grey:
-            heat = np.asarray(grey.convert("L"), np.float32) / np.float32(255)
-        buffer = io.BytesIO()
-        PIL.Image.fromarray(layer(heat), "RGBA").save(buffer, "PNG")
-        return Response(buffer.getvalue(), media_type="image/png")
-
     @routes.post(
         "/study/{image_id}/feedback",
         response_class=RedirectResponse,
@@ -129,6 +96,46 @@ def router() -> APIRouter:
             )
         audit.note(site.store, who, audit.VIEWED, image_id)
         return found
+
+    routes.include_router(_pictures())
+    return routes
+
+
+def _pictures() -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/study/{image_id}/pixels", response_class=Response, responses=_told("application/octet-stream"))
+    def pixels(site: Here, who: Viewer, image_id: Number) -> Response:
+        """Return the stored pixels, uint16 little-endian, row by row; size and first window in `X-Rendition`."""
+        with site.store.read() as session:
+            file = _image(session, image_id).file
+        if file is None:
+            raise HTTPException(410, "the file of this image was erased")
+        audit.note(site.store, who, audit.PIXELS, image_id)
+        try:
+            found = rendition(site.config.images / file)
+        except ImageError as error:
+            raise HTTPException(422, error.what) from error
+        height, width = found.values.shape
+        told = {"columns": width, "rows": height}
+        told |= {name: getattr(found, name) for name in ("center", "width", "first", "last")}
+        body = np.ascontiguousarray(found.values, "<u2").tobytes()
+        return Response(body, media_type="application/octet-stream", headers={"X-Rendition": json.dumps(told)})
+
+    @routes.get("/study/{image_id}/overlay.png", response_class=Response, responses=_told("image/png"))
+    def overlay(site: Here, who: Viewer, image_id: Number) -> Response:
+        """Return the heat map as a layer over the whole image."""
+        with site.store.read() as session:
+            result = _image(session, image_id).job.result
+            if result is None or result.map_png is None or hidden(result, who):
+                raise HTTPException(404, "there is no map of this image")
+            stored = result.map_png
+        audit.note(site.store, who, audit.OVERLAY, image_id)
+        with PIL.Image.open(io.BytesIO(stored), formats=("PNG",)) as grey:
+            heat = np.asarray(grey.convert("L"), np.float32) / np.float32(255)
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(layer(heat), "RGBA").save(buffer, "PNG")
+        return Response(buffer.getvalue(), media_type="image/png")
 
     return routes
 
