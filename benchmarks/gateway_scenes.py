@@ -28,8 +28,9 @@ from tests.serving.radiographs import finding
 from pneumoscope.serving import outbox
 from pneumoscope.serving import send as sending
 from pneumoscope.serving.analysis import Analysis, Task
-from pneumoscope.serving.config import Destination, Receive, Tls
+from pneumoscope.serving.config import Receive
 from pneumoscope.serving.encode import encode
+from pneumoscope.serving.neighbours import Destination, Tls
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.receive import Receiver, start_receiver
 from pneumoscope.serving.spool import spool_into

@@ -9,8 +9,8 @@ from pathlib import Path
 import pydicom
 from tests.serving.radiographs import finding
 
-from pneumoscope.serving.config import DICOM_KINDS
 from pneumoscope.serving.encode import encode
+from pneumoscope.serving.neighbours import DICOM_KINDS
 from pneumoscope.serving.outbox import Outcome
 from pneumoscope.serving.send import classify
 

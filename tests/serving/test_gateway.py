@@ -28,7 +28,8 @@ from pneumoscope.bundle import load_bundle
 from pneumoscope.journal import Journal
 from pneumoscope.serving import jobs, outbox, send
 from pneumoscope.serving.analysis import open_analysis
-from pneumoscope.serving.config import Destination, Gateway
+from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.neighbours import Destination
 from pneumoscope.serving.outbox import Answer, Parcel
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.receive import Receiver, start_receiver

@@ -42,11 +42,11 @@ from tests.serving.test_web import (
 
 from pneumoscope.errors import ImageError
 from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.serving import audit
 from pneumoscope.serving.config import Logs
 from pneumoscope.serving.logs import configure, logger
 from pneumoscope.serving.store import now
 from pneumoscope.serving.tables import DEAD, QUARANTINED, Delivery, Image, Job, Object
-from pneumoscope.serving.web import audit
 from pneumoscope.serving.web.guard import HEADERS, PUBLIC
 from pneumoscope.serving.web.pixels import rendition
 

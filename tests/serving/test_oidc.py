@@ -25,10 +25,9 @@ from tests.serving.test_gateway import CALLER, gateway
 from tests.serving.test_web import Place, events, opened, sign_in, with_users
 
 from pneumoscope.errors import ConfigError, StorageError
-from pneumoscope.serving import check
+from pneumoscope.serving import accounts, audit, check
 from pneumoscope.serving.config import Oidc, load_gateway
 from pneumoscope.serving.tables import User
-from pneumoscope.serving.web import accounts, audit
 from pneumoscope.serving.web.oidc import role_of
 
 __all__ = ["with_users"]
@@ -299,7 +298,7 @@ def test_passwords_may_be_switched_off(tmp_path: Path, with_users: Path, issuer:
         page = browser.get("/signin?back=/study/7").text
         assert 'type="password"' not in page
         assert 'href="/signin/oidc?back=/study/7"' in page
-        from pneumoscope.serving.web.accounts import form_secret
+        from pneumoscope.serving.accounts import form_secret
 
         values = {"name": "reader", "password": "correct horse battery"}
         secret = form_secret(browser.cookies["pneumoscope"])
@@ -368,7 +367,7 @@ def test_the_file_is_read_and_a_missing_secret_is_named(tmp_path: Path, with_use
     with pytest.raises(StorageError, match="s"), opened(tmp_path / "g", with_users, web={"oidc": found.model_dump()}):
         pass
     (tmp_path / "s").write_text("\n")
-    with pytest.raises(ConfigError, match="no secret"), opened(tmp_path, with_users, web={"oidc": found.model_dump()}):
+    with pytest.raises(ConfigError, match="not one line"), opened(tmp_path, with_users, web={"oidc": found.model_dump()}):
         pass
 
 

@@ -39,8 +39,9 @@ from tests.serving.test_stow import encoded
 
 from pneumoscope.serving import outbox, send
 from pneumoscope.serving.check import check
-from pneumoscope.serving.config import ClientTls, Gateway
+from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.encode import Encoded, encode
+from pneumoscope.serving.neighbours import ClientTls
 from pneumoscope.serving.store import Store, now, open_store
 from pneumoscope.serving.tables import DEAD, DONE, SENT, WAITING, Delivery, Image, Job, Object, Result
 from pneumoscope.serving.web import technical

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from pneumoscope.cli.app import app as cli
 from pneumoscope.errors import DataError, StorageError
 from pneumoscope.journal import Journal, Label, Pseudonyms, archives, default_key
-from pneumoscope.serving import jobs, processes
+from pneumoscope.serving import audit, jobs, processes
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.erasure import erase_patient
 from pneumoscope.serving.intake import DUPLICATE, STORED
@@ -42,7 +42,6 @@ from pneumoscope.serving.tables import (
     SignIn,
 )
 from pneumoscope.serving.tables import Job as JobRow
-from pneumoscope.serving.web import audit
 
 __all__ = ["with_users"]
 ALL = {"images": 30, "results": 30, "jobs": 60}

@@ -21,6 +21,7 @@ from tests.serving.test_gateway import gateway
 
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving.accounts import vouched
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.outbox import Answer, Outcome
 from pneumoscope.serving.processes import KINDS
@@ -46,7 +47,6 @@ from pneumoscope.serving.tables import (
     Result,
     User,
 )
-from pneumoscope.serving.web.accounts import vouched
 
 HOUR = timedelta(hours=1)
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -32,6 +32,7 @@ from pneumoscope.cli.app import app as cli
 from pneumoscope.errors import ConfigError
 from pneumoscope.journal import Journal, Label
 from pneumoscope.records import NORMAL, PNEUMONIA, RESEARCH_ONLY
+from pneumoscope.serving import accounts, audit
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.store import Store, now, open_store
@@ -48,7 +49,6 @@ from pneumoscope.serving.tables import (
     Result,
 )
 from pneumoscope.serving.tables import Job as JobRow
-from pneumoscope.serving.web import accounts, audit
 from pneumoscope.serving.web.app import create_app
 from pneumoscope.serving.web.guard import HEADERS, PUBLIC, Limiter
 from pneumoscope.serving.web.pixels import rendition

@@ -70,7 +70,7 @@ def add(
 ) -> None:
     """Add a user of the page; the password is asked for, or read from standard input."""
     with extra():
-        from pneumoscope.serving.web.accounts import add_user
+        from pneumoscope.serving.accounts import add_user
     with opened(config) as (_, store):
         add_user(store, name, role, _password())
     typer.echo(f"{name}: {role}")
@@ -80,7 +80,7 @@ def add(
 def list_(config: Config) -> None:
     """List the users of the page with their roles."""
     with extra():
-        from pneumoscope.serving.web.accounts import users as every
+        from pneumoscope.serving.accounts import users as every
     with opened(config) as (_, store):
         for user in every(store):
             typer.echo(f"{user.name}: {user.role}" + (", disabled" if user.disabled else ""))
@@ -90,7 +90,7 @@ def list_(config: Config) -> None:
 def disable(name: Annotated[str, typer.Argument(help="Of the user.")], config: Config) -> None:
     """Let a user sign in no more; what the user did stays in the audit trail."""
     with extra():
-        from pneumoscope.serving.web.accounts import disable_user
+        from pneumoscope.serving.accounts import disable_user
     with opened(config) as (_, store):
         disable_user(store, name)
     typer.echo(f"{name}: disabled")

@@ -12,8 +12,10 @@ from pneumoscope.images.dicom import (
     dicom_errors,
     display_window,
     is_dicom,
+    open_dicom,
     read_dicom,
     read_header,
+    render,
     stored_pixels,
     voi_table,
 )
@@ -31,8 +33,10 @@ __all__ = [
     "image_errors",
     "in_archive",
     "is_dicom",
+    "open_dicom",
     "read_header",
     "read_image",
+    "render",
     "stored_pixels",
     "voi_table",
 ]

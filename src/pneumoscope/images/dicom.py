@@ -87,8 +87,8 @@ def _check_inflated(path: Path) -> None:
                     raise ImageError("holds a deflated data set that is too large", path=path, remedy=BOMB)
 
 
-def read_dicom(path: Path) -> Radiograph:
-    """Read one DICOM image of a single frame, as its header's window shows it; raises `ImageError`."""
+def open_dicom(path: Path) -> Any:
+    """Read a DICOM image of a single frame, its pixels not decoded yet; raises `ImageError`."""
     dataset = _dataset(path)
     with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
         if "PixelData" not in dataset:
@@ -97,11 +97,18 @@ def read_dicom(path: Path) -> Radiograph:
         check_size(path, width, height)
         if int(dataset.get("NumberOfFrames") or 1) > 1:
             raise ImageError("is a multi-frame object, one frame is expected", path=path, remedy="send single images")
-        return _render(dataset, width, height)
+        return dataset
 
 
-def _render(dataset: Any, width: int, height: int) -> Radiograph:
-    """Decode and bring to 0..1 with air dark."""
+def read_dicom(path: Path) -> Radiograph:
+    """Read one DICOM image of a single frame, as its header's window shows it; raises `ImageError`."""
+    dataset = open_dicom(path)
+    with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
+        return render(dataset)
+
+
+def render(dataset: Any) -> Radiograph:
+    """Decode and bring to 0..1 with air dark; to be asked within `dicom_errors`."""
     from pydicom.pixels.processing import apply_color_lut
 
     stored = stored_pixels(dataset)
@@ -123,6 +130,7 @@ def _render(dataset: Any, width: int, height: int) -> Radiograph:
         str(dataset.get(name, "") or "").strip() or None
         for name in ("Modality", "BodyPartExamined", "ViewPosition", "PatientAge")
     )
+    height, width = int(dataset.Rows), int(dataset.Columns)
     return Radiograph(
         pixels, width, height, "DICOM", photometric, tuple(notes), modality, part, view, age_in_years(age)
     )
@@ -184,17 +192,19 @@ def _panic_is_damage() -> Iterator[None]:
         raise ValueError("the decoder gave up") from error
 
 
-def display_window(dataset: Any) -> tuple[float, float, str]:
+def display_window(dataset: Any, values: NDArray[Any] | None = None) -> tuple[float, float, str]:
     """Return centre, width and VOI LUT function by which `read_image` shows a grey DICOM image without a VOI LUT.
 
-    They are of the header, or else of the 0.5 and 99.5 percentiles, for which the pixels are decoded: do that within
-    `dicom_errors`.
+    They are of the header, or else of the 0.5 and 99.5 percentiles of `values`, those after the modality LUT; without
+    them the pixels are decoded: do that within `dicom_errors`.
     """
     from pydicom.pixels.processing import apply_modality_lut
 
     if (window := _first_window(dataset)) is not None:
         return window
-    low, high = np.percentile(apply_modality_lut(stored_pixels(dataset), dataset), _PERCENTILES)
+    if values is None:
+        values = apply_modality_lut(stored_pixels(dataset), dataset)
+    low, high = np.percentile(values, _PERCENTILES)
     return float(low + high) / 2, max(1.0, float(high - low)), "LINEAR"
 
 

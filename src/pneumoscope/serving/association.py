@@ -9,7 +9,7 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from pneumoscope.serving.config import Destination
+from pneumoscope.serving.neighbours import Destination
 from pneumoscope.serving.tls import client_tls
 
 VERIFICATION = UID("1.2.840.10008.1.1")  # PS3.4, annex A

@@ -23,8 +23,9 @@ from pneumoscope.images import image_errors
 from pneumoscope.serving import outbox
 from pneumoscope.serving.association import COMMITMENT, associate
 from pneumoscope.serving.commitment import INSTANCE, INVALID_ARGUMENT, SUCCESS
-from pneumoscope.serving.config import Destination
 from pneumoscope.serving.logs import logger
+from pneumoscope.serving.neighbours import Destination
+from pneumoscope.serving.references import reference
 from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import COMMITTED, DEAD, SENT, WAITING, Delivery, Object
 
@@ -112,11 +113,7 @@ def _ask(store: Store, to: Destination, transaction: str, objects: list[tuple[st
     """Ask over an association of our own, and wait a moment for the report; returns why it could not be asked."""
     question = Dataset()
     question.TransactionUID = transaction
-    question.ReferencedSOPSequence = []
-    for sop_class, uid in objects:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
-        question.ReferencedSOPSequence.append(item)
+    question.ReferencedSOPSequence = [reference(*each) for each in objects]
     association = associate(
         to,
         [(COMMITMENT, [ImplicitVRLittleEndian])],

@@ -14,10 +14,12 @@ from pneumoscope.errors import ConfigError, PneumoscopeError
 from pneumoscope.files import out_folder
 from pneumoscope.journal import Journal
 from pneumoscope.serving.association import VERIFICATION, associate
-from pneumoscope.serving.config import Destination, Gateway, Oidc, Orthanc
+from pneumoscope.serving.config import SHORTEST_TOKEN, Gateway, Oidc
 from pneumoscope.serving.http import open_client
+from pneumoscope.serving.neighbours import Destination, Orthanc
 from pneumoscope.serving.orthanc import Client, OrthancError
 from pneumoscope.serving.rules import ages_of
+from pneumoscope.serving.secret import read_secret
 from pneumoscope.serving.store import open_store
 from pneumoscope.serving.tls import client_tls, refusal, server_tls
 
@@ -82,10 +84,10 @@ def _bundle(config: Gateway) -> str:
 
 def _issuer(settings: Oidc) -> Finding:
     """An issuer that is down is no fault of the configuration: who is signed in stays so."""
-    from pneumoscope.serving.web.oidc import discovery, read_secret, why_not
+    from pneumoscope.serving.web.oidc import discovery, why_not
 
     try:
-        read_secret(settings)
+        read_secret(settings.client_secret_file)
         answer = httpx.get(discovery(settings), verify=client_tls(settings.tls), timeout=5.0, trust_env=False)
         fault = why_not(answer.raise_for_status().json(), settings)
     except PneumoscopeError as error:
@@ -96,12 +98,10 @@ def _issuer(settings: Oidc) -> Finding:
 
 
 def _senders(config: Gateway) -> str:
-    from pneumoscope.serving.stow import read_token
-
     file = None if config.stow is None else config.stow.token_file
     if file is None:
         return "this machine alone may send"
-    read_token(file)
+    read_secret(file, shortest=SHORTEST_TOKEN)
     return "who shows the token may send"
 
 

@@ -25,6 +25,7 @@ from pneumoscope.serving.association import COMMITMENT, associate
 from pneumoscope.serving.config import Receive
 from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.logs import logger
+from pneumoscope.serving.references import reference
 from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import DEAD, SENT, WAITING, Report
 from pneumoscope.serving.tls import refusal
@@ -73,9 +74,9 @@ def report(transaction: str, items: list[tuple[str, str]], intake: Intake) -> Da
         here = jobs.commit(session, intake.folder, [uid for _, uid in items])
     told = Dataset()
     told.TransactionUID = transaction
-    if committed := [_item(*item) for item in items if item[1] in here]:
+    if committed := [reference(*item) for item in items if item[1] in here]:
         told.ReferencedSOPSequence = committed
-    if failed := [_item(*item) for item in items if item[1] not in here]:
+    if failed := [reference(*item) for item in items if item[1] not in here]:
         for item in failed:
             item.FailureReason = _NOT_HERE
         told.FailedSOPSequence = failed
@@ -104,12 +105,6 @@ def step(store: Store, settings: Receive, chance: random.Random) -> None:
         if fault is not None:
             down[row.peer] = fault
         _record(store, row, fault, chance)
-
-
-def _item(sop_class: str, uid: str) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
-    return item
 
 
 def _owe(store: Store, peer: str, told: Dataset) -> int:

@@ -13,7 +13,6 @@ from pydantic import AfterValidator, Field, model_validator
 from pneumoscope.config import Section, read_toml
 from pneumoscope.images import PLAIN
 from pneumoscope.serving.neighbours import (
-    DICOM_KINDS,
     AETitle,
     ClientTls,
     Count,
@@ -26,31 +25,8 @@ from pneumoscope.serving.neighbours import (
     Tls,
 )
 
-__all__ = [
-    "DICOM_KINDS",
-    "Analyse",
-    "BundleChoice",
-    "ClientTls",
-    "Database",
-    "Destination",
-    "Gateway",
-    "Journal",
-    "Logs",
-    "Oidc",
-    "Orthanc",
-    "Peer",
-    "Priority",
-    "Receive",
-    "Retention",
-    "Stow",
-    "Tls",
-    "Web",
-    "Worker",
-    "is_private",
-    "load_gateway",
-]
-
 PAGE = "docs/reference/gateway.md"
+SHORTEST_TOKEN = 16  # characters of what admits a sender
 
 
 class Receive(Section):

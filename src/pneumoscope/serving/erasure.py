@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 from pneumoscope.errors import storage_errors
 from pneumoscope.files import sync_folder
 from pneumoscope.journal import Journal, Pseudonyms, archives, default_key
+from pneumoscope.serving import audit
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.store import Store
 from pneumoscope.serving.tables import COMMITTED, RUNNING, SENT, WAITING, Delivery, Feedback, Image, Job, Object, Result
-from pneumoscope.serving.web import audit
 
 Stages = Callable[[str], None]
 
@@ -128,7 +128,7 @@ def erase_patient(
         mine.append(Image.issuer == issuer)
     pseudonyms = Pseudonyms.load(config.journal.key or default_key(config.journal_file))
     with store.read() as session:
-        known = session.execute(select(Image.issuer, Image.study_uid).where(*mine)).tuples().all()
+        known = session.execute(select(Image.issuer, Image.study_uid).where(*mine)).all()
     issuers = {issuer, *(found for found, _ in known)}
     patients = {pseudonyms.of("patient", found, patient_id) for found in issuers}
     studies = {pseudonyms.of("study", uid) for _, uid in known}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import httpx
 
-from pneumoscope.errors import ConfigError, storage_errors
-from pneumoscope.serving.config import ClientTls
+from pneumoscope.errors import ConfigError
+from pneumoscope.serving.neighbours import ClientTls
+from pneumoscope.serving.secret import read_secret
 from pneumoscope.serving.tls import client_tls
 
 
@@ -24,18 +25,10 @@ def open_client(
     """
     headers, user = {}, None
     if token_file is not None:
-        headers["Authorization"] = f"Bearer {_secret(token_file)}"
+        headers["Authorization"] = f"Bearer {read_secret(token_file)}"
     if user_file is not None:
-        name, colon, password = _secret(user_file).partition(":")
+        name, colon, password = read_secret(user_file).partition(":")
         if not colon:
             raise ConfigError("it holds no user", path=user_file, remedy="write name:password into it")
         user = httpx.BasicAuth(name, password)
     return httpx.Client(verify=client_tls(tls), timeout=seconds, trust_env=False, headers=headers, auth=user)
-
-
-def _secret(path: Path) -> str:
-    with storage_errors(path):
-        text = path.read_bytes().strip()
-    if not text or not text.isascii() or b"\n" in text:
-        raise ConfigError("it is not one line of ASCII", path=path, remedy="write the secret alone into it")
-    return text.decode("ascii")

@@ -60,20 +60,28 @@ class Intake:
             with storage_errors(self.folder):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
 
-    def take(self, arrival: Path, source: str, beside: Callable[[Session], None] | None = None) -> Receipt:
+    def take(
+        self,
+        arrival: Path,
+        source: str,
+        beside: Callable[[Session], None] | None = None,
+        *,
+        header: Header | None = None,
+    ) -> Receipt:
         """Take a complete DICOM file, and return only when it is safe.
 
         Args:
             arrival: a file on the file system of `folder`; moved, or removed where it is not needed.
             source: who brought it: such as `dicom:TITLE`.
             beside: what else is written in the transaction that accepts it; not called where nothing is accepted.
+            header: what `read` found in it, where that is known.
 
         Raises:
             ImageError: it is no DICOM object; the file stays where it was.
             StorageError: the disk is full, or the database is away or cannot write.
         """
         self.room()
-        header, digest = read(arrival), digest_of(arrival)
+        header, digest = header or read(arrival), digest_of(arrival)
         if header.own or self._sent_by_us(header):
             arrival.unlink()
             return Receipt(OWN_RESULT)

@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope.serving.store import Store, database_time
-from pneumoscope.serving.tables import QUARANTINED, RUNNING, WAITING, Image, Job
+from pneumoscope.serving.tables import JOB_STATES, QUARANTINED, RUNNING, WAITING, Image, Job
 
 _CLAIMS = 50  # of one job, whose worker died each time: then the job itself is suspected
 _RETRY = timedelta(seconds=2)  # doubled for each attempt
@@ -163,6 +163,12 @@ def raise_priority(store: Store, job_id: int, priority: int) -> None:
     """Raise a job's priority; a lower one changes nothing."""
     with store.write() as session:
         session.execute(update(Job).where(Job.id == job_id, Job.priority < priority).values(priority=priority))
+
+
+def counts(session: Session) -> dict[str, int]:
+    """Return how many jobs there are of each state, in the order of a job's life."""
+    found = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
+    return {state: found.get(state, 0) for state in JOB_STATES}
 
 
 def waiting_since(session: Session) -> datetime | None:

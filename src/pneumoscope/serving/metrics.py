@@ -18,12 +18,9 @@ from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import (
     DELIVERY_STATES,
-    JOB_STATES,
     REPORT_STATES,
     Beat,
-    Delivery,
     Feed,
-    Job,
     Report,
 )
 
@@ -56,16 +53,12 @@ class _Tables(Collector):
     def collect(self) -> Iterator[Metric]:
         with self.store.read() as session:
             moment = database_time(session)
-            states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
-            yield _family(
-                "jobs", "Images by what became of them", ["state"], {(s,): states.get(s, 0) for s in JOB_STATES}
-            )
+            states = {(state,): count for state, count in jobs.counts(session).items()}
+            yield _family("jobs", "Images by what became of them", ["state"], states)
             since = jobs.waiting_since(session)
             age = 0.0 if since is None else (moment - since).total_seconds()
             yield _family("oldest_job_seconds", "How long the image has waited that has waited longest", [], {(): age})
-            query = select(Delivery.destination, Delivery.state, func.count())
-            rows = session.execute(query.group_by(Delivery.destination, Delivery.state)).all()
-            found = {(name, state): count for name, state, count in rows}
+            found = outbox.counts(session)
             every = {(d.name, s): found.get((d.name, s), 0) for d in self.config.destination for s in DELIVERY_STATES}
             yield _family("deliveries", "Objects by destination and state", ["destination", "state"], every)
             owed = {}

@@ -159,6 +159,12 @@ def give_up_others(store: Store, configured: Collection[str]) -> dict[str, int]:
     return found
 
 
+def counts(session: Session) -> dict[tuple[str, str], int]:
+    """Return how many deliveries there are by destination and state, where there are any."""
+    query = select(Delivery.destination, Delivery.state, func.count()).group_by(Delivery.destination, Delivery.state)
+    return {(name, state): count for name, state, count in session.execute(query).all()}
+
+
 def refused(session: Session, destination: str) -> str | None:
     """Return why the attempt failed that is to be made again first, None where none failed."""
     query = select(Delivery.reason).where(Delivery.destination == destination, Delivery.state == WAITING)

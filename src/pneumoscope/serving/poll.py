@@ -20,10 +20,11 @@ from sqlalchemy.orm import Session
 from pneumoscope.errors import ImageError, PneumoscopeError, StorageError
 from pneumoscope.files import out_folder
 from pneumoscope.serving import orthanc, outbox
-from pneumoscope.serving.config import Gateway, Orthanc
+from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.http import open_client
 from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
+from pneumoscope.serving.neighbours import Orthanc
 from pneumoscope.serving.orthanc import Change, Gone, OrthancError
 from pneumoscope.serving.store import Store
 from pneumoscope.serving.tables import Feed

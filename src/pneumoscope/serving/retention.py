@@ -23,12 +23,12 @@ from sqlalchemy.orm import Session
 
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.journal import Journal
+from pneumoscope.serving import audit
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.erasure import erase_file, erase_images, in_work, owed
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.store import Store, database_time, now
 from pneumoscope.serving.tables import WAITING, Event, Feedback, Image, Job, Object, Report, Result, SignIn
-from pneumoscope.serving.web import audit
 
 _EVERY = 3600.0  # seconds between two sweeps
 _BEAT = 5.0

@@ -25,9 +25,9 @@ from pneumoscope.errors import PneumoscopeError, StorageError
 from pneumoscope.files import write_bytes
 from pneumoscope.serving import assurance, meters, outbox
 from pneumoscope.serving.association import associate
-from pneumoscope.serving.config import Destination
 from pneumoscope.serving.http import open_client
 from pneumoscope.serving.logs import logger
+from pneumoscope.serving.neighbours import Destination
 from pneumoscope.serving.outbox import Answer, Outcome, Parcel
 from pneumoscope.serving.store import Store
 from pneumoscope.serving.tls import client_tls, refusal, why

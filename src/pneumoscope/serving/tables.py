@@ -278,7 +278,7 @@ class Beat(Base):
 
 
 class User(Base):
-    """Who may use the page. `role`: see `web.accounts`. A user is disabled, never erased.
+    """Who may use the page. `role`: see `serving.accounts`. A user is disabled, never erased.
 
     `password`: Argon2id, empty where somebody else says who it is: `subject`, issuer and number there.
     """

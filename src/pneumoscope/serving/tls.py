@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.serving.config import ClientTls, Tls
+from pneumoscope.serving.neighbours import ClientTls, Tls
 
 
 def client_tls(settings: ClientTls | None) -> ssl.SSLContext:

@@ -9,7 +9,6 @@ import numpy as np
 from highdicom.sc import SCImage
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from pydicom import Dataset
 
 from pneumoscope.explanation.overlay import overlay, scale
 from pneumoscope.report.palette import ORANGE, SKY
@@ -17,6 +16,7 @@ from pneumoscope.serving.encode import words
 from pneumoscope.serving.encode.instance import Case
 from pneumoscope.serving.encode.regions import outlines
 from pneumoscope.serving.finding import Encoded
+from pneumoscope.serving.references import reference
 
 KIND = "sc"
 LONGEST = 1024  # pixels of the longer side
@@ -42,14 +42,8 @@ def build(case: Case) -> Encoded:
     # Of identity nothing is added; what was burned into the radiograph is still there.
     picture.BurnedInAnnotation = "YES" if header.get("BurnedInAnnotation") == "YES" else "NO"
     picture.DerivationDescription = reduced
-    picture.SourceImageSequence = [_reference(header)]
+    picture.SourceImageSequence = [reference(header.SOPClassUID, header.SOPInstanceUID)]
     return case.finish(KIND, picture)
-
-
-def _reference(header: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
-    return item
 
 
 def draw(case: Case) -> tuple[NDArray[np.uint8], str]:

@@ -11,10 +11,10 @@ from pydicom.dataset import Dataset
 from pneumoscope.bundle import Bundle
 from pneumoscope.records import PNEUMONIA, Prediction
 from pneumoscope.report.html import figure, percent
+from pneumoscope.serving.accounts import ADMIN, Person
 from pneumoscope.serving.encode import words
 from pneumoscope.serving.finding import Finding
 from pneumoscope.serving.tables import DECLINED, QUARANTINED, RUNNING, Job, Result
-from pneumoscope.serving.web.accounts import ADMIN, Person
 
 FLAGGED, CLEAR, NOT_ANALYSED, PENDING, HIDDEN = "flagged", "not-flagged", "not-analysed", "pending", "hidden"
 

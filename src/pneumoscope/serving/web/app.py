@@ -26,11 +26,11 @@ from pneumoscope.serving.logs import logger
 from pneumoscope.serving.metrics import render
 from pneumoscope.serving.processes import kind_of, names, signed
 from pneumoscope.serving.store import Store, database_time
-from pneumoscope.serving.stow import create_router
 from pneumoscope.serving.tables import Beat
 from pneumoscope.serving.web import signin, study, technical, upload, worklist
 from pneumoscope.serving.web.guard import Guard, SignInNeededError, dress, faults, from_our_page, signed_in
 from pneumoscope.serving.web.site import Site, page
+from pneumoscope.serving.web.stow import create_router
 
 _SILENT = timedelta(seconds=60)  # a process that said nothing for so long is not well
 _BEAT = 5.0

@@ -15,8 +15,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pneumoscope.serving.accounts import Person, form_secret, person
 from pneumoscope.serving.config import Web
-from pneumoscope.serving.web.accounts import Person, form_secret, person
 
 COOKIE = "pneumoscope"
 FIELD = "form_secret"

@@ -19,12 +19,12 @@ from joserfc.errors import JoseError
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.sessions import SessionMiddleware
 
-from pneumoscope.errors import ConfigError, storage_errors
+from pneumoscope.serving import audit
+from pneumoscope.serving.accounts import ROLES, vouched
 from pneumoscope.serving.config import Oidc, Web, is_private
 from pneumoscope.serving.logs import logger
+from pneumoscope.serving.secret import read_secret
 from pneumoscope.serving.tls import client_tls
-from pneumoscope.serving.web import audit
-from pneumoscope.serving.web.accounts import ROLES, vouched
 from pneumoscope.serving.web.guard import OIDC, OIDC_ANSWER
 from pneumoscope.serving.web.signin import HOME, give, inside
 from pneumoscope.serving.web.site import Here, Site
@@ -59,7 +59,7 @@ class Issuer:
         self._client = OAuth().register(
             "issuer",
             client_id=settings.client_id,
-            client_secret=read_secret(settings),
+            client_secret=read_secret(settings.client_secret_file),
             server_metadata_url=discovery(settings),
             client_kwargs=options,
         )
@@ -116,15 +116,6 @@ def discovery(settings: Oidc) -> str:
 def answer_address(settings: Oidc) -> str:
     """Return where the issuer leads browsers back to; it must know this address."""
     return f"{settings.address.rstrip('/')}{OIDC_ANSWER}"
-
-
-def read_secret(settings: Oidc) -> str:
-    """Return the client's secret; raises `ConfigError` where there is none, `StorageError` where it cannot be read."""
-    with storage_errors(settings.client_secret_file):
-        found = settings.client_secret_file.read_text(encoding="utf-8").strip()
-    if not found:
-        raise ConfigError("holds no secret", path=settings.client_secret_file, remedy="write the client's secret in it")
-    return found
 
 
 def why_not(told: Mapping[str, Any], settings: Oidc) -> str | None:

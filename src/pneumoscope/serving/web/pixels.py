@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ImageError
-from pneumoscope.images import dicom_errors, display_window, read_image, stored_pixels, voi_table
+from pneumoscope.images import dicom_errors, display_window, open_dicom, render, stored_pixels, voi_table
 
 _TOP = 65535
 
@@ -35,19 +35,17 @@ def rendition(path: Path) -> Rendition:
     shows them. The window is the header's. Source: DICOM PS3.3, C.11.1 and C.11.2.
 
     Raises:
-        ImageError: it has no pixels, or they cannot be decoded.
+        ImageError: it has no pixels, they cannot be decoded, or it has several frames or is too large.
     """
-    import pydicom
     from pydicom.pixels.processing import apply_modality_lut
 
-    shown = read_image(path)  # refuses what is too large, damaged or of several frames
+    dataset = open_dicom(path)
     with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
-        dataset = pydicom.dcmread(path)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         if not photometric.startswith("MONOCHROME") or voi_table(dataset) is not None:
-            return _whole(np.rint(shown.pixels * _TOP).astype(np.uint16))
+            return _whole(np.rint(render(dataset).pixels * _TOP).astype(np.uint16))
         values = np.asarray(apply_modality_lut(stored_pixels(dataset), dataset), np.float64)
-        center, width, _ = display_window(dataset)
+        center, width, _ = display_window(dataset, values)
         low, high = float(values.min()), float(values.max())
         inverse = str(dataset.get("PresentationLUTShape", "")).upper() == "INVERSE"
     if not np.isfinite((low, high)).all() or high <= low:

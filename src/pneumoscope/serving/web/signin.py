@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from pneumoscope.serving.web import audit
-from pneumoscope.serving.web.accounts import LONGEST, VIEWER, Person, form_secret, sign_in, sign_out
+from pneumoscope.serving import audit
+from pneumoscope.serving.accounts import LONGEST, VIEWER, Person, form_secret, sign_in, sign_out
 from pneumoscope.serving.web.guard import COOKIE, OIDC, Limiter, needs
 from pneumoscope.serving.web.site import PRINTABLE, Here, Site, page
 

@@ -15,11 +15,11 @@ from pneumoscope import __version__
 from pneumoscope.bundle import Bundle, load_bundle
 from pneumoscope.journal import Journal, Pseudonyms, default_key
 from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.serving.accounts import ADMIN, READER, form_secret
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.store import Store, now
-from pneumoscope.serving.web.accounts import ADMIN, READER, form_secret
 from pneumoscope.serving.web.guard import COOKIE, FIELD
 
 

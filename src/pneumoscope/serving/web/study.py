@@ -20,10 +20,10 @@ from pneumoscope.errors import ImageError
 from pneumoscope.explanation.overlay import layer
 from pneumoscope.journal import Label
 from pneumoscope.records import NORMAL, PNEUMONIA
+from pneumoscope.serving import audit
+from pneumoscope.serving.accounts import READER, VIEWER, Person
 from pneumoscope.serving.store import database_time
 from pneumoscope.serving.tables import Feedback, Image, Job, Result
-from pneumoscope.serving.web import audit
-from pneumoscope.serving.web.accounts import READER, VIEWER, Person
 from pneumoscope.serving.web.answers import answer_of, calibration, hidden, limits
 from pneumoscope.serving.web.guard import faults, needs
 from pneumoscope.serving.web.pixels import rendition

@@ -15,7 +15,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope import __version__
-from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving import audit, jobs, outbox
+from pneumoscope.serving.accounts import ADMIN, Person
 from pneumoscope.serving.processes import names
 from pneumoscope.serving.store import database_time, revision
 from pneumoscope.serving.tables import (
@@ -23,7 +24,6 @@ from pneumoscope.serving.tables import (
     DEAD,
     DELIVERY_STATES,
     DONE,
-    JOB_STATES,
     QUARANTINED,
     SENT,
     Beat,
@@ -34,8 +34,6 @@ from pneumoscope.serving.tables import (
     Object,
     Result,
 )
-from pneumoscope.serving.web import audit
-from pneumoscope.serving.web.accounts import ADMIN, Person
 from pneumoscope.serving.web.guard import faults, needs
 from pneumoscope.serving.web.site import Here, Number, Site, page
 
@@ -93,10 +91,9 @@ def content(site: Site) -> dict[str, Any]:
     """Return what the page shows."""
     disk = shutil.disk_usage(site.config.folder)
     with site.store.read() as session:
-        states = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
         images = select(func.sum(Image.size)).where(Image.file.is_not(None))
         return {
-            "jobs": [(state, states.get(state, 0)) for state in JOB_STATES],
+            "jobs": list(jobs.counts(session).items()),
             "waiting_since": jobs.waiting_since(session),
             "destinations": _destinations(site, session),
             "feeds": _feeds(site, session),
@@ -118,9 +115,7 @@ def content(site: Site) -> dict[str, Any]:
 
 
 def _destinations(site: Site, session: Session) -> list[dict[str, Any]]:
-    query = select(Delivery.destination, Delivery.state, func.count())
-    rows = session.execute(query.group_by(Delivery.destination, Delivery.state)).all()
-    counts = {(name, state): count for name, state, count in rows}
+    counts = outbox.counts(session)
     known = {item.name: item for item in site.config.destination}
     every = list(dict.fromkeys([*known, *(name for name, _ in counts)]))
     return [

@@ -13,9 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from pneumoscope.errors import ImageError, StorageError, storage_errors
+from pneumoscope.serving import audit
+from pneumoscope.serving.accounts import READER, Person
 from pneumoscope.serving.intake import OWN_RESULT, Receipt
-from pneumoscope.serving.web import audit
-from pneumoscope.serving.web.accounts import READER, Person
 from pneumoscope.serving.web.guard import UPLOAD, faults, needs
 from pneumoscope.serving.web.site import Here, Site, page
 

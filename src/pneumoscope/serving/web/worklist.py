@@ -15,6 +15,8 @@ from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, sel
 from sqlalchemy.orm import joinedload
 
 from pneumoscope.records import PNEUMONIA
+from pneumoscope.serving import audit
+from pneumoscope.serving.accounts import ADMIN, VIEWER, Person
 from pneumoscope.serving.store import now
 from pneumoscope.serving.tables import (
     DECLINED,
@@ -29,8 +31,6 @@ from pneumoscope.serving.tables import (
     Job,
     Result,
 )
-from pneumoscope.serving.web import audit
-from pneumoscope.serving.web.accounts import ADMIN, VIEWER, Person
 from pneumoscope.serving.web.answers import Answer, answer_of
 from pneumoscope.serving.web.guard import needs
 from pneumoscope.serving.web.site import Here, Site, page

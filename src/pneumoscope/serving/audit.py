@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
+from pneumoscope.serving.accounts import Person
 from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import Event
-from pneumoscope.serving.web.accounts import Person
 
 LISTED, SEARCHED, VIEWED, PIXELS, OVERLAY = "listed", "searched", "viewed", "pixels", "overlay"
 FEEDBACK, UPLOADED, REPLAYED, AGAIN, READ_AUDIT = "feedback", "uploaded", "replayed", "tried again", "audit read"

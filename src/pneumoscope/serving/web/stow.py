@@ -19,18 +19,19 @@ from python_multipart.multipart import MultipartParser
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from pneumoscope.errors import ConfigError, ImageError, StorageError, storage_errors
+from pneumoscope.errors import ImageError, StorageError, storage_errors
 from pneumoscope.files import out_folder
-from pneumoscope.header import read
-from pneumoscope.serving.config import Gateway, Stow
+from pneumoscope.header import Header, read
+from pneumoscope.serving.config import SHORTEST_TOKEN, Gateway, Stow
 from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, accepted_classes
+from pneumoscope.serving.references import reference
+from pneumoscope.serving.secret import read_secret
 
 # PS3.18, table 10.5.3-1, and PS3.7, annex C.
 NOT_ITS_STUDY, CLASS_UNKNOWN = 0xA900, 0x0122
 _DICOM = "application/dicom"
-_SHORTEST = 16  # characters of a token
 
 
 @dataclass
@@ -56,21 +57,16 @@ class _Answer:
         told = Dataset()
         told.RetrieveURL = None
         if self.stored:
-            told.ReferencedSOPSequence = [_item(*uids) for uids in self.stored]
+            told.ReferencedSOPSequence = [reference(*uids) for uids in self.stored]
         if self.failed:
-            told.FailedSOPSequence = [_item(*failure) for failure in self.failed]
+            told.FailedSOPSequence = [reference(*failure) for failure in self.failed]
         if self.others:
-            told.OtherFailuresSequence = [_reason(Dataset(), reason) for reason in self.others]
+            told.OtherFailuresSequence = [_failure(reason) for reason in self.others]
         return told
 
 
-def _item(sop_class: str, uid: str, reason: int | None = None) -> Dataset:
+def _failure(reason: int) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
-    return item if reason is None else _reason(item, reason)
-
-
-def _reason(item: Dataset, reason: int) -> Dataset:
     item.FailureReason = reason
     return item
 
@@ -160,7 +156,7 @@ def create_router(config: Gateway, intake: Intake) -> APIRouter:
         StorageError: the folder of incoming files cannot be made.
     """
     settings = config.stow or Stow()
-    token = None if settings.token_file is None else read_token(settings.token_file)
+    token = None if settings.token_file is None else read_secret(settings.token_file, shortest=SHORTEST_TOKEN)
     folder = out_folder(config.incoming / "stow")  # apart from the listener's, which clears its own as it starts
     sweep(folder, older_seconds=0)
     router = APIRouter(prefix="/dicom-web")
@@ -192,23 +188,14 @@ def create_router(config: Gateway, intake: Intake) -> APIRouter:
     return router
 
 
-def read_token(path: Path) -> bytes:
-    """Return the token of a file; raises `ConfigError` where it is too short to be a secret."""
-    with storage_errors(path):
-        token = path.read_bytes().strip()
-    if len(token) < _SHORTEST:
-        raise ConfigError("the token is too short", path=path, remedy=f"give {_SHORTEST} characters or more")
-    return token
-
-
-def _admit(request: Request, token: bytes | None) -> None:
+def _admit(request: Request, token: str | None) -> None:
     """Let in who shows the token; where there is none, this machine alone."""
     if token is None:
         if not _is_this_machine(request.client.host if request.client else ""):
             raise HTTPException(403, "only this machine may send, because no stow.token_file is configured")
         return
     shown = request.headers.get("authorization", "").encode("latin-1")
-    if not hmac.compare_digest(shown, b"Bearer " + token):
+    if not hmac.compare_digest(shown, b"Bearer " + token.encode()):
         raise HTTPException(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
 
@@ -252,7 +239,7 @@ def _take(part: Path | None, study: str | None, intake: Intake, answer: _Answer)
         reason = _refused(header.sop_class, header.study_uid, study)
         uids = (header.sop_class, header.sop_uid)
         if reason is None:
-            reason = _stored(part, intake)
+            reason = _stored(part, header, intake)
     except ImageError:
         answer.others.append(CANNOT_UNDERSTAND)
     else:
@@ -270,10 +257,10 @@ def _refused(sop_class: str, of: str, study: str | None) -> int | None:
     return NOT_ITS_STUDY if study is not None and of != study else None
 
 
-def _stored(part: Path, intake: Intake) -> int | None:
+def _stored(part: Path, header: Header, intake: Intake) -> int | None:
     log: Any = logger("stow")
     try:
-        receipt = intake.take(part, "stow")
+        receipt = intake.take(part, "stow", header=header)
     except (StorageError, OSError) as error:
         log.error("cannot store", error=type(error).__name__)
         return OUT_OF_RESOURCES
