@@ -70,7 +70,7 @@ def measure(name: str, seed: int, source: Manifest, run: Path, precision: str) -
     if not (run / "run.json").is_file():
         resume = (run / "experiment.json").is_file() and (run / "checkpoints").is_dir()
         run_experiment(experiment, source, run, name=name, resume=resume, console=console)
-    classifier = Classifier.load(run / "bundle")
+    classifier = Classifier.load(run / "bundle", gate=False)  # all networks on the same images
     held_out = open_source(run / "split.csv").select("test")
     metrics = evaluate(classifier, held_out, run / "evaluation", seed=seed)
     table = (
