@@ -21,7 +21,7 @@ Chance = np.random.Generator
 Mutation = Callable[[bytes, int, Chance], bytes]
 
 _VRS = (b"US", b"SS", b"OB", b"OW", b"SQ", b"PN", b"DS", b"IS", b"UN", b"FD", b"AT", b"UI", b"??", b"\0\0")
-_CHARSETS = ("ISO_IR 192", "GB18030", "ISO 2022 IR 87", "\\ISO 2022 IR 149", "KLINGON", "ISO_IR 13", "\0\0", "a" * 4000)
+_CHARSETS = ("ISO_IR 192", "GB18030", "ISO 2022 IR 87", "\\ISO 2022 IR 149", "KLINGON", "ISO_IR 13", None, "a" * 4000)
 _NUMBERS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
 _TEXTS = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "NumberOfFrames", "PatientAge")
 _HUGE = ("1e308", "-1e308", "nan", "inf", "9" * 16, "-1", "0", "1e-300", "", "99999999999", "0x10", "1\\2\\3")
@@ -133,8 +133,10 @@ def group_length(data: bytes, start: int, chance: Chance) -> bytes:
 def charset(data: bytes, start: int, chance: Chance) -> bytes:
     name = _NAMES[int(chance.integers(len(_NAMES)))]
     garbage = chance.bytes(int(2 ** chance.integers(1, 12)))
-    changed = _edited(data, lambda source: setattr(source, "SpecificCharacterSet", _CHARSETS[chance.integers(8)]))
-    return _raw(changed, name, garbage)
+    chosen = _CHARSETS[chance.integers(len(_CHARSETS))]
+    if chosen is None:
+        return _raw(data.replace(b"ISO_IR", b"ISO\0IR", 1), name, garbage)  # pydicom would not write it
+    return _raw(_edited(data, lambda source: setattr(source, "SpecificCharacterSet", chosen)), name, garbage)
 
 
 def huge_number(data: bytes, start: int, chance: Chance) -> bytes:
