@@ -26,9 +26,14 @@ def overlay(pixels: FloatArray, heat: FloatArray) -> NDArray[np.uint8]:
     """
     height, width = pixels.shape
     grown = stretch(heat, width, height)
-    strength = STRONGEST * _drawn(grown)[..., None]
-    grey = np.repeat(pixels[..., None], 3, axis=2)
-    return np.asarray(np.clip(grey * (1 - strength) + _coloured(grown) * strength, 0, 1) * 255, dtype=np.uint8)
+    strength = STRONGEST * _drawn(grown)
+    grey = np.multiply(np.clip(pixels, 0, 1), 255, dtype=np.float64).astype(np.uint8)
+    result = np.repeat(grey[..., None], 3, axis=2)
+    covered = strength > 0
+    share = strength[covered][:, None]
+    blend = pixels[covered][:, None] * (1 - share) + _coloured(grown[covered]) * share
+    result[covered] = np.clip(blend, 0, 1) * 255
+    return result
 
 
 def stretch(heat: FloatArray, width: int, height: int) -> FloatArray:

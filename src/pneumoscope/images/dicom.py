@@ -233,19 +233,31 @@ def _luma(colours: NDArray[Any], top: float) -> FloatArray:
 
 def _window(dataset: Any, stored: NDArray[Any], notes: list[str]) -> FloatArray:
     """Apply modality and VOI transformation (PS3.3, C.11.1 and C.11.2) and scale to 0..1."""
+    if (looked_up := voi_table(dataset)) is not None:
+        return _look_up(_rescaled(dataset, stored), *looked_up)
+    window = _first_window(dataset)
+    if window is None:
+        notes.append("no window in the header: scaled by the 0.5 and 99.5 percentiles")
+        values = _rescaled(dataset, stored)
+        low, high = np.percentile(values, _PERCENTILES)
+        return np.clip(_scale(values, float(low), float(high)), 0, 1).astype(np.float32)
+    first, last = int(stored.min()), int(stored.max())
+    if last - first >= stored.size:
+        return _windowed(_rescaled(dataset, stored), *window)
+    levels = _windowed(_rescaled(dataset, np.arange(first, last + 1)), *window)  # fewer than there are pixels
+    return np.asarray(levels[np.subtract(stored, first, dtype=np.int64)], np.float32)
+
+
+def _rescaled(dataset: Any, stored: NDArray[Any]) -> NDArray[Any]:
     from pydicom.pixels.processing import apply_modality_lut
 
     values = apply_modality_lut(stored, dataset)
     if not np.isfinite(values).all():
         raise ValueError("rescaled values are not finite")
-    if (looked_up := voi_table(dataset)) is not None:
-        return _look_up(values, *looked_up)
-    window = _first_window(dataset)
-    if window is None:
-        notes.append("no window in the header: scaled by the 0.5 and 99.5 percentiles")
-        low, high = np.percentile(values, _PERCENTILES)
-        return np.clip(_scale(values, float(low), float(high)), 0, 1).astype(np.float32)
-    centre, width, function = window
+    return np.asarray(values)
+
+
+def _windowed(values: NDArray[Any], centre: float, width: float, function: str) -> FloatArray:
     if function == "SIGMOID":
         from scipy.special import expit  # slow to load, and few images need it
 
