@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import pickle
 import warnings
 import zlib
 from collections.abc import Callable
@@ -28,8 +30,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumoscope.errors import ImageError
-from pneumoscope.images import MAX_PIXELS, check_size, in_archive, is_dicom, read_header, read_image
+from pneumoscope.errors import ImageError, ImageUnavailableError
+from pneumoscope.images import MAX_PIXELS, check_size, image_errors, in_archive, is_dicom, read_header, read_image
 
 SIDE = 32
 GREY = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
@@ -716,3 +718,11 @@ def test_a_header_comes_without_pixels(tmp_path: Path) -> None:
     header = read_header(written(tmp_path, make(GREY, PatientID="made-up")))
     assert header.PatientID == "made-up"
     assert "PixelData" not in header
+
+
+@pytest.mark.parametrize(("code", "refused"), [(errno.EMFILE, True), (errno.EIO, True), (errno.EINVAL, False)])
+def test_what_the_system_refuses_is_told_from_damage(code: int, refused: bool) -> None:
+    with pytest.raises(ImageError) as caught, image_errors("a.png", "cannot be read", "try again"):
+        raise OSError(code, "refused")
+    assert isinstance(caught.value, ImageUnavailableError) == refused
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), ImageUnavailableError) == refused

@@ -4,6 +4,7 @@
     ├── ConfigError             an experiment file or an option is wrong
     ├── DataError               a source, manifest or label table cannot be used
     ├── ImageError              one image cannot be read (exit code 3: the others still run)
+    │   └── ImageUnavailableError   by no fault of its own: the disk, the share or the system refused
     ├── WeightsError            pretrained weights are missing or do not fit the network
     ├── BundleError             a bundle is damaged, incomplete or too new
     ├── TrainingError           training cannot go on (NaN loss, interrupted)
@@ -26,6 +27,7 @@ __all__ = [
     "DataError",
     "DownloadError",
     "ImageError",
+    "ImageUnavailableError",
     "PneumoscopeError",
     "StorageError",
     "TrainingError",
@@ -78,6 +80,10 @@ class ImageError(PneumoscopeError):
     """One image cannot be read; the others still run."""
 
     exit_code = 3
+
+
+class ImageUnavailableError(ImageError):
+    """The system refused to read an image: later it may be read."""
 
 
 class WeightsError(PneumoscopeError):

@@ -155,6 +155,17 @@ def read_json(path: Path) -> Any:
         raise DataError(f"is not valid JSON ({error})", path=path, remedy="write it anew") from error
 
 
+def private_folder(path: Path) -> Path:
+    """Create a folder that none but its owner may enter, and return it; one that is there is left as it is.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
 def out_folder(path: Path) -> Path:
     """Create an output folder and return it; raises `StorageError` where that cannot be done."""
     if path.exists() and not path.is_dir():

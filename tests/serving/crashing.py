@@ -38,6 +38,9 @@ class Here:
 
     pid = None
 
+    def warm_up(self) -> None:
+        """There is nothing to start."""
+
     def ask(self, question: Task, seconds: float) -> Analysis:
         return quick_factory(None)(question)
 

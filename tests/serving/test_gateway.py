@@ -5,18 +5,25 @@ from __future__ import annotations
 import random
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from tests.serving.conftest import DATABASES, database_of
 from tests.serving.crashing import quick_factory
@@ -25,14 +32,17 @@ from tests.serving.postgres import Postgres
 from tests.serving.radiographs import SHA, radiograph
 
 from pneumoscope.bundle import load_bundle
+from pneumoscope.errors import BundleError, ConfigError, ImageUnavailableError, StorageError
+from pneumoscope.header import read
 from pneumoscope.journal import Journal
-from pneumoscope.serving import jobs, outbox, send
+from pneumoscope.serving import intake, jobs, outbox, send
 from pneumoscope.serving.analysis import open_analysis
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.neighbours import Destination
 from pneumoscope.serving.outbox import Answer, Parcel
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.receive import Receiver, start_receiver
+from pneumoscope.serving.rules import why_not
 from pneumoscope.serving.store import Store, now, open_store
 from pneumoscope.serving.tables import (
     DEAD,
@@ -315,6 +325,8 @@ def result_of(session: Session, number: int) -> Object:
         ({"Modality": "CT"}, "its modality is CT"),
         ({"ViewPosition": "LL"}, "its view is LL"),
         ({"StudyDescription": "Chest lateral"}, "no frontal view"),
+        ({"PatientAge": "037Y"}, "for 1 to 5 years"),
+        ({"PatientAge": None, "PatientBirthDate": "19800101"}, "for 1 to 5 years"),
         ({"BodyPartExamined": "HAND"}, "it shows HAND"),
         ({"PatientAge": "044Y"}, "44 years old"),
         ({"Rows": 0}, "no pixels"),
@@ -359,15 +371,94 @@ def test_a_database_that_is_away_is_told_as_passing(tmp_path: Path, postgres: Po
         assert push(receiver, chest()) == [0xA700]
 
 
-def test_a_file_that_is_not_there_is_not_the_images_fault(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_not_the_images_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_RETRY", timedelta(0))
     config = gateway(tmp_path)
     with receiving(config) as (receiver, store):
         assert push(receiver, chest()) == [0]
         config.images.rename(tmp_path / "away")  # a share that was taken away
         worker = Worker(config, store, "worker-1")
-        assert worker.step()
+        with monkeypatch.context() as patched:
+            patched.setattr(worker.child, "warm_up", lambda: None)
+            assert all(worker.step() for _ in range(2 * config.worker.attempts))
         job = only_job(store)
-        assert (job.state, job.reason) == (WAITING, "not analysed, because its file is not there")
+        assert (job.state, job.reason) == (WAITING, "not analysed, because its file is not there, or not readable")
+
+
+def test_a_child_that_cannot_start_costs_no_image_an_attempt(tmp_path: Path) -> None:
+    config = gateway(tmp_path, bundle={"path": tmp_path / "no bundle"})
+    rules = gateway(tmp_path)
+    with receiving(rules) as (receiver, store):
+        assert push(receiver, chest()) == [0]
+        with pytest.raises(BundleError):
+            Worker(config, store, "worker-1").step()
+        job = only_job(store)
+        assert (job.state, job.attempts, job.claims) == (WAITING, 0, 0)
+
+
+def test_a_journal_whose_disk_is_full_costs_no_image_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_RETRY", timedelta(0))
+    config = gateway(tmp_path)
+    with receiving(config) as (receiver, store):
+        assert push(receiver, chest()) == [0]
+        worker = Worker(config, store, "worker-1")
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(worker.journal, "append", raising(StorageError("no space left on the disk")))
+                assert worker.step()
+            job = only_job(store)
+            assert (job.state, job.attempts) == (WAITING, 1)
+            assert "not written down" in str(job.reason)
+            assert worker.step()
+            assert only_job(store).state == DONE
+        finally:
+            worker.child.close()
+
+
+def test_what_the_system_refuses_to_read_may_be_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiving(gateway(tmp_path)) as (receiver, _):
+        for error in (ImageUnavailableError("too many open files"), OSError(24, "too many"), SQLAlchemyError("pool")):
+            with monkeypatch.context() as patched:
+                patched.setattr(intake, "read", raising(error))
+                assert push(receiver, chest()) == [0xA700]
+        assert push(receiver, chest()) == [0]
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*given: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_who_cannot_listen_sweeps_nobodys_transfers_away(tmp_path: Path) -> None:
+    config = gateway(tmp_path)
+    with receiving(config) as (receiver, store):
+        transfer = config.incoming / "half.dcm"
+        transfer.write_bytes(b"half")
+        same = gateway(tmp_path, receive={"port": receiver.port, "callers": (CALLER,)})
+        with pytest.raises(ConfigError, match="cannot be listened at"):
+            start_receiver(same, open_intake(same, store))
+        assert transfer.exists()
+    with receiving(config):
+        assert not transfer.exists()
+
+
+def test_raw_data_are_known_by_their_class_too(tmp_path: Path) -> None:
+    raw = chest(SOPClassUID=DigitalXRayImageStorageForProcessing)
+    file = tmp_path / "raw.dcm"
+    raw.file_meta.MediaStorageSOPClassUID = raw.SOPClassUID
+    raw.save_as(file, enforce_file_format=True)
+    assert "raw data" in str(why_not(read(file), gateway(tmp_path).analyse, None))
+
+
+@pytest.mark.parametrize(("told", "refused"), [("XR CHEST PA AND LATERAL", False), ("Thorax seitlich", True)])
+def test_a_study_of_two_views_is_not_taken_for_its_lateral_one(tmp_path: Path, told: str, refused: bool) -> None:
+    file = tmp_path / "chest.dcm"
+    chest(StudyDescription=told).save_as(file, enforce_file_format=True)
+    assert (why_not(read(file), gateway(tmp_path).analyse, None) is not None) == refused
 
 
 def test_a_header_that_names_nothing_is_refused(tmp_path: Path) -> None:

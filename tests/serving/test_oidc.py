@@ -367,7 +367,10 @@ def test_the_file_is_read_and_a_missing_secret_is_named(tmp_path: Path, with_use
     with pytest.raises(StorageError, match="s"), opened(tmp_path / "g", with_users, web={"oidc": found.model_dump()}):
         pass
     (tmp_path / "s").write_text("\n")
-    with pytest.raises(ConfigError, match="not one line"), opened(tmp_path, with_users, web={"oidc": found.model_dump()}):
+    with (
+        pytest.raises(ConfigError, match="not one line"),
+        opened(tmp_path, with_users, web={"oidc": found.model_dump()}),
+    ):
         pass
 
 

@@ -18,10 +18,11 @@ from tests.serving.orthanc import free_ports
 from tests.serving.test_gateway import chest, gateway, push, sink
 
 from pneumoscope.errors import ConfigError, StorageError
+from pneumoscope.serving.check import check
 from pneumoscope.serving.config import load_gateway
 from pneumoscope.serving.processes import KINDS, kind_of, names, signed
-from pneumoscope.serving.store import open_store
-from pneumoscope.serving.supervisor import _prepare, serve
+from pneumoscope.serving.store import Store, open_store, revision, upgrade
+from pneumoscope.serving.supervisor import _prepare, only_here, serve
 from pneumoscope.serving.tables import SENT, Beat, Delivery
 
 TOML = """
@@ -134,6 +135,10 @@ def test_check_tells_what_would_stop_it(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "note   destination pacs: does not answer" in done.stdout
+    assert "database: sqlite: not there yet" in done.stdout
+    assert "1 to 5 years" in done.stdout
+    assert list((tmp_path / "work").iterdir()) == []
+    assert (tmp_path / "work").stat().st_mode & 0o077 == 0
     file.write_text(TOML.format(folder="work", dicom=dicom, web=web, pacs=pacs) + '\n[bundle]\npath = "nowhere"\n')
     done = subprocess.run(
         [sys.executable, "-m", "pneumoscope", "serve", "--config", str(file), "--check"],
@@ -141,6 +146,27 @@ def test_check_tells_what_would_stop_it(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "FAULT  bundle:" in done.stdout
+
+
+def test_check_leaves_older_tables_as_they_are(tmp_path: Path) -> None:
+    config = gateway(tmp_path / "work")
+    config.folder.mkdir(mode=0o755)
+    store = Store(config.database)
+    upgrade(store, "0001")
+    found = {(item.what, item.fatal): item for item in check(config) if item.fault}
+    assert "for good; back them up first" in found["database", False].told
+    assert "others on this machine may read it" in found["folder", False].told
+    assert revision(store)[0] == "0001"
+    store.close()
+
+
+def test_a_folder_is_served_once(tmp_path: Path) -> None:
+    config = gateway(tmp_path)
+    told = pytest.raises(ConfigError, match="its web process runs already")
+    with only_here(config, ["receive", "web"]), only_here(config, ["worker"]), told, only_here(config, ["web"]):
+        pass
+    with only_here(config, KINDS):
+        pass
 
 
 def test_hosts_that_share_a_database_are_told_apart(tmp_path: Path) -> None:

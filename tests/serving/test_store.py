@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import MetaData, insert, select, update
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tests.serving.orthanc import free_ports
 from tests.serving.postgres import Postgres
 from tests.serving.test_gateway import gateway
@@ -318,14 +319,6 @@ def test_a_dead_workers_job_comes_back_without_counting_as_its_fault(store: Stor
     assert jobs.fail(store, held, "died", attempts=2) == WAITING
 
 
-def test_priority_only_rises(store: Store) -> None:
-    job_id = add(store, priority=1)
-    for wanted, expected in ((0, 1), (2, 2), (1, 2)):
-        jobs.raise_priority(store, job_id, wanted)
-        with store.read() as session:
-            assert session.get_one(Job, job_id).priority == expected
-
-
 def test_who_waited_too_long_goes_before_the_urgent(store: Store) -> None:
     urgent = add(store, priority=2, age=timedelta(minutes=1), number=1)
     old = add(store, age=timedelta(hours=2), number=2)
@@ -415,3 +408,17 @@ def test_the_database_orders_as_the_rule_does(store: Store) -> None:
         expected = sorted(found, key=lambda job: jobs.rank(job.priority, job.created_at, job.id, moment, HOUR))
         assert [job.id for job in found] == [job.id for job in expected]
         assert len(found) == len(ids)
+
+
+def test_no_connection_in_time_is_a_database_that_cannot_be_used(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'gateway.sqlite'}")
+    with pytest.raises(StorageError, match="cannot be used"), store.errors():
+        raise PoolTimeout("QueuePool limit reached")
+
+
+def test_tables_are_made_but_not_moved_by_who_only_looks(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'gateway.sqlite'}"
+    upgrade(Store(url), "0001")
+    with pytest.raises(StorageError, match="version 0001"):
+        open_store(url, create=True)
+    open_store(f"sqlite:///{tmp_path / 'new.sqlite'}", create=True).close()

@@ -21,7 +21,6 @@ from pneumoscope.evaluation.metrics import confusion_by_patient, counted
 
 FOLDS = 5
 LEAST = 10  # patients of each class among the images that measure
-MARGIN = 0.02  # of AUROC that may be lost on the original population
 GAINS = ("log_loss", "balanced_accuracy", "auroc")
 _FIGURES = ("log_loss", "brier", "balanced_accuracy", "recall", "specificity")
 _EDGE = 1e-6

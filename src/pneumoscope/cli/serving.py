@@ -109,15 +109,14 @@ def extra() -> Iterator[None]:
 
 @contextmanager
 def opened(config: Path) -> Iterator[tuple[Gateway, Store]]:
-    """Yield a gateway's configuration with its tables, brought up to date."""
-    from pneumoscope.errors import storage_errors
+    """Yield a gateway's configuration with its tables, which are made where there are none."""
+    from pneumoscope.files import private_folder
     from pneumoscope.serving.config import load_gateway
     from pneumoscope.serving.store import open_store
 
     found = load_gateway(config)
-    with storage_errors(found.folder):
-        found.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store = open_store(found.database, migrate=True)
+    private_folder(found.folder)
+    store = open_store(found.database, create=True)
     try:
         yield found, store
     finally:

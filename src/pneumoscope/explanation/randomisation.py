@@ -19,8 +19,6 @@ from pneumoscope.models.network import stages
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
 
-MOST_RHO = 0.2
-
 
 @dataclass(frozen=True, slots=True)
 class Layer:

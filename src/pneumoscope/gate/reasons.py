@@ -41,8 +41,6 @@ _FAR = 2.25  # times the limit of `unlike`: in a trial beyond it lay most photog
 _CUT = 0.25  # of a side of the image along which lung meets the border
 _LUNG = 0.5  # probability
 
-FindsLungs = Callable[[Pixels], FloatArray | None]
-
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

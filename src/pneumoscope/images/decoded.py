@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import zipfile
 import zlib
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, ImageUnavailableError
 from pneumoscope.records import FloatArray
 
 MAX_PIXELS = 80_000_000  # 1.5 times the largest radiography detector; Pillow warns from 89 megapixels on
@@ -35,6 +36,12 @@ _DAMAGE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+# What the system says where it is not the file that is at fault.
+_REFUSED = {
+    getattr(errno, name)
+    for name in ("EACCES", "EAGAIN", "EBUSY", "EIO", "EMFILE", "ENFILE", "ENODEV", "ENOENT", "ENOMEM", "ENOTCONN",
+                 "EPERM", "ESTALE", "ETIMEDOUT")
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,10 @@ class Radiograph:
 
 @contextmanager
 def image_errors(path: str | Path, what: str, remedy: str) -> Iterator[None]:
-    """Turn what decoders raise on a damaged file into an `ImageError` that names the file and the remedy."""
+    """Turn what decoders raise on a damaged file into an `ImageError` that names the file and the remedy.
+
+    What the system refuses is an `ImageUnavailableError`.
+    """
     try:
         yield
     except UnidentifiedImageError as error:
@@ -71,7 +81,9 @@ def image_errors(path: str | Path, what: str, remedy: str) -> Iterator[None]:
         raise ImageError(larger, path=path, remedy=BOMB) from error
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"{what} ({reason})", path=path, remedy=remedy) from error
+        refused = isinstance(error, OSError) and error.errno in _REFUSED
+        kind = ImageUnavailableError if refused else ImageError
+        raise kind(f"{what} ({reason})", path=path, remedy=remedy) from error
 
 
 def check_size(path: str | Path, width: int, height: int) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 from pydicom.uid import ImplicitVRLittleEndian
 
 from pneumoscope.bundle import load_bundle
 from pneumoscope.errors import ConfigError, PneumoscopeError
-from pneumoscope.files import out_folder
+from pneumoscope.files import private_folder
 from pneumoscope.journal import Journal
 from pneumoscope.serving.association import VERIFICATION, associate
 from pneumoscope.serving.config import SHORTEST_TOKEN, Gateway, Oidc
@@ -20,7 +21,7 @@ from pneumoscope.serving.neighbours import Destination, Orthanc
 from pneumoscope.serving.orthanc import Client, OrthancError
 from pneumoscope.serving.rules import ages_of
 from pneumoscope.serving.secret import read_secret
-from pneumoscope.serving.store import open_store
+from pneumoscope.serving.store import Store, revision
 from pneumoscope.serving.tls import client_tls, refusal, server_tls
 
 
@@ -36,8 +37,11 @@ class Finding:
 
 def check(config: Gateway) -> Iterator[Finding]:
     """Yield what was looked at, one by one."""
-    yield _tried("folder", lambda: str(out_folder(config.folder)))
-    yield _tried("database", lambda: _database(config))
+    yield _tried("folder", lambda: str(private_folder(config.folder)))
+    if config.folder.is_dir() and config.folder.stat().st_mode & 0o077:
+        why = "others on this machine may read it, and it holds identities"
+        yield Finding("folder", f"{config.folder}: {why}; chmod 700", why, fatal=False)
+    yield _database(config)
     yield _tried("journal", lambda: str(Journal(config.journal_file).path))
     yield _tried("bundle", lambda: _bundle(config))
     yield _tried("receive", lambda: _free(config.receive.bind, config.receive.port, "receive.port"))
@@ -66,10 +70,26 @@ def _tried(what: str, look: Callable[[], str]) -> Finding:
         return Finding(what, str(error), error.what)
 
 
-def _database(config: Gateway) -> str:
-    store = open_store(config.database, migrate=True)
-    store.close()
-    return store.engine.dialect.name
+def _database(config: Gateway) -> Finding:
+    """Look at the tables, and leave them as they are: there is no way back to an older version."""
+    try:
+        store = Store(config.database)
+        kind, file = store.engine.dialect.name, store.engine.url.database
+        if store.sqlite and not Path(file or "").exists():
+            return Finding("database", f"{kind}: not there yet, is made at the start")
+        found, wanted = revision(store)
+        store.close()
+    except PneumoscopeError as error:
+        return Finding("database", str(error), error.what)
+    if found is None:
+        return Finding("database", f"{kind}: no tables yet, they are made at the start")
+    if found < wanted:
+        why = f"tables of version {found}: the start brings them to {wanted}, for good; back them up first"
+        return Finding("database", f"{kind}: {why}", why, fatal=False)
+    if found > wanted:
+        why = f"tables of version {found}, and this version knows {wanted} at most: install the newer one"
+        return Finding("database", f"{kind}: {why}", why)
+    return Finding("database", kind)
 
 
 def _bundle(config: Gateway) -> str:

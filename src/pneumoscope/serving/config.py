@@ -64,7 +64,7 @@ class Receive(Section):
 class Analyse(Section):
     """Which images are analysed; of the others it is said why not.
 
-    `age_years`: lowest and highest age; the bundle's population where it is missing, and no limit where the bundle
+    `age_years`: lowest and highest age; the bundle's own where it is missing, and no limit where the bundle
     does not tell either. `unknown`: whether an image is analysed whose view, body part or age is not told.
     """
 

@@ -24,7 +24,8 @@ from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import JOB_STATES, QUARANTINED, RUNNING, WAITING, Image, Job
 
 _CLAIMS = 50  # of one job, whose worker died each time: then the job itself is suspected
-_RETRY = timedelta(seconds=2)  # doubled for each attempt
+_RETRY, _LONGEST = timedelta(seconds=2), timedelta(minutes=5)  # doubled for each attempt up to the longest
+PATIENCE = 300  # attempts, a day of them: for what is no fault of the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ def fail(store: Store, held: Claim, reason: str, *, attempts: int, for_good: boo
         else:
             _wait(job)
             job.reason = reason
-            job.not_before = database_time(session) + _RETRY * 2 ** (job.attempts - 1)
+            doubled: timedelta = _RETRY * 2 ** min(job.attempts - 1, 16)
+            job.not_before = database_time(session) + min(doubled, _LONGEST)
         return job.state
 
 
@@ -157,12 +159,6 @@ def try_again(store: Store, job_id: int) -> bool:
         fresh = {"state": WAITING, "attempts": 0, "claims": 0, "ended_at": None, "not_before": database_time(session)}
         query = update(Job).where(Job.id == job_id, Job.state == QUARANTINED, first).values(**fresh).returning(Job.id)
         return session.scalar(query) is not None
-
-
-def raise_priority(store: Store, job_id: int, priority: int) -> None:
-    """Raise a job's priority; a lower one changes nothing."""
-    with store.write() as session:
-        session.execute(update(Job).where(Job.id == job_id, Job.priority < priority).values(priority=priority))
 
 
 def counts(session: Session) -> dict[str, int]:

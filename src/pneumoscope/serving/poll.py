@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import Update, update
 from sqlalchemy.orm import Session
 
-from pneumoscope.errors import ImageError, PneumoscopeError, StorageError
+from pneumoscope.errors import ImageError, ImageUnavailableError, PneumoscopeError, StorageError
 from pneumoscope.files import out_folder
 from pneumoscope.serving import orthanc, outbox
 from pneumoscope.serving.config import Gateway
@@ -134,6 +134,8 @@ class Poller:
             self._fetch(client, change, modalities)
         except Gone:
             self.log.info("erased meanwhile", seq=change.seq)
+        except ImageUnavailableError as error:
+            raise StorageError(error.what, path=error.path, remedy=error.remedy) from error
         except ImageError as error:
             self._skip(change, error.what)
         except OrthancError as error:

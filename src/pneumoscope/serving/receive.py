@@ -17,8 +17,9 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.transport import ThreadedAssociationServer
+from sqlalchemy.exc import SQLAlchemyError
 
-from pneumoscope.errors import ConfigError, ImageError, PneumoscopeError, StorageError
+from pneumoscope.errors import ConfigError, ImageError, ImageUnavailableError, PneumoscopeError, StorageError
 from pneumoscope.files import out_folder
 from pneumoscope.serving import assurance, commitment, leftovers, meters
 from pneumoscope.serving.association import COMMITMENT, VERIFICATION
@@ -27,6 +28,7 @@ from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.peers import Peers
 from pneumoscope.serving.spool import Spool, discard, spool_into
+from pneumoscope.serving.store import now
 from pneumoscope.serving.tls import greet, server_tls
 
 # PS3.4, B.2.3: statuses of C-STORE.
@@ -79,7 +81,7 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
     settings = config.receive
     for folder in (config.incoming, config.images):
         out_folder(folder)
-    sweep(config.incoming, older_seconds=0)
+    begun = now().timestamp()
     spool_into(config.incoming, settings.object_mb << 20, intake.room)
     log = logger("receive")
     peers, stop = Peers(settings), threading.Event()
@@ -95,12 +97,12 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
                 raise spool.fault
             with meters.timed("accept"):
                 receipt = intake.take(event.dataset_path, f"dicom:{caller}")
+        except (StorageError, ImageUnavailableError, SQLAlchemyError, OSError) as error:
+            log.error("cannot store", caller=caller, error=type(error).__name__)
+            return OUT_OF_RESOURCES
         except ImageError as error:
             log.warning("refused", caller=caller, reason=error.what)
             return CANNOT_UNDERSTAND
-        except (StorageError, OSError) as error:
-            log.error("cannot store", caller=caller, error=type(error).__name__)
-            return OUT_OF_RESOURCES
         log.info(receipt.outcome, caller=caller, image=receipt.image_id, state=receipt.state)
         stages("stored")
         return SUCCESS
@@ -131,6 +133,7 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
             remedy="choose another receive.port, or end what listens there",
         ) from error
     assert server is not None
+    sweep(config.incoming, older_seconds=now().timestamp() - begun)  # the port is ours, and so is what lies there
     threading.Thread(target=peers.watch, args=(stop,), daemon=True).start()
     return Receiver(server, intake, stop)
 

@@ -6,22 +6,35 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pydicom import uid
+
 from pneumoscope.header import Header
 from pneumoscope.serving.config import Analyse
 from pneumoscope.serving.tables import HIGH, ROUTINE, URGENT
 
 Ages = tuple[float, float]
 
-# Words of descriptions, where no view is told: English, German, French, Spanish.
+_RAW = frozenset(
+    {
+        uid.DigitalXRayImageStorageForProcessing,
+        uid.DigitalMammographyXRayImageStorageForProcessing,
+        uid.DigitalIntraOralXRayImageStorageForProcessing,
+    }
+)
+# Words of descriptions, where no view is told: English, German, French, Spanish. A study's may name both views.
+_FRONTAL = re.compile(r"\b(ap|pa|p\.a|a\.p|frontal|de face)\b", re.IGNORECASE)
 _LATERAL = re.compile(r"\b(lateral|lat|ll|rl|seitlich|seitl|profil|perfil|oblique|obl)\b", re.IGNORECASE)
 _PRIORITIES = {"STAT": URGENT, "HIGH": HIGH}
 
 
 def ages_of(rules: Analyse, card: Mapping[str, Any]) -> Ages | None:
-    """Return the ages that are analysed, in years: those of the rules, else of the bundle's population, or None."""
+    """Return the ages that are analysed, in years: those of the rules, else of the bundle, or None.
+
+    A bundle tells them of its population, or with its gate.
+    """
     if rules.age_years is not None:
         return rules.age_years
-    told = card.get("population", {}).get("age_years")
+    told = card.get("population", {}).get("age_years") or card.get("gate", {}).get("ages")
     return None if not told else (float(told[0]), float(told[1]))
 
 
@@ -41,7 +54,7 @@ def _format(header: Header) -> str | None:
         return "it holds no pixels"
     if (header.frames or 1) > 1:
         return f"it has {header.frames} frames, and one is expected"
-    if header.intent == "FOR PROCESSING":
+    if header.intent == "FOR PROCESSING" or header.sop_class in _RAW:
         return "it is raw data for processing, not an image for reading"
     return None
 
@@ -55,7 +68,8 @@ def _content(header: Header, rules: Analyse) -> str | None:
 def _view(header: Header, rules: Analyse) -> str | None:
     if header.view is not None:
         return None if header.view in rules.views else f"its view is {header.view}, not {_either(rules.views)}"
-    if _LATERAL.search(header.description or ""):
+    told = header.description or ""
+    if _LATERAL.search(told) and not _FRONTAL.search(told):
         return "its description says that it is no frontal view"
     return None if rules.unknown else "its view is not told"
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from pneumoscope.errors import ConfigError, StorageError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 _BUSY_SECONDS = 30
+_CONNECTIONS = 40  # at most, of a process: the listener has one for each association
 _MIGRATION_LOCK = 7_041_958  # of PostgreSQL's advisory locks; any number that nobody else takes
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -32,7 +34,9 @@ class Store:
 
     def __init__(self, url: str) -> None:
         try:
-            self.engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True)
+            self.engine = create_engine(
+                url, pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True, max_overflow=_CONNECTIONS
+            )
         except ArgumentError as error:
             raise ConfigError(
                 "the URL of the database is none", path=hidden(url), remedy="see store.url in docs/reference/gateway.md"
@@ -98,8 +102,8 @@ class Store:
         """Turn the driver's failure to reach or use the database into a `StorageError`."""
         try:
             yield
-        except (OperationalError, InterfaceError) as error:
-            reason = str(error.orig).splitlines()[0]
+        except (OperationalError, InterfaceError, InternalError, PoolTimeout) as error:  # internal: now read-only
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise StorageError(
                 f"the database cannot be used ({reason})",
                 path=hidden(self.url),
@@ -124,12 +128,13 @@ def database_time(session: Session) -> datetime:
     return moment.astimezone(UTC)
 
 
-def open_store(url: str, *, migrate: bool = False) -> Store:
+def open_store(url: str, *, migrate: bool = False, create: bool = False) -> Store:
     """Open the database of the gateway.
 
     Args:
         url: of SQLAlchemy.
-        migrate: bring its tables to this version first; only one process does so at a time.
+        migrate: bring its tables to this version first; only one process does so at a time. There is no way back.
+        create: make its tables where there are none.
 
     Raises:
         ConfigError: the URL is none.
@@ -137,7 +142,7 @@ def open_store(url: str, *, migrate: bool = False) -> Store:
     """
     store = Store(url)
     found, wanted = revision(store)
-    if migrate and found != wanted:
+    if (migrate and found != wanted) or (create and found is None):
         upgrade(store)
         found, wanted = revision(store)
     if found != wanted:

@@ -6,14 +6,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
 
+from filelock import FileLock, Timeout
 from sqlalchemy import select
 
 from pneumoscope.errors import ConfigError, StorageError, storage_errors
+from pneumoscope.files import private_folder
 from pneumoscope.serving import forking, meters, outbox
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
@@ -65,10 +67,16 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
     """Run the gateway, or some kinds of its processes, until SIGTERM or Ctrl-C.
 
     Raises:
-        ConfigError: there is no such kind or database, or hosts would share the journal, or not share its key.
+        ConfigError: there is no such kind or database, one of the processes runs already, or hosts would share the
+            journal, or not share its key.
         StorageError: the database cannot be used, or the folder that is shared with the receiving host is not there.
     """
     _prepare(config, kinds)
+    with only_here(config, kinds):
+        _serve(config, kinds)
+
+
+def _serve(config: Gateway, kinds: Collection[str]) -> None:
     forking.begin()
     configure(config.logs)
     log = logger("supervisor")
@@ -113,14 +121,29 @@ def _prepare(config: Gateway, kinds: Collection[str]) -> None:
         )
     if {"receive", "web"} & set(kinds):
         for folder in (config.folder, config.images):
-            with storage_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(folder)
     elif not config.images.is_dir():
         raise StorageError(
             "is not there, so no image could be analysed",
             path=config.images,
             remedy="mount the folder that is shared with the host that receives, and start that one first",
         )
+
+
+@contextmanager
+def only_here(config: Gateway, kinds: Collection[str]) -> Iterator[None]:
+    """Hold what one host may run once: two listeners would sweep away each other's transfers."""
+    with ExitStack() as held:
+        for kind in kinds:
+            file = config.folder / f".{kind}{'@' + config.host if config.host else ''}.lock"
+            try:
+                with storage_errors(file):
+                    held.enter_context(FileLock(file, timeout=0))
+            except Timeout as error:
+                raise ConfigError(
+                    f"its {kind} process runs already", path=config.folder, remedy="end the other `serve` first"
+                ) from error
+        yield
 
 
 def _tidy(config: Gateway, store: Store, kinds: Collection[str]) -> None:

@@ -130,7 +130,7 @@ class Image(Base):
 class Job(Base):
     """What is to be done about an image, or why nothing is.
 
-    `state`: one of `JOB_STATES`. `priority` only rises. `reason`: of `declined` and `quarantined`, and of the last
+    `state`: one of `JOB_STATES`. `priority`: of the order. `reason`: of `declined` and `quarantined`, and of the last
     failed attempt. `lease_until`, `owner`: of the worker that runs it; when the lease has passed another may take it.
     `attempts` counts failures, `claims` how often a worker took it.
     """

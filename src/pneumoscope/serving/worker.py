@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from pneumoscope.errors import ImageError, PneumoscopeError, StorageError
+from pneumoscope.errors import ImageError, ImageUnavailableError, PneumoscopeError, StorageError
 from pneumoscope.files import plain
 from pneumoscope.journal import Entry, Journal, Pseudonyms, answer_key, default_key, entry_of
 from pneumoscope.recording import known
@@ -72,6 +72,7 @@ class Worker:
 
     def step(self) -> bool:
         """Do one job; False where none waits."""
+        self.child.warm_up()  # what keeps it from starting, such as a damaged bundle, is no fault of any image
         limits = self.config.worker
         lease = timedelta(seconds=limits.seconds + limits.start_seconds) + _GRACE
         max_wait = timedelta(minutes=self.config.priority.max_wait_minutes)
@@ -81,29 +82,31 @@ class Worker:
         self.stages("claimed")
         meters.took("wait", held.waited)
         task = Task(self.config.images / held.file, self.kinds, now())
-        if (
-            not task.path.exists()
-        ):  # a share that is away, or slow to show what another host wrote: not the image's fault
-            self._failed(held, "not analysed, because its file is not there")
+        if not os.access(task.path, os.R_OK):  # a share that is away, or slow to show what another host wrote
+            self._failed(held, "not analysed, because its file is not there, or not readable", attempts=jobs.PATIENCE)
             return True
         try:
             with meters.timed("child"):
                 analysis: Analysis = self.child.ask(task, limits.seconds)
+        except (ImageUnavailableError, StorageError) as error:
+            self._failed(held, f"not analysed, because the image cannot be read: {error.what}", attempts=jobs.PATIENCE)
         except ImageError as error:
             self._failed(held, f"not analysed, because the image cannot be used: {error.what}", for_good=True)
-        except StorageError as error:
-            self._failed(held, error.what)
         except PneumoscopeError as error:
             self._failed(held, f"not analysed: {error.what}", for_good=True)
         except ChildLostError as error:
             self._failed(held, f"not analysed, because {error}")
         else:
             self.stages("analysed")
-            self._finish(held, analysis)
+            try:
+                self._finish(held, analysis)
+            except StorageError as error:  # such as the journal's disk; where it is the database, this fails too
+                self._failed(held, f"analysed, but not written down: {error.what}", attempts=jobs.PATIENCE)
         return True
 
-    def _failed(self, held: Claim, reason: str, *, for_good: bool = False) -> None:
-        state = jobs.fail(self.store, held, reason, attempts=self.config.worker.attempts, for_good=for_good)
+    def _failed(self, held: Claim, reason: str, *, attempts: int | None = None, for_good: bool = False) -> None:
+        most = attempts or self.config.worker.attempts
+        state = jobs.fail(self.store, held, reason, attempts=most, for_good=for_good)
         self.log.warning("job failed", job=held.job_id, state=state, kind=reason.partition(":")[0])
 
     def _finish(self, held: Claim, analysis: Analysis) -> None:
@@ -135,8 +138,6 @@ class Worker:
 
     def _record(self, session: Session, job: Job, analysis: Analysis) -> None:
         moment, said = database_time(session), analysis.prediction
-        if job.result is not None:  # analysed again, as a person asked
-            return
         result = Result(
             bundle=said.bundle,
             bundle_sha256=analysis.card_sha256,
