@@ -22,13 +22,13 @@ from tests.serving.test_gateway import CALLER, chest, gateway, push, receiving, 
 from tests.serving.test_peers import owing
 from tests.serving.test_serve import until
 
-from pneumoscope.serving import assurance, send
+from pneumoscope.serving import assurance, outbox, send
 from pneumoscope.serving.association import COMMITMENT, associate
 from pneumoscope.serving.commitment import INSTANCE
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.receive import NOT_AUTHORIZED
 from pneumoscope.serving.store import Store, now
-from pneumoscope.serving.tables import COMMITTED, SENT, WAITING, Delivery
+from pneumoscope.serving.tables import COMMITTED, DEAD, SENT, WAITING, Delivery
 
 RECEIVE = {"port": 0, "callers": (CALLER,), "free_mb": 0, "seconds": 20.0}
 
@@ -116,6 +116,24 @@ def test_what_it_has_not_got_is_sent_again(tmp_path: Path) -> None:
             assert [item.ReferencedSOPInstanceUID for item in question.ReferencedSOPSequence] == [b.uid for b in built]
             with store.read() as session:
                 assert "not committed: reason 0x0112" in list(session.scalars(select(Delivery.reason)))
+
+
+def test_attempts_while_it_was_down_do_not_count_as_refusals(tmp_path: Path) -> None:
+    to = {"kind": "dicom", "host": "127.0.0.1", "port": 1, "aet": "SINK", "commit": True}
+    with archive(missing=1) as (port, questions), owing(tmp_path, ("sr",), **to) as (config, store, _):
+        with store.write() as session:
+            session.execute(update(Delivery).values(attempts=20))  # two hours of no association
+        here = config.model_copy(update={"destination": (config.destination[0].model_copy(update={"port": port}),)})
+        for refused in range(1, assurance._TIMES + 1):
+            assert deliver_and_ask(here, store) == 1
+            until(lambda: states(store) != [SENT])
+            assert states(store) == [WAITING if refused < assurance._TIMES else DEAD], f"refused {refused} times"
+        with store.read() as session:
+            row = session.scalars(select(Delivery)).one()
+            assert outbox.replay(store, row.id), "a person may send it again"
+        assert deliver_and_ask(here, store) == 1
+        until(lambda: states(store) == [WAITING])
+        assert len(questions) == assurance._TIMES + 1
 
 
 @pytest.mark.parametrize("offers", [True, False])

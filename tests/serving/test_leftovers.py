@@ -13,7 +13,7 @@ from tests.serving.test_gateway import chest, gateway
 
 from pneumoscope.errors import StorageError
 from pneumoscope.serving import leftovers, receive
-from pneumoscope.serving.intake import STORED, Intake, Receipt
+from pneumoscope.serving.intake import STORED, Intake, Receipt, sweep
 from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.store import now, open_store
 
@@ -62,6 +62,21 @@ def test_only_what_is_old_and_has_no_row_goes(intake: Intake) -> None:
     assert left.exists()
     assert leftovers.remove(intake.folder, intake.store) == 1
     assert everything(intake) == stays
+
+
+def test_what_broken_transfers_left_goes_and_what_others_write_to_stays(tmp_path: Path) -> None:
+    names = ("a.dcm", "stow/a.dcm", "orthanc/archive/a.dcm")
+    for prefix, days in (("new", 0.0), ("old", 0.5)):
+        for name in names:
+            file = tmp_path / name.replace("a.dcm", f"{prefix}.dcm")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"half")
+            age(file, days)
+    assert sweep(tmp_path, older_seconds=3600) == 3
+    assert {file.name for file in tmp_path.rglob("*.dcm")} == {"new.dcm"}
+    age(tmp_path / "stow" / "new.dcm", 0.5)
+    assert sweep(tmp_path, older_seconds=0) == 2, "as the listener starts: its own, and what nobody writes to"
+    assert [file.parent.name for file in tmp_path.rglob("*.dcm")] == ["archive"]
 
 
 def test_an_arrival_that_is_being_written_down_keeps_its_file(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:

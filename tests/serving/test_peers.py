@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -167,6 +167,63 @@ def test_a_pacs_keeps_what_came_over_the_web_and_gives_it_back(orthanc: Orthanc,
             assert again.pixel_array.ndim == 3
 
 
+def failed(reason: object) -> str:
+    """What a server answers that lists the object among the failed ones (PS3.18, table 10.5.3-2)."""
+    item = {"00081155": {"vr": "UI", "Value": ["1.2"]}, "00081197": {"vr": "US", "Value": [reason]}}
+    return json.dumps({"00081198": {"vr": "SQ", "Value": [item]}})
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "expected"),
+    [
+        (200, "", (SENT, None)),
+        (202, "<NativeDicomModel/>", (SENT, None)),
+        (200, json.dumps({"00081199": {"vr": "SQ", "Value": [{}]}, "00081198": {"vr": "SQ"}}), (SENT, None)),
+        (200, json.dumps({"00081198": {"vr": "SQ", "Value": []}}), (SENT, None)),
+        (200, "[" * 100_000, (SENT, None)),
+        (200, json.dumps([1, {"00081198": 2}]), (SENT, None)),
+        (200, failed(0x0110), (WAITING, "listed as failed: status 0x0110")),
+        (202, f"[{failed(0xA700)}]", (WAITING, "listed as failed: status 0xA700")),
+        (200, failed(0x0122), (DEAD, "listed as failed: status 0x0122")),
+        (200, failed(0xA900), (DEAD, "listed as failed: status 0xA900")),
+        (200, failed(0xC000), (DEAD, "listed as failed: status 0xC000")),
+        (200, failed(0), (WAITING, "listed as failed, without a reason")),
+        (200, failed("soon"), (WAITING, "listed as failed, without a reason")),
+        (200, json.dumps({"00081198": {"vr": "SQ", "Value": [{}]}}), (WAITING, "listed as failed, without a reason")),
+    ],
+    ids=[
+        "no-body", "xml", "nothing-failed", "none-failed", "deep", "other", "processing", "no-room", "class",
+        "mismatch", "not-understood", "success", "no-number", "no-reason",
+    ],
+)  # fmt: skip
+def test_a_web_server_that_lists_the_object_as_failed_has_not_got_it(
+    tmp_path: Path, code: int, body: str, expected: tuple[str, str | None]
+) -> None:
+    with http_server(lambda handler, _: answering(handler, code, body.encode())) as port:
+        to = {"kind": "stow", "url": f"http://127.0.0.1:{port}"}
+        with owing(tmp_path, ("sr",), **to) as (config, store, _):
+            assert attempt(config, store) == expected
+
+
+def test_of_an_endless_answer_no_more_is_read_than_can_be_meant(tmp_path: Path) -> None:
+    sent = 0
+
+    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        nonlocal sent
+        handler.send_response(200)
+        handler.end_headers()
+        with suppress(OSError):
+            while sent < 1 << 28:
+                handler.wfile.write(bytes(1 << 16))
+                sent += 1 << 16
+
+    with http_server(answer) as port:
+        to = {"kind": "stow", "url": f"http://127.0.0.1:{port}"}
+        with owing(tmp_path, ("sr",), **to) as (config, store, _):
+            assert attempt(config, store) == (SENT, None)
+    assert sent < 1 << 26
+
+
 # C-STORE over TLS
 
 
@@ -295,10 +352,11 @@ def serving(server: Any, tls: ssl.SSLContext | None) -> Iterator[Any]:
         server.socket.close()
 
 
-def answering(handler: BaseHTTPRequestHandler, code: int) -> None:
+def answering(handler: BaseHTTPRequestHandler, code: int, body: bytes = b"") -> None:
     handler.send_response(code)
-    handler.send_header("Content-Length", "0")
+    handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
+    handler.wfile.write(body)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
+from structlog.testing import capture_logs
 from tests.serving.test_gateway import CALLER, chest
 from tests.serving.test_web import Place, answer, bring, events, opened, with_users
 from tests.test_journal import entry
@@ -202,6 +204,53 @@ def test_many_go_in_small_transactions_until_told_to_stop(place: Place, monkeypa
     assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 3, "results": 5}
     told = [event.detail for event in events(place, audit.ERASED) if "images" in str(event.detail)]
     assert told == ["2 images, after 30 days", "2 images, after 30 days", "1 images, after 30 days"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [PermissionError(errno.EACCES, "x"), OSError(errno.EBUSY, "x"), OSError(errno.ESTALE, "x")],
+    ids=["denied", "busy", "stale"],
+)
+@pytest.mark.parametrize("batch", [1, 50])
+@pytest.mark.parametrize(("ago", "kind"), [(LONG_AGO, "images"), (AGES_AGO, "jobs")])
+def test_a_file_that_cannot_be_erased_keeps_its_row_and_holds_up_no_other(
+    place: Place, monkeypatch: pytest.MonkeyPatch, fault: OSError, batch: int, ago: datetime, kind: str
+) -> None:
+    monkeypatch.setattr("pneumoscope.serving.retention._BATCH", batch)
+    stuck, other = old(place, ago, StudyInstanceUID="1.2.1"), old(place, ago, StudyInstanceUID="1.2.2")
+    file, unlink = place.config.images / str(image(place, stuck).file), Path.unlink
+
+    def refusing(self: Path, missing_ok: bool = False) -> None:
+        if self == file:
+            raise fault
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(Path, "unlink", refusing)
+        counts = sweep(place.config, place.store)
+    assert (counts[kind], counts["images"] + counts["jobs"]) == (1, 1)
+    assert counts["results"] == (2 if kind == "images" else 1), "what comes after is erased"
+    assert kept(place, stuck) == (True, False, False, True)
+    assert image(place, stuck).sop_uid != f"erased:{stuck}"
+    assert kept(place, other) == (False, False, False, kind == "images")
+    told = [line for line in logs if line["event"] == "not erased"]
+    assert {line["image"] for line in told} == {stuck}
+    assert file.name not in str(told)
+    assert sweep(place.config, place.store)[kind] == 1
+    assert not file.exists()
+
+
+def test_a_sweep_that_the_system_stops_is_told_and_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = threading.Event()
+
+    def fail(*arguments: Any) -> None:
+        stop.set()
+        raise OSError(errno.ESTALE, "x")
+
+    monkeypatch.setattr("pneumoscope.serving.retention.sweep", fail)
+    with capture_logs() as logs:
+        run(place.config, place.store, stop, lambda: None)
+    assert [line["event"] for line in logs] == ["not swept"]
 
 
 def test_an_image_that_comes_again_is_kept_and_never_acknowledged_without_its_file(

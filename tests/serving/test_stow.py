@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,38 @@ def test_a_full_disk_is_told_to_the_sender(tmp_path: Path) -> None:
     assert (failure.ReferencedSOPInstanceUID, failure.FailureReason) == (source.SOPInstanceUID, 0xA700)
     assert states(store) == []
     store.close()
+
+
+@contextmanager
+def full_beyond(most: int) -> Iterator[None]:
+    """Let no file of this process grow over so many bytes, and find the disk full there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(("sizes", "status"), [((5000, 5000), 503), ((5000,), 400), ((100_000,), 503)])
+def test_a_disk_that_fills_up_in_a_part_is_told_and_nothing_stays(
+    tmp_path: Path, sizes: tuple[int, ...], status: int
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body(b"", end=b"")[:-2]
+        for size in sizes:
+            yield bytes(size)  # in pieces, so that the file holds some of them back
+
+    async def send(application: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(application, client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.post("/dicom-web/studies", content=pieces(), headers={"Content-Type": KIND})
+
+    with opened(tmp_path) as (client, store):
+        with full_beyond(4096):
+            response = asyncio.run(send(client.app))
+        assert response.status_code == status
+        assert states(store) == []
 
 
 def test_where_it_is_not_configured_there_is_none(tmp_path: Path) -> None:

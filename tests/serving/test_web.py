@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -675,6 +676,17 @@ def test_what_is_no_dicom_is_refused_in_words(place: Place, content: bytes) -> N
     assert answered.status_code == 422
     assert "The file was not taken: it" in answered.text
     assert str(place.config.folder) not in answered.text
+    assert list(place.config.incoming.iterdir()) == []
+
+
+def test_of_an_upload_that_fills_the_disk_nothing_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Any, target: Any) -> None:
+        target.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    answered = upload(place.as_("reader"), saved(chest()))
+    assert answered.status_code == 507
     assert list(place.config.incoming.iterdir()) == []
 
 

@@ -30,7 +30,7 @@ from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import COMMITTED, DEAD, SENT, WAITING, Delivery, Object
 
 _MOST = 100  # objects of one question
-_TIMES = 10  # an object is sent; then a person decides
+_TIMES = 10  # an object is sent that is not committed; then a person decides
 _AGAIN = timedelta(minutes=10)  # after a question that did not arrive
 _PATIENCE = timedelta(hours=12)  # for a report: an archive may commit at night
 _WAIT, _LOOK = 10.0, 0.1  # seconds for a report over the association of the question; between looks for it
@@ -98,11 +98,11 @@ def _record(store: Store, transaction: str, kept: list[str], failed: dict[str, i
         for row in session.scalars(query):
             uid = row.object.uid
             if uid in failed:
-                row.attempts += 1
+                row.attempts, row.refusals = 1, row.refusals + 1  # one: it waits for its time
                 row.state, row.reason = WAITING, f"not committed: reason 0x{failed[uid]:04X}"
-                if row.object.data is None or row.attempts >= _TIMES:
+                if row.object.data is None or row.refusals >= _TIMES:
                     row.state = DEAD
-                row.not_before = moment + outbox.delay(row.attempts, chance)
+                row.not_before = moment + outbox.delay(row.refusals, chance)
                 log.warning("not committed", destination=row.destination, delivery=row.id, reason=row.reason)
             elif uid in kept:
                 row.state, row.reason = COMMITTED, None

@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from pneumoscope.serving.store import Store, database_time, now
 from pneumoscope.serving.tables import DECLINED, QUARANTINED, WAITING, Image, Job, Object
 
 STORED, DUPLICATE, OWN_RESULT = "stored", "duplicate", "own result"
+_ABANDONED = 3600.0  # seconds without a byte, after which nobody writes to a file any more
 _TRIES = 5  # of a commit, where the same instance comes over several associations at once
 
 
@@ -200,12 +202,17 @@ class Intake:
 
 
 def sweep(folder: Path, older_seconds: float) -> int:
-    """Remove what broken transfers left in the folder of incoming files; return how many files that were."""
+    """Remove what broken transfers left in the folder of incoming files; return how many files that were.
+
+    Its subfolders are those of other processes, which clear them as they start: there an hour must have passed.
+    """
     removed = 0
-    limit = now().timestamp() - older_seconds
+    moment = now().timestamp()
     with storage_errors(folder):
-        for file in folder.iterdir():
-            if file.is_file() and file.stat().st_mtime <= limit:
-                file.unlink(missing_ok=True)
-                removed += 1
+        for file in folder.rglob("*"):
+            age = older_seconds if file.parent == folder else max(older_seconds, _ABANDONED)
+            with suppress(FileNotFoundError):  # it was complete meanwhile, and moved
+                if file.is_file() and file.stat().st_mtime <= moment - age:
+                    file.unlink()
+                    removed += 1
     return removed

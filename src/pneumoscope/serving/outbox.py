@@ -143,7 +143,7 @@ def replay(store: Store, delivery_id: int) -> bool:
     kept = select(Object.id).where(Object.data.is_not(None))
     with store.write() as session:
         moment = database_time(session)
-        fresh = {"state": WAITING, "attempts": 0, "not_before": moment, "created_at": moment}
+        fresh = {"state": WAITING, "attempts": 0, "refusals": 0, "not_before": moment, "created_at": moment}
         query = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == DEAD, Delivery.object_id.in_(kept))
         return session.scalar(query.values(**fresh).returning(Delivery.id)) is not None
 

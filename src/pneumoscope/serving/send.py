@@ -6,6 +6,7 @@ sent are the persisted bytes, never an object encoded anew.
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import httpx
 from pynetdicom import _config
@@ -37,6 +39,8 @@ _STANDBY = 2.0  # seconds between looks at whether another host still sends
 _MOST = 5  # parcels of one look, each some megabytes
 _DOWN = timedelta(seconds=10)  # the longest pause before a destination that is down is tried again
 _LOOK = 5.0  # seconds between looks at what a destination has not committed
+_ANSWER = 1 << 20  # bytes of an answer over HTTP that are read: it is about one object
+_FAILED, _REASON = "00081198", "00081197"  # Failed SOP Sequence, Failure Reason
 _START, _END = b"\x0b", b"\x1c\x0d"  # HL7, transport specification: MLLP
 DELIVERED = Answer(Outcome.DELIVERED)
 
@@ -93,10 +97,36 @@ def stow(to: Destination, parcel: Parcel) -> Answer:
     head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     body = head + parcel.data + f"\r\n--{boundary}--\r\n".encode()
     kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-    answer, response = _post(to, f"{(to.url or '').rstrip('/')}/studies", body, kind, "application/dicom+json")
-    if response is not None and response.status_code == 409:
+    answer, code, told = _post(to, f"{(to.url or '').rstrip('/')}/studies", body, kind, "application/dicom+json")
+    if code == 409:
         return Answer(Outcome.REFUSED, "HTTP 409: it refused the object")
-    return answer
+    return answer if answer.outcome is not Outcome.DELIVERED else _listed(told) or answer
+
+
+def _listed(told: bytes) -> Answer | None:
+    """Say why an answer in DICOM JSON lists the object as failed, whatever its status of HTTP (PS3.18, table 10.5.3-2).
+
+    None where it does not: servers answer in XML as well, or with nothing.
+    """
+    try:
+        found = json.loads(told)
+    except (ValueError, RecursionError):  # or in half, where it is longer than is read
+        return None
+    for each in found if isinstance(found, list) else [found]:
+        if failures := _values(each, _FAILED):
+            reason = next(iter(_values(failures[0], _REASON)), None)
+            answer = classify(reason) if isinstance(reason, int) else DELIVERED
+            if answer.outcome is Outcome.DELIVERED:  # a success among the failures says nothing
+                return Answer(Outcome.RETRY, "listed as failed, without a reason")
+            return Answer(answer.outcome, f"listed as failed: {answer.reason}")
+    return None
+
+
+def _values(item: object, tag: str) -> list[Any]:
+    """Return the values of an element in DICOM JSON (PS3.18, F.2); none where there is no such thing."""
+    element = item.get(tag) if isinstance(item, dict) else None
+    values = element.get("Value") if isinstance(element, dict) else None
+    return values if isinstance(values, list) else []
 
 
 def fhir(to: Destination, parcel: Parcel) -> Answer:
@@ -200,10 +230,19 @@ def run(store: Store, to: Destination, stop: threading.Event) -> None:
             stop.wait(_IDLE if mine else _STANDBY)
 
 
-def _post(to: Destination, url: str, body: bytes, kind: str, wanted: str) -> tuple[Answer, httpx.Response | None]:
+def _post(to: Destination, url: str, body: bytes, kind: str, wanted: str) -> tuple[Answer, int, bytes]:
+    """Send over HTTP; returns what the status means, the status (0: there was none), and the answer's beginning."""
+    headers = {"Content-Type": kind, "Accept": wanted, "Accept-Encoding": "identity"}
+    told = bytearray()
     try:
-        with open_client(to.tls, to.seconds, token_file=to.token_file) as client:
-            response = client.post(url, content=body, headers={"Content-Type": kind, "Accept": wanted})
+        with (
+            open_client(to.tls, to.seconds, token_file=to.token_file) as client,
+            client.stream("POST", url, content=body, headers=headers) as response,
+        ):
+            for chunk in response.iter_bytes():
+                told += chunk
+                if len(told) >= _ANSWER:
+                    break
     except httpx.HTTPError as error:
-        return Answer(Outcome.RETRY, why(error)), None
-    return classify_http(response.status_code), response
+        return Answer(Outcome.RETRY, why(error)), 0, b""
+    return classify_http(response.status_code), response.status_code, bytes(told)

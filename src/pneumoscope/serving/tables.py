@@ -207,7 +207,7 @@ class Delivery(Base):
     """An object that a destination is to get. `state`: one of `DELIVERY_STATES`; `reason`: of the last failure.
 
     `not_before`: of the next attempt to send it or, once it is sent, to have it committed. `transaction_uid`: of the
-    last question about that.
+    last question about that. `attempts` counts those to send it, `refusals` reports that it was not committed.
     """
 
     __tablename__ = "deliveries"
@@ -222,6 +222,7 @@ class Delivery(Base):
     destination: Mapped[str] = mapped_column(String(40))
     state: Mapped[str] = mapped_column(String(16))
     attempts: Mapped[int]
+    refusals: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[datetime]
     not_before: Mapped[datetime]
     sent_at: Mapped[datetime | None]

@@ -6,6 +6,7 @@ import hmac
 import ipaddress
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -109,8 +110,9 @@ class _Parts:
     def close(self) -> None:
         """Remove what was not given out."""
         if self._stream is not None:
-            self._done.append(Path(self._stream.name))
-            self._stream.close()
+            Path(self._stream.name).unlink(missing_ok=True)  # first: to close it flushes what found no room
+            with suppress(OSError):
+                self._stream.close()
         for path in self._done:
             if path is not None:
                 path.unlink(missing_ok=True)

@@ -85,10 +85,11 @@ def bring(site: Site, who: Person, given: UploadFile) -> Receipt:
         for folder in (site.config.incoming, site.config.images):
             folder.mkdir(parents=True, exist_ok=True)
         site.intake.room()
-        with tempfile.NamedTemporaryFile(dir=site.config.incoming, prefix="page-", delete=False) as target:
-            arrival = Path(target.name)
-            shutil.copyfileobj(given.file, target)
+        with tempfile.NamedTemporaryFile(dir=site.config.incoming, prefix="page-", delete=False) as empty:
+            arrival = Path(empty.name)
     try:
+        with storage_errors(arrival), arrival.open("wb") as target:
+            shutil.copyfileobj(given.file, target)
         receipt = site.intake.take(arrival, f"page:{who.name}")
     finally:
         arrival.unlink(missing_ok=True)
