@@ -201,14 +201,52 @@ def test_maps_outside_the_lungs_and_maps_that_disagree_are_told() -> None:
     cam = {"method": "gradcam", "energy_in_lungs": 0.28, "agreement": {"lime": 0.1, "shap": None}}
     lime = {"method": "lime", "energy_in_lungs": 0.6, "agreement": {"gradcam": 0.1, "shap": 0.9}}
     shap = {"method": "shap", "energy_in_lungs": None, "agreement": {"gradcam": None, "lime": 0.9}}
-    outside, apart = words.outside([cam, lime, shap]), words.disagreement([cam, lime, shap])
+    outside, apart = words.outside([cam, lime, shap], "PNEUMONIA"), words.disagreement([cam, lime, shap])
     assert outside is not None
     assert re.search(r"lungs: 72.% of Grad-CAM\.", outside)
     assert apart is not None
     assert "Grad-CAM and LIME (0.10)," in apart
     assert "SHAP" not in apart + outside
-    assert words.outside([lime, shap]) is None
+    assert words.outside([lime, shap], "PNEUMONIA") is None
+    assert words.outside([cam, lime, shap], "NORMAL") is None, "evidence for pneumonia explains no low score"
     assert words.disagreement([lime, shap]) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "fill", "said"),
+    [
+        (
+            0.9,
+            "normal",
+            "replaced by a normal child's, the network still says pneumonia (0.97), though most of the map",
+        ),
+        (0.9, "normal", "lies in the lungs (90 % of Grad-CAM): map and test disagree."),
+        (0.3, "normal", "(0.97): the score does not rest on the lungs alone."),
+        (0.9, "shuffle", "replaced by something else (shuffle), the network"),
+    ],
+)
+def test_a_score_that_needs_no_lungs_is_told(share: float, fill: str, said: str) -> None:
+    maps = [{"method": "gradcam", "energy_in_lungs": share}]
+    told = {"fill": fill, "together": {fill: {"both lungs": 0.97}}}
+    warning = words.lungs_replaced(maps, told, "PNEUMONIA", 0.8)
+    assert warning is not None
+    assert said in warning.replace("\N{NO-BREAK SPACE}", " ")
+    assert words.lungs_replaced(maps, told, "PNEUMONIA", 0.98) is None
+    assert words.lungs_replaced(maps, told, "NORMAL", 0.8) is None
+    assert words.lungs_replaced(maps, {**told, "fill": None}, "PNEUMONIA", 0.8) is None
+    assert words.lungs_replaced(maps, None, "PNEUMONIA", 0.8) is None
+
+
+def test_a_score_that_needs_no_lungs_is_flagged_on_page_and_index(folder: Path, tmp_path: Path) -> None:
+    with_zones(folder, tmp_path, None)
+    file = tmp_path / "001-z__b___.json"
+    facts = json.loads(file.read_text())
+    facts["label"], facts["counterfactual"]["together"] = "PNEUMONIA", {"shuffle": {"both lungs": 0.9}}
+    for label, count in (("PNEUMONIA", 1), ("NORMAL", 0)):
+        file.write_text(json.dumps({**facts, "label": label}))
+        explanation_page.write(tmp_path)
+        assert (tmp_path / "001-z__b___.html").read_text().count("the network still says pneumonia") == count
+        assert (tmp_path / "index.html").read_text().count("still called pneumonia with both lungs replaced") == count
 
 
 def test_a_score_between_thresholds_is_uncertain() -> None:

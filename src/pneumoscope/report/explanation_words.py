@@ -119,20 +119,43 @@ def verdict(entry: Mapping[str, Any]) -> str:
     return f"{known} {reason[:1].upper()}{reason[1:]}.".strip() if reason else known
 
 
-def outside(entries: Sequence[Mapping[str, Any]]) -> str | None:
-    """Warn of the maps of which most lies outside the lungs, None where there is none."""
-    shares = {str(entry.get("method")): entry.get("energy_in_lungs") for entry in entries}
+def outside(entries: Sequence[Mapping[str, Any]], label: object) -> str | None:
+    """Warn of the maps of which most lies outside the lungs, None where there is none, or no pneumonia was called.
+
+    Where it was not called, a map of what speaks for pneumonia explains next to nothing.
+    """
     parts = [
-        f"{html.percent(1 - share, 0)} of {method_name(name)}"
-        for name, share in shares.items()
-        if share is not None and share < LEAST_ENERGY
+        f"{html.percent(1 - share, 0)} of {name}" for name, share in _in_lungs(entries).items() if share < LEAST_ENERGY
     ]
-    if not parts:
+    if not parts or label != PNEUMONIA:
         return None
     return (
         f"Most of the map lies outside the lungs: {', '.join(parts)}. "
         "If that is right, the score rests on something other than lung."
     )
+
+
+def lungs_replaced(
+    entries: Sequence[Mapping[str, Any]], told: Mapping[str, Any] | None, label: object, threshold: float | None
+) -> str | None:
+    """Warn where pneumonia is called and the score without both lungs still reaches the threshold, else None."""
+    fill = (told or {}).get("fill")
+    value = ((told or {}).get("together") or {}).get(fill, {}).get("both lungs")
+    if label != PNEUMONIA or threshold is None or value is None or value < threshold:
+        return None
+    by = "a normal child's" if fill == "normal" else f"something else ({fill})"
+    said = f"With both lungs replaced by {by}, the network still says pneumonia ({score(value)})"
+    inside = [
+        f"{html.percent(share, 0)} of {name}" for name, share in _in_lungs(entries).items() if share >= LEAST_ENERGY
+    ]
+    if not inside:
+        return f"{said}: the score does not rest on the lungs alone."
+    return f"{said}, though most of the map lies in the lungs ({', '.join(inside)}): map and test disagree."
+
+
+def _in_lungs(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    shares = {method_name(str(entry.get("method"))): entry.get("energy_in_lungs") for entry in entries}
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def disagreement(entries: Sequence[Mapping[str, Any]]) -> str | None:
