@@ -80,6 +80,7 @@ def test_limits_and_notice_stand_beside_the_score(page: str) -> None:
     assert RESEARCH_ONLY in score
     assert "children" in score
     assert "threshold" in score
+    assert "threshold 0.500<" in score, "as in the sentence below"
 
 
 @pytest.mark.parametrize(("name", "state"), [("002-flat", "NOT ANALYSED"), ("003-missing", "NOT READ")])
@@ -210,6 +211,39 @@ def test_maps_outside_the_lungs_and_maps_that_disagree_are_told() -> None:
     assert words.outside([lime, shap], "PNEUMONIA") is None
     assert words.outside([cam, lime, shap], "NORMAL") is None, "evidence for pneumonia explains no low score"
     assert words.disagreement([lime, shap]) is None
+
+
+POINT = {
+    "threshold": 0.8, "n": 446, "sensitivity": {"value": 0.95, "ci95": [0.92, 0.97]},
+    "specificity": {"value": 1.0, "ci95": [0.964, 1.0]},
+}  # fmt: skip
+CHOSEN = {"operating_point": "a", "threshold": 0.8, "operating_points": {"a": POINT, "b": {**POINT, "threshold": 0.4}}}
+HELD = {
+    "n": 780, "n_patients": 544, "operating_point": "a", "threshold": 0.8,
+    "data": {"source": "split.csv", "splits": {"test": 786}},
+    "metrics": {"recall": {"value": 0.9705, "ci95": [0.9526, 0.9838]},
+                "specificity": {"value": 0.9704, "ci95": [0.9367, 0.9906]}},
+}  # fmt: skip
+
+
+def test_figures_of_images_that_chose_the_threshold_are_told_with_reserve() -> None:
+    *_, said = words.meaning(CHOSEN)
+    assert "on 446 images that chose it, which flatters: Of 100 radiographs with pneumonia" in said
+    assert "flags 92 to 97 (95 % CI; 95 among these images)" in said
+    assert "leaves 96 to 100 alone (95 % CI; 100 among these images) and raises a false alarm on 0 to 4." in said
+    assert {row["images"] for row in words.points(CHOSEN, 0.5)} == {"446 images that chose it"}
+
+
+def test_figures_of_images_that_chose_nothing_are_preferred() -> None:
+    context = {**CHOSEN, "held_out": HELD}
+    *_, said = words.meaning(context)
+    assert "on 780 images of 544 patients (test of split.csv), which chose nothing: Of 100" in said
+    assert "leaves 97 alone (95 % CI 94 to 99) and raises a false alarm on 3." in said
+    used, other = words.points(context, 0.5)
+    assert used["images"] == "780 images of 544 patients (test of split.csv), which chose nothing"
+    assert used["specificity"]["value"] == 0.9704
+    assert other["images"] == "446 images that chose it"
+    assert words.held_out({**context, "threshold": 0.7}) is None, "they are of another threshold"
 
 
 @pytest.mark.parametrize(
