@@ -288,3 +288,10 @@ def test_a_score_between_thresholds_is_uncertain() -> None:
     assert words.uncertain(words.points(context, 0.9)) is None
     assert words.uncertain(words.points(context, None)) is None
     assert "b would call it pneumonia, a would not" in str(words.uncertain(words.points(context, 0.6)))
+
+
+def test_a_rule_in_that_is_laxer_than_balanced_is_told() -> None:
+    rows = [{"name": "balanced", "threshold": 0.875}, {"name": "rule-in", "threshold": 0.870}]
+    assert "rule-in is laxer than balanced" in str(words.crossed(rows))
+    assert words.crossed([*rows[:1], {"name": "rule-in", "threshold": 0.9}]) is None
+    assert words.crossed(rows[:1]) is None

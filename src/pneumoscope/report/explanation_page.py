@@ -97,6 +97,7 @@ def page_view(
         "meaning": words.meaning(context),
         "points": points,
         "uncertain": words.uncertain(points),
+        "crossed": words.crossed(points),
         "limits": [str(limit) for limit in context.get("limits") or []],
         "picture": _picture(folder, image),
         "maps": [_map(folder, entry) for entry in maps],

@@ -135,6 +135,17 @@ def uncertain(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return f"Uncertain: the score lies between thresholds. {sick} would call it pneumonia, {well} would not."
 
 
+def crossed(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say that rule-in is laxer than balanced, as in bundles made before that was ruled out; None where it is not."""
+    at = {row["name"]: row["threshold"] for row in rows}
+    rule_in, balanced = at.get("rule-in"), at.get("balanced")
+    if rule_in is None or balanced is None or rule_in >= balanced:
+        return None
+    return (
+        "In this bundle rule-in is laxer than balanced: the specificity it was to have is reached at a lower threshold."
+    )
+
+
 # --- maps -------------------------------------------------------------------------------------------------
 
 
