@@ -195,6 +195,20 @@ def test_one_image_does_not_decide_the_balanced_threshold():
     assert np.std(smooth) < 0.85 * np.std(plain)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_rule_in_is_never_laxer_than_balanced_nor_triage_stricter(flip):
+    """One class is far apart from the other and easily reaches its target, which an even loss passes by."""
+    rng = np.random.default_rng(2)
+    y = np.repeat([0, 1], [100, 400])
+    p = expit(np.where(y == 1, rng.normal(5, 1.5, 500), rng.normal(-2, 0.8, 500)))
+    if flip:
+        y, p = 1 - y, 1 - p
+    points = operating_points(y, p, [str(i) for i in range(500)], resamples=50)
+    triage, balanced, rule_in = (points[name].threshold for name in ("triage", "balanced", "rule-in"))
+    assert triage <= balanced <= rule_in
+    assert (rule_in if not flip else triage) == balanced, "where the target alone would have crossed it"
+
+
 def test_points_are_reproducible_and_blind_to_order():
     y, p, patients = scored(400, per_patient=2)
     order = np.random.default_rng(1).permutation(400)

@@ -202,6 +202,8 @@ def operating_points(
     - `triage`: the largest threshold whose sensitivity's lower 95 % bound reaches `target`; where too few
       images of pneumonia can support that, the largest whose sensitivity itself does, and `note` says so.
     - `rule-in`: the same for specificity, the smallest threshold.
+    Where `balanced` reaches a target already, that point is the same threshold: triage is never stricter, rule-in
+    never laxer.
     Bounds are those of the two-sided 95 % Wilson interval with the design effect of patients. A threshold is
     put in the middle between the two neighbouring probabilities it separates.
     Raises `DataError` where a class is missing or a probability lies outside 0..1.
@@ -217,8 +219,8 @@ def operating_points(
     balanced = _youden(c, np.random.default_rng(seed), resamples)
     return {
         "balanced": _point("balanced", c, balanced, None, ""),
-        "triage": _point("triage", c, triage, target, triage_note),
-        "rule-in": _point("rule-in", c, rule_in, target, rule_in_note),
+        "triage": _point("triage", c, min(triage, balanced), target, triage_note),
+        "rule-in": _point("rule-in", c, max(rule_in, balanced), target, rule_in_note),
     }
 
 
@@ -227,8 +229,9 @@ def threshold_reaching(
 ) -> tuple[float, str]:
     """Return the largest threshold whose sensitivity's lower 95 % bound reaches `target` 0..1, and a note.
 
-    Arguments as in `operating_points`, whose `triage` it is; the note says where there are too few patients for a
-    bound, and the sensitivity itself reaches the target. Raises `DataError` where a class is missing.
+    Arguments as in `operating_points`, whose `triage` it is unless `balanced` is laxer; the note says where there are
+    too few patients for a bound, and the sensitivity itself reaches the target. Raises `DataError` where a class is
+    missing.
     """
     c = cohort(y, probability, patients)
     if c.one_class:

@@ -80,6 +80,7 @@ def test_limits_and_notice_stand_beside_the_score(page: str) -> None:
     assert RESEARCH_ONLY in score
     assert "children" in score
     assert "threshold" in score
+    assert "threshold 0.500<" in score, "as in the sentence below"
 
 
 @pytest.mark.parametrize(("name", "state"), [("002-flat", "NOT ANALYSED"), ("003-missing", "NOT READ")])
@@ -201,14 +202,85 @@ def test_maps_outside_the_lungs_and_maps_that_disagree_are_told() -> None:
     cam = {"method": "gradcam", "energy_in_lungs": 0.28, "agreement": {"lime": 0.1, "shap": None}}
     lime = {"method": "lime", "energy_in_lungs": 0.6, "agreement": {"gradcam": 0.1, "shap": 0.9}}
     shap = {"method": "shap", "energy_in_lungs": None, "agreement": {"gradcam": None, "lime": 0.9}}
-    outside, apart = words.outside([cam, lime, shap]), words.disagreement([cam, lime, shap])
+    outside, apart = words.outside([cam, lime, shap], "PNEUMONIA"), words.disagreement([cam, lime, shap])
     assert outside is not None
     assert re.search(r"lungs: 72.% of Grad-CAM\.", outside)
     assert apart is not None
     assert "Grad-CAM and LIME (0.10)," in apart
     assert "SHAP" not in apart + outside
-    assert words.outside([lime, shap]) is None
+    assert words.outside([lime, shap], "PNEUMONIA") is None
+    assert words.outside([cam, lime, shap], "NORMAL") is None, "evidence for pneumonia explains no low score"
     assert words.disagreement([lime, shap]) is None
+
+
+POINT = {
+    "threshold": 0.8, "n": 446, "sensitivity": {"value": 0.95, "ci95": [0.92, 0.97]},
+    "specificity": {"value": 1.0, "ci95": [0.964, 1.0]},
+}  # fmt: skip
+CHOSEN = {"operating_point": "a", "threshold": 0.8, "operating_points": {"a": POINT, "b": {**POINT, "threshold": 0.4}}}
+HELD = {
+    "n": 780, "n_patients": 544, "operating_point": "a", "threshold": 0.8,
+    "data": {"source": "split.csv", "splits": {"test": 786}},
+    "metrics": {"recall": {"value": 0.9705, "ci95": [0.9526, 0.9838]},
+                "specificity": {"value": 0.9704, "ci95": [0.9367, 0.9906]}},
+}  # fmt: skip
+
+
+def test_figures_of_images_that_chose_the_threshold_are_told_with_reserve() -> None:
+    *_, said = words.meaning(CHOSEN)
+    assert "on 446 images that chose it, which flatters: Of 100 radiographs with pneumonia" in said
+    assert "flags 92 to 97 (95 % CI; 95 among these images)" in said
+    assert "leaves 96 to 100 alone (95 % CI; 100 among these images) and raises a false alarm on 0 to 4." in said
+    assert {row["images"] for row in words.points(CHOSEN, 0.5)} == {"446 images that chose it"}
+
+
+def test_figures_of_images_that_chose_nothing_are_preferred() -> None:
+    context = {**CHOSEN, "held_out": HELD}
+    *_, said = words.meaning(context)
+    assert "on 780 images of 544 patients (test of split.csv), which chose nothing: Of 100" in said
+    assert "leaves 97 alone (95 % CI 94 to 99) and raises a false alarm on 3." in said
+    used, other = words.points(context, 0.5)
+    assert used["images"] == "780 images of 544 patients (test of split.csv), which chose nothing"
+    assert used["specificity"]["value"] == 0.9704
+    assert other["images"] == "446 images that chose it"
+    assert words.held_out({**context, "threshold": 0.7}) is None, "they are of another threshold"
+
+
+@pytest.mark.parametrize(
+    ("share", "fill", "said"),
+    [
+        (
+            0.9,
+            "normal",
+            "replaced by a normal child's, the network still says pneumonia (0.97), though most of the map",
+        ),
+        (0.9, "normal", "lies in the lungs (90 % of Grad-CAM): map and test disagree."),
+        (0.3, "normal", "(0.97): the score does not rest on the lungs alone."),
+        (0.9, "shuffle", "replaced by something else (shuffle), the network"),
+    ],
+)
+def test_a_score_that_needs_no_lungs_is_told(share: float, fill: str, said: str) -> None:
+    maps = [{"method": "gradcam", "energy_in_lungs": share}]
+    told = {"fill": fill, "together": {fill: {"both lungs": 0.97}}}
+    warning = words.lungs_replaced(maps, told, "PNEUMONIA", 0.8)
+    assert warning is not None
+    assert said in warning.replace("\N{NO-BREAK SPACE}", " ")
+    assert words.lungs_replaced(maps, told, "PNEUMONIA", 0.98) is None
+    assert words.lungs_replaced(maps, told, "NORMAL", 0.8) is None
+    assert words.lungs_replaced(maps, {**told, "fill": None}, "PNEUMONIA", 0.8) is None
+    assert words.lungs_replaced(maps, None, "PNEUMONIA", 0.8) is None
+
+
+def test_a_score_that_needs_no_lungs_is_flagged_on_page_and_index(folder: Path, tmp_path: Path) -> None:
+    with_zones(folder, tmp_path, None)
+    file = tmp_path / "001-z__b___.json"
+    facts = json.loads(file.read_text())
+    facts["label"], facts["counterfactual"]["together"] = "PNEUMONIA", {"shuffle": {"both lungs": 0.9}}
+    for label, count in (("PNEUMONIA", 1), ("NORMAL", 0)):
+        file.write_text(json.dumps({**facts, "label": label}))
+        explanation_page.write(tmp_path)
+        assert (tmp_path / "001-z__b___.html").read_text().count("the network still says pneumonia") == count
+        assert (tmp_path / "index.html").read_text().count("still called pneumonia with both lungs replaced") == count
 
 
 def test_a_score_between_thresholds_is_uncertain() -> None:
@@ -216,3 +288,10 @@ def test_a_score_between_thresholds_is_uncertain() -> None:
     assert words.uncertain(words.points(context, 0.9)) is None
     assert words.uncertain(words.points(context, None)) is None
     assert "b would call it pneumonia, a would not" in str(words.uncertain(words.points(context, 0.6)))
+
+
+def test_a_rule_in_that_is_laxer_than_balanced_is_told() -> None:
+    rows = [{"name": "balanced", "threshold": 0.875}, {"name": "rule-in", "threshold": 0.870}]
+    assert "rule-in is laxer than balanced" in str(words.crossed(rows))
+    assert words.crossed([*rows[:1], {"name": "rule-in", "threshold": 0.9}]) is None
+    assert words.crossed(rows[:1]) is None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumoscope.report import wording
+from pneumoscope.report import html, wording
 
 
 def estimate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
@@ -18,8 +18,8 @@ def pair(value: float, low: float, high: float, p: float | None, **more: Any) ->
     return {"a": "A", "b": "B", "auroc": auroc, **more}
 
 
-def test_of_hundred_rounds_intervals_outwards() -> None:
-    assert wording.of_hundred(estimate(0.953, 0.9412, 0.9638)) == (95, 100, "95 % CI 94 to 97")
+def test_of_hundred_rounds_as_the_tables_do() -> None:
+    assert wording.of_hundred(estimate(0.953, 0.9412, 0.9638)) == (95, 100, "95 % CI 94 to 96")
     assert wording.of_hundred(estimate(0.95, 0.94, 0.96)) == (95, 100, "95 % CI 94 to 96")
 
 
@@ -35,15 +35,16 @@ def test_of_hundred_of_nothing(nothing: dict[str, Any] | None) -> None:
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-def test_of_hundred_contains_its_interval(a: float, b: float, c: float) -> None:
+def test_of_hundred_says_what_a_table_says(a: float, b: float, c: float) -> None:
     low, value, high = sorted((a, b, c))
     said = wording.of_hundred(estimate(value, low, high))
     assert said is not None
     n, base, text = said
     ends = [int(word.replace(",", "")) for word in text.removeprefix("95 % CI ").split(" to ")]
-    assert ends[0] <= base * low + 1e-6
-    assert ends[1] >= base * high - 1e-6
-    assert ends[0] <= n <= ends[1]
+    digits = 2 if base == 100 else 3
+    assert f"{n / base:.{digits}f}" == html.number(value, digits)
+    dash = html.interval(estimate(value, low, high), digits)
+    assert f"{ends[0] / base:.{digits}f}–{ends[1] / base:.{digits}f}" == dash
     assert n < base or value == 1 or base == 1000
 
 
@@ -53,6 +54,17 @@ def test_findings_count_found_and_missed() -> None:
         "Of 100 radiographs with pneumonia the network flags 97 (95 % CI 95 to 98) and misses 3.",
         "Of 100 normal radiographs it leaves 80 alone (95 % CI 70 to 90) and raises a false alarm on 20.",
     ]
+
+
+def test_a_figure_without_error_is_told_by_its_interval() -> None:
+    perfect = {"specificity": estimate(1.0, 0.964, 1.0)}
+    said = "Of 100 normal radiographs it leaves 96 to 100 alone (95 % CI; 100 among these images)"
+    assert wording.findings(perfect) == [f"{said} and raises a false alarm on 0 to 4."]
+
+
+def test_where_images_chose_the_threshold_the_interval_stands_first() -> None:
+    (said,) = wording.findings({"recall": estimate(0.97, 0.95, 0.98)}, flattered=True)
+    assert "flags 95 to 98 (95 % CI; 97 among these images) and misses 2 to 5." in said
 
 
 def test_alarms_at_a_lower_prevalence_follow_bayes() -> None:

@@ -104,6 +104,7 @@ def _context(classifier: Classifier, methods: Sequence[str], wanted: _Wanted) ->
         "operating_point": classifier.operating_point,
         "threshold": classifier.threshold,
         **{key: card.get(key) for key in ("operating_points", "population", "limits", "calibration")},
+        "held_out": _held_out(card),
         "methods": list(methods),
         "scale": scale(_STEPS),
         "options": asdict(wanted.options),
@@ -112,6 +113,16 @@ def _context(classifier: Classifier, methods: Sequence[str], wanted: _Wanted) ->
         gallery = wanted.similar
         told["similar"] = {"reason": gallery} if isinstance(gallery, str) else gallery.facts()
     return told
+
+
+def _held_out(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a card says of images that chose nothing: which, at which threshold, and the figures of calls."""
+    held = (card.get("evidence") or {}).get("held_out")
+    if not held:
+        return None
+    told = {key: held.get(key) for key in ("n", "n_patients", "operating_point", "threshold", "data")}
+    metrics = held.get("metrics") or {}
+    return {**told, "metrics": {key: metrics.get(key) for key in ("recall", "specificity")}}
 
 
 def _safe(path: str) -> str:

@@ -97,11 +97,13 @@ def page_view(
         "meaning": words.meaning(context),
         "points": points,
         "uncertain": words.uncertain(points),
+        "crossed": words.crossed(points),
         "limits": [str(limit) for limit in context.get("limits") or []],
         "picture": _picture(folder, image),
         "maps": [_map(folder, entry) for entry in maps],
         "shown_score": words.score(score),
-        "outside": words.outside(maps),
+        "outside": words.outside(maps, image.get("label")),
+        "replaced": words.lungs_replaced(maps, image.get("counterfactual"), image.get("label"), threshold),
         "disagreement": words.disagreement(maps),
         "outlines": outlines,
         "legend": [(float(value), str(colour)) for value, colour in context.get("scale") or []],
@@ -293,6 +295,7 @@ def _row(view: Mapping[str, Any]) -> dict[str, Any]:
     flags = [
         "uncertain: operating points differ" if view["uncertain"] else "",
         "most of a map lies outside the lungs" if view["outside"] else "",
+        "still called pneumonia with both lungs replaced" if view["replaced"] else "",
         "methods disagree" if view["disagreement"] else "",
         str(lungs["reason"]) if lungs and not lungs.get("found") else "",
     ]

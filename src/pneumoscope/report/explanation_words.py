@@ -11,6 +11,7 @@ from pneumoscope.report import html, wording
 
 LEAST_AGREEMENT = 0.5
 LEAST_ENERGY = 0.5
+_CARRIED = "threshold carried over"  # what `calibration.points_at` notes
 MOVED = 0.05  # a smaller change of the score is not worth a sentence
 
 METHODS: Mapping[str, str] = {
@@ -63,7 +64,7 @@ def call(value: float, threshold: float) -> str:
 
 
 def meaning(context: Mapping[str, Any]) -> list[str]:
-    """Say what the score is, and what its threshold did where it was chosen."""
+    """Say what the score is, and what its threshold did: where nothing was chosen, or else where it was chosen."""
     population = context.get("population") or {}
     prevalence = population.get("prevalence")
     said = ["The score is the network's probability of pneumonia, not the extent or severity of disease."]
@@ -72,30 +73,55 @@ def meaning(context: Mapping[str, Any]) -> list[str]:
             f"The score is a probability of pneumonia, calibrated where {html.percent(prevalence, 0)} of the images "
             "had it; where fewer do, a score like this is wrong more often. It says nothing of extent or severity."
         ]
-    point = (context.get("operating_points") or {}).get(str(context.get("operating_point"))) or {}
-    found = wording.findings({"recall": point.get("sensitivity"), "specificity": point.get("specificity")})
-    if found:
-        where = f"At this threshold ({context['operating_point']}), on the {html.integer(point.get('n'))} images it "
-        said.append(f"{where}was chosen on, which flatters: {' '.join(found)}")
-    return said
+    name = context.get("operating_point")
+    if held := held_out(context):
+        told = held.get("metrics") or {}
+        found = wording.findings({key: told.get(key) for key in ("recall", "specificity")})
+        where = f"At this threshold ({name}), on {_held_images(held)}, which chose nothing:"
+    else:
+        point = (context.get("operating_points") or {}).get(str(name)) or {}
+        estimates = {"recall": point.get("sensitivity"), "specificity": point.get("specificity")}
+        found = wording.findings(estimates, flattered=True)
+        flatters = "" if point.get("note") == _CARRIED else ", which flatters"
+        where = f"At this threshold ({name}), on {_images(point)}{flatters}:"
+    return [*said, f"{where} {' '.join(found)}"] if found else said
+
+
+def held_out(context: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what the card says of images that chose nothing, where that is about the threshold in use."""
+    held = context.get("held_out") or {}
+    same = all(held.get(key) == context.get(key) for key in ("operating_point", "threshold"))
+    return held if held and same else None
+
+
+def _images(point: Mapping[str, Any]) -> str:
+    told = "images, threshold carried over" if point.get("note") == _CARRIED else "images that chose it"
+    return f"{html.integer(point.get('n'))} {told}"
+
+
+def _held_images(held: Mapping[str, Any]) -> str:
+    data = held.get("data") or {}
+    parts = " and ".join(data.get("splits") or {})
+    source = f"{parts} of {data['source']}" if parts and data.get("source") else str(data.get("source") or "held out")
+    return f"{html.integer(held.get('n'))} images of {html.integer(held.get('n_patients'))} patients ({source})"
 
 
 def points(context: Mapping[str, Any], value: float | None) -> list[dict[str, Any]]:
-    """Return each operating point of the card, and what it would call this score."""
+    """Return each operating point of the card, what it would call this score, and what it achieved on which images."""
     rows = []
+    held = held_out(context)
     for name, point in (context.get("operating_points") or {}).items():
         threshold = point.get("threshold")
         called = None if value is None or threshold is None else PNEUMONIA if value >= threshold else NORMAL
-        rows.append(
-            {
-                "name": name,
-                "threshold": threshold,
-                "sensitivity": point.get("sensitivity"),
-                "specificity": point.get("specificity"),
-                "called": called,
-                "in_use": name == context.get("operating_point"),
-            }
-        )
+        in_use = name == context.get("operating_point")
+        found: dict[str, Any] = {key: point.get(key) for key in ("sensitivity", "specificity")}
+        images = _images(point)
+        if held and in_use:
+            told = held.get("metrics") or {}
+            found = {"sensitivity": told.get("recall"), "specificity": told.get("specificity")}
+            images = f"{_held_images(held)}, which chose nothing"
+        facts = {"name": name, "threshold": threshold, "called": called, "in_use": in_use, "images": images}
+        rows.append({**facts, **found})
     return rows
 
 
@@ -109,6 +135,17 @@ def uncertain(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return f"Uncertain: the score lies between thresholds. {sick} would call it pneumonia, {well} would not."
 
 
+def crossed(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say that rule-in is laxer than balanced, as in bundles made before that was ruled out; None where it is not."""
+    at = {row["name"]: row["threshold"] for row in rows}
+    rule_in, balanced = at.get("rule-in"), at.get("balanced")
+    if rule_in is None or balanced is None or rule_in >= balanced:
+        return None
+    return (
+        "In this bundle rule-in is laxer than balanced: the specificity it was to have is reached at a lower threshold."
+    )
+
+
 # --- maps -------------------------------------------------------------------------------------------------
 
 
@@ -119,20 +156,43 @@ def verdict(entry: Mapping[str, Any]) -> str:
     return f"{known} {reason[:1].upper()}{reason[1:]}.".strip() if reason else known
 
 
-def outside(entries: Sequence[Mapping[str, Any]]) -> str | None:
-    """Warn of the maps of which most lies outside the lungs, None where there is none."""
-    shares = {str(entry.get("method")): entry.get("energy_in_lungs") for entry in entries}
+def outside(entries: Sequence[Mapping[str, Any]], label: object) -> str | None:
+    """Warn of the maps of which most lies outside the lungs, None where there is none, or no pneumonia was called.
+
+    Where it was not called, a map of what speaks for pneumonia explains next to nothing.
+    """
     parts = [
-        f"{html.percent(1 - share, 0)} of {method_name(name)}"
-        for name, share in shares.items()
-        if share is not None and share < LEAST_ENERGY
+        f"{html.percent(1 - share, 0)} of {name}" for name, share in _in_lungs(entries).items() if share < LEAST_ENERGY
     ]
-    if not parts:
+    if not parts or label != PNEUMONIA:
         return None
     return (
         f"Most of the map lies outside the lungs: {', '.join(parts)}. "
         "If that is right, the score rests on something other than lung."
     )
+
+
+def lungs_replaced(
+    entries: Sequence[Mapping[str, Any]], told: Mapping[str, Any] | None, label: object, threshold: float | None
+) -> str | None:
+    """Warn where pneumonia is called and the score without both lungs still reaches the threshold, else None."""
+    fill = (told or {}).get("fill")
+    value = ((told or {}).get("together") or {}).get(fill, {}).get("both lungs")
+    if label != PNEUMONIA or threshold is None or value is None or value < threshold:
+        return None
+    by = "a normal child's" if fill == "normal" else f"something else ({fill})"
+    said = f"With both lungs replaced by {by}, the network still says pneumonia ({score(value)})"
+    inside = [
+        f"{html.percent(share, 0)} of {name}" for name, share in _in_lungs(entries).items() if share >= LEAST_ENERGY
+    ]
+    if not inside:
+        return f"{said}: the score does not rest on the lungs alone."
+    return f"{said}, though most of the map lies in the lungs ({', '.join(inside)}): map and test disagree."
+
+
+def _in_lungs(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    shares = {method_name(str(entry.get("method"))): entry.get("energy_in_lungs") for entry in entries}
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def disagreement(entries: Sequence[Mapping[str, Any]]) -> str | None:

@@ -39,32 +39,55 @@ METRICS: Mapping[str, tuple[str, str]] = {
 def of_hundred(estimate: Mapping[str, Any] | None) -> tuple[int, int, str] | None:
     """Say a proportion as (how many, of how many, interval in words), None where it is not available.
 
-    Counts of 1,000 where 100 would round an imperfect figure to perfect; interval ends are rounded outwards.
+    Counts of 1,000 where 100 would round an imperfect figure to perfect. Rounded as in tables, which stand beside it.
     """
+    counted = _counted(estimate)
+    if counted is None:
+        return None
+    count, base, ends = counted
+    return count, base, "no interval" if ends is None else f"95 % CI {ends[0]:,} to {ends[1]:,}"
+
+
+def _counted(estimate: Mapping[str, Any] | None) -> tuple[int, int, tuple[int, int] | None] | None:
+    """Return a proportion as (how many, of how many, both ends of its interval)."""
     value = None if estimate is None else estimate.get("value")
     if value is None or not math.isfinite(value):
         return None
-    base = 1000 if 0 < value < 1 and round(100 * value) in (0, 100) else 100
+    base = 1000 if 0 < value < 1 and _of(100, value) in (0, 100) else 100
     low, high = html.bounds(estimate)
-    if low is None or high is None:
-        return round(base * value), base, "no interval"
-    # The small shift keeps 0.94 * 100 = 93.99… from becoming 93.
-    low, high = math.floor(base * low + 1e-9), math.ceil(base * high - 1e-9)
-    return round(base * value), base, f"95 % CI {low:,} to {high:,}"
+    return _of(base, value), base, None if low is None or high is None else (_of(base, low), _of(base, high))
 
 
-def findings(estimates: Mapping[str, Any]) -> list[str]:
-    """Say what the network finds, misses and over-calls; a figure that is missing gives no sentence."""
+def _of(base: int, share: float) -> int:
+    return round(base * round(share, len(str(base)) - 1))
+
+
+def findings(estimates: Mapping[str, Any], *, flattered: bool = False) -> list[str]:
+    """Say what the network finds, misses and over-calls; a figure that is missing gives no sentence.
+
+    `flattered`: the images chose the threshold, so the interval stands first, as it does where no error was seen.
+    """
     said = []
-    if found := of_hundred(estimates.get("recall")):
-        n, base, spread = found
-        flagged = f"the network flags {n:,} ({spread}) and misses {base - n:,}"
-        said.append(f"Of {base:,} radiographs with pneumonia {flagged}.")
-    if spared := of_hundred(estimates.get("specificity")):
-        n, base, spread = spared
-        left = f"it leaves {n:,} alone ({spread}) and raises a false alarm on {base - n:,}"
-        said.append(f"Of {base:,} normal radiographs {left}.")
+    if found := _counted(estimates.get("recall")):
+        flagged, spread, missed = _split(found, flattered)
+        called = f"the network flags {flagged} ({spread}) and misses {missed}"
+        said.append(f"Of {found[1]:,} radiographs with pneumonia {called}.")
+    if spared := _counted(estimates.get("specificity")):
+        left, spread, wrong = _split(spared, flattered)
+        alarmed = f"it leaves {left} alone ({spread}) and raises a false alarm on {wrong}"
+        said.append(f"Of {spared[1]:,} normal radiographs {alarmed}.")
     return said
+
+
+def _split(counted: tuple[int, int, tuple[int, int] | None], flattered: bool) -> tuple[str, str, str]:
+    """Write how many, how sure that is, and how many are left over."""
+    count, base, ends = counted
+    if ends is None:
+        return f"{count:,}", "no interval", f"{base - count:,}"
+    low, high = ends
+    if flattered or count in (0, base):
+        return f"{low:,} to {high:,}", f"95 % CI; {count:,} among these images", f"{base - high:,} to {base - low:,}"
+    return f"{count:,}", f"95 % CI {low:,} to {high:,}", f"{base - count:,}"
 
 
 def alarms(estimates: Mapping[str, Any], prevalence: float | None) -> list[str]:
