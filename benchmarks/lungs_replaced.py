@@ -2,9 +2,14 @@
 
     python benchmarks/lungs_replaced.py --data RUN/split.csv [--bundle B] [--part val] [--images 100]
         [--called PNEUMONIA] [--fill normal] [--seed 0] [--threads N] [--out FILE.json]
+    python benchmarks/lungs_replaced.py --data RUN/split.csv --labelled
 
 Images are drawn by seed, one a patient, among those that the bundle calls so, whatever their label. The fill is
 the one that the page of `explain` quotes: the one asked for, where it serves for that image.
+
+`--labelled` asks another question, of all labelled images: how well pneumonia is told from normal with each image's own
+lungs replaced by each fill, and with all but its lungs replaced by the fill asked for. The outline of what was
+replaced stays to be seen, and it is another one in pneumonia.
 """
 
 from __future__ import annotations
@@ -17,10 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.cohort import proportion
+from pneumoscope.calibration import probabilities
+from pneumoscope.cohort import cohort, proportion
+from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
+from pneumoscope.evaluation.auc import auroc_estimate
 from pneumoscope.explanation.counterfactual import counterfactual
-from pneumoscope.explanation.perturbation import FILLS, seen
+from pneumoscope.explanation.perturbation import FILLS, remove, seen
 from pneumoscope.explanation.zoned import find_lungs, open_segmenter
 from pneumoscope.images import read_image
 from pneumoscope.lungs import LungSegmenter
@@ -40,9 +48,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--labelled", action="store_true")
     arguments = parser.parse_args()
     classifier = Classifier.load(arguments.bundle, threads=arguments.threads)
     segmenter = open_segmenter()
+    if arguments.labelled:
+        tell_apart(classifier, segmenter, open_source(arguments.data).select(arguments.part), arguments.fill)
+        return
     paths = drawn(arguments.data, arguments.part, arguments.seed)
     chosen = called(classifier, paths, arguments.called, arguments.images)
     rows = [replaced(classifier, segmenter, path, arguments.fill) for path in chosen]
@@ -84,6 +96,33 @@ def replaced(classifier: Classifier, segmenter: LungSegmenter | str, path: str, 
     if removed.fill is not None:
         row |= {"empty": removed.empty[removed.fill], "both": removed.together[removed.fill]["both lungs"]}
     return row
+
+
+def tell_apart(classifier: Classifier, segmenter: LungSegmenter | str, held: Manifest, rest: str) -> None:
+    """Print AUROC, and the shares called pneumonia, with own lungs replaced by each fill, and the rest by `rest`."""
+    samples, scores = [], []
+    for sample in held.labelled().samples:
+        canvas = classifier.canvas(read_image(sample.path, at_least=2 * classifier.bundle.preparation.canvas))
+        lungs = find_lungs(classifier, canvas, segmenter)
+        if lungs.zones is None:
+            continue
+        image = seen(classifier, canvas)
+        names, labels = lungs.parts()
+        inside = np.array([[name.partition(" ")[0] in ("right", "left") for name in names]])
+        shown = [remove(image, FILLS[fill](image), labels, ~inside)[0] for fill in FILLS]
+        shown += [remove(image, FILLS[rest](image), labels, inside)[0], image]
+        logits = classifier.runtime.logits(np.ascontiguousarray(np.stack(shown)))
+        samples.append(sample)
+        scores.append(probabilities(logits, *classifier.calibration)[0])
+    ill = np.array([sample.label == PNEUMONIA for sample in samples])
+    patients = np.array([sample.patient_id for sample in samples])
+    conditions = [*(f"own lungs: {fill}" for fill in FILLS), f"all but the lungs: {rest}", "untouched"]
+    print("| replaced | AUROC (95 %) | pneumonia called so | normal called so |\n|---|---|---|---|")
+    for condition, found in zip(conditions, np.array(scores).T, strict=True):
+        told = auroc_estimate(cohort(ill, found, patients))
+        called = found >= classifier.threshold
+        area = f"{told.value:.3f} ({told.low:.3f}-{told.high:.3f})"
+        print(f"| {condition} | {area} | {called[ill].mean():.3f} | {called[~ill].mean():.3f} |")
 
 
 def share(rows: list[dict[str, Any]], threshold: float) -> str:
