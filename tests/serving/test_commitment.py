@@ -12,7 +12,7 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
+from pydicom.uid import DigitalXRayImageStorageForPresentation, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE, evt
 from sqlalchemy import select, update
 from tests.serving.orthanc import free_ports
@@ -20,12 +20,12 @@ from tests.serving.test_gateway import CALLER, chest, gateway, push, receiving
 from tests.serving.test_serve import until
 
 from pneumoscope.serving import commitment
-from pneumoscope.serving.association import COMMITMENT
+from pneumoscope.serving.association import COMMITMENT, associate
 from pneumoscope.serving.commitment import INSTANCE, INVALID_ARGUMENT, NO_SUCH_ACTION
 from pneumoscope.serving.config import Receive
 from pneumoscope.serving.receive import Receiver
-from pneumoscope.serving.store import Store, now
-from pneumoscope.serving.tables import SENT, WAITING, Report
+from pneumoscope.serving.store import Store, now, open_store
+from pneumoscope.serving.tables import SENT, WAITING, Image, Report
 
 RECEIVE = {"port": 0, "callers": (CALLER,), "free_mb": 0, "commitment": True}
 
@@ -84,6 +84,27 @@ def test_what_is_safe_is_committed_and_the_rest_is_not(tmp_path: Path) -> None:
         assert told.FailedSOPSequence[0].FailureReason == 0x0112
 
 
+def test_an_instance_of_another_class_than_asked_is_not_committed(tmp_path: Path) -> None:
+    source = chest()
+    with receiving(gateway(tmp_path, receive=RECEIVE)) as (receiver, store):
+        assert push(receiver, source) == [0]
+        asked = question(source.SOPInstanceUID, "1.2.3")
+        asked.ReferencedSOPSequence[0].ReferencedSOPClassUID = SecondaryCaptureImageStorage
+        _, (kind, told) = ask(receiver, asked)
+        assert (kind, uids(told, "ReferencedSOPSequence")) == (2, [])
+        assert [(item.ReferencedSOPClassUID, item.FailureReason) for item in told.FailedSOPSequence] == [
+            (SecondaryCaptureImageStorage, 0x0119),
+            (DigitalXRayImageStorageForPresentation, 0x0112),
+        ]
+        with store.read() as session:
+            assert session.scalars(select(Image.committed_at)).one() is None, "retention may erase it"
+        asked = question(source.SOPInstanceUID, source.SOPInstanceUID)
+        asked.ReferencedSOPSequence[0].ReferencedSOPClassUID = SecondaryCaptureImageStorage
+        _, (kind, told) = ask(receiver, asked)
+        assert [item.ReferencedSOPClassUID for item in told.ReferencedSOPSequence] == [source.SOPClassUID]
+        assert [item.FailureReason for item in told.FailedSOPSequence] == [0x0119]
+
+
 @pytest.mark.parametrize(("kind", "status"), [(2, NO_SUCH_ACTION), (1, INVALID_ARGUMENT)])
 def test_what_is_no_question_is_refused(tmp_path: Path, kind: int, status: int) -> None:
     nothing = Dataset()
@@ -102,11 +123,13 @@ def test_by_default_nothing_is_committed(tmp_path: Path) -> None:
 
 
 @contextmanager
-def modality(port: int = 0) -> Iterator[tuple[int, list[tuple[int, Dataset]]]]:
-    """A sender that takes reports over associations that it did not ask for."""
+def modality(port: int = 0, refused: str | None = None) -> Iterator[tuple[int, list[tuple[int, Dataset]]]]:
+    """A sender that takes reports over associations that it did not ask for, but that of one transaction."""
     reports: list[tuple[int, Dataset]] = []
 
     def on_report(event: Any) -> tuple[int, None]:
+        if event.event_information.TransactionUID == refused:
+            return 0x0110, None
         reports.append((event.event_type, event.event_information))
         return 0, None
 
@@ -159,6 +182,48 @@ def test_who_does_not_wait_is_told_over_another_association(tmp_path: Path) -> N
         assert uids(told, "FailedSOPSequence") == ["1.2.3"]
 
 
+def owe(store: Store) -> list[str]:
+    """Owe three reports to one peer; returns their transactions."""
+    transactions = [str(generate_uid()) for _ in range(3)]
+    with store.write() as session:
+        for uid in transactions:
+            told = Dataset()
+            told.TransactionUID = uid
+            values = {"state": WAITING, "attempts": 0, "created_at": now(), "not_before": now()}
+            session.add(Report(peer=CALLER, content=told.to_json_dict(), **values))
+    return transactions
+
+
+def test_a_report_that_is_refused_holds_up_no_other(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    peer = {"aet": CALLER, "host": "127.0.0.1", "port": port}
+    config = gateway(tmp_path, receive={**RECEIVE, "commitment_peer": (peer,)})
+    store = open_store(config.database, migrate=True)
+    first, *others = owe(store)
+    with modality(port, refused=first) as (_, reports):
+        commitment.step(store, config.receive, random.Random(0))
+    assert [told.TransactionUID for _, told in reports] == others
+    assert owed(store) == [WAITING, SENT, SENT]
+    store.close()
+
+
+def test_of_a_peer_that_is_down_one_report_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    peer = {"aet": CALLER, "host": "127.0.0.1", "port": port}
+    config = gateway(tmp_path, receive={**RECEIVE, "commitment_peer": (peer,)})
+    store, asked = open_store(config.database, migrate=True), []
+    owe(store)
+
+    def counted(*arguments: Any, **known: Any) -> Any:
+        asked.append(arguments)
+        return associate(*arguments, **known)
+
+    monkeypatch.setattr(commitment, "associate", counted)
+    commitment.step(store, config.receive, random.Random(0))
+    assert (len(asked), owed(store)) == (1, [WAITING] * 3)
+    store.close()
+
+
 def test_who_waits_is_told_once(tmp_path: Path) -> None:
     source = chest()
     with modality() as (port, reports):
@@ -175,4 +240,4 @@ def test_who_waits_is_told_once(tmp_path: Path) -> None:
 
 def owed(store: Store) -> list[str]:
     with store.read() as session:
-        return list(session.scalars(select(Report.state)))
+        return list(session.scalars(select(Report.state).order_by(Report.id)))

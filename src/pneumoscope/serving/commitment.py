@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_role
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from pneumoscope.errors import ConfigError, ImageError, StorageError
 from pneumoscope.images import image_errors
@@ -27,17 +29,25 @@ from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.references import reference
 from pneumoscope.serving.store import Store, database_time
-from pneumoscope.serving.tables import DEAD, SENT, WAITING, Report
+from pneumoscope.serving.tables import DEAD, SENT, WAITING, Image, Report
 from pneumoscope.serving.tls import refusal
 
 INSTANCE = UID("1.2.840.10008.1.20.1.1")  # the well-known instance that is asked
 SUCCESS, NO_SUCH_ACTION, INVALID_ARGUMENT, NOT_AUTHORIZED = 0x0000, 0x0123, 0x0115, 0x0124  # PS3.7, annex C
-_NOT_HERE = 0x0112  # PS3.3, C.14.1.1: no such object instance
+_NOT_HERE, _OTHER_CLASS = 0x0112, 0x0119  # PS3.3, C.14.1.1: no such object instance, class/instance conflict
 _ALL, _SOME_NOT = 1, 2  # PS3.4, J.3.3.1: types of the report
 _PATIENCE = timedelta(seconds=10)  # for the association of the question, before one of our own is opened
 _GIVE_UP = timedelta(hours=72)
 _MOST = 100  # reports of one look
 _LOOK = 0.5  # seconds between looks at what is owed
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """Why a report was not taken. `down`: no association or no answer was had, so others would fare no better."""
+
+    why: str
+    down: bool = True
 
 
 def answer(event: Any, intake: Intake, settings: Receive) -> tuple[int, None]:
@@ -68,19 +78,27 @@ def answer(event: Any, intake: Intake, settings: Receive) -> tuple[int, None]:
 def report(transaction: str, items: list[tuple[str, str]], intake: Intake) -> Dataset:
     """Return what is said of objects, each class and instance: committed is an image that lies here, with its row.
 
-    From then on no retention erases it.
+    From then on no retention erases it. An image that is of another class than was asked is none of it.
     """
     with intake.store.write() as session:
-        here = jobs.commit(session, intake.folder, [uid for _, uid in items])
+        other = _of_another_class(session, items)
+        here = jobs.commit(session, intake.folder, [uid for sop_class, uid in items if (sop_class, uid) not in other])
     told = Dataset()
     told.TransactionUID = transaction
-    if committed := [reference(*item) for item in items if item[1] in here]:
+    reasons = [_OTHER_CLASS if item in other else None if item[1] in here else _NOT_HERE for item in items]
+    told_of = [reference(*item, reason) for item, reason in zip(items, reasons, strict=True)]
+    if committed := [each for each in told_of if "FailureReason" not in each]:
         told.ReferencedSOPSequence = committed
-    if failed := [reference(*item) for item in items if item[1] not in here]:
-        for item in failed:
-            item.FailureReason = _NOT_HERE
+    if failed := [each for each in told_of if "FailureReason" in each]:
         told.FailedSOPSequence = failed
     return told
+
+
+def _of_another_class(session: Session, items: list[tuple[str, str]]) -> set[tuple[str, str]]:
+    query = select(Image.sop_class, Image.sop_uid).where(Image.sop_uid.in_([uid for _, uid in items]))
+    known = {(sop_class, uid) for sop_class, uid in session.execute(query.where(Image.file.is_not(None)))}
+    instances = {uid for _, uid in known}
+    return {item for item in items if item[1] in instances and item not in known}
 
 
 def run(store: Store, settings: Receive, stop: threading.Event) -> None:
@@ -93,18 +111,18 @@ def run(store: Store, settings: Receive, stop: threading.Event) -> None:
 
 
 def step(store: Store, settings: Receive, chance: random.Random) -> None:
-    """Try each report that is due; of one peer no more where it does not answer."""
+    """Try each report that is due; of one peer no more where it does not answer, but where it refuses one."""
     with store.read() as session:
         due = Report.not_before <= database_time(session)
         query = select(Report).where(Report.state == WAITING, due).order_by(Report.id).limit(_MOST)
         rows = list(session.scalars(query))
         session.expunge_all()
-    down: dict[str, str] = {}
+    down: dict[str, _Fault] = {}
     for row in rows:
         fault = down.get(row.peer) or _deliver(row, settings)
-        if fault is not None:
+        if fault is not None and fault.down:
             down[row.peer] = fault
-        _record(store, row, fault, chance)
+        _record(store, row, None if fault is None else fault.why, chance)
 
 
 def _owe(store: Store, peer: str, told: Dataset) -> int:
@@ -122,7 +140,7 @@ def _owe(store: Store, peer: str, told: Dataset) -> int:
 def _reply(association: Association, told: Dataset, store: Store, owed: int | None) -> None:
     fault = _tell(association, told)
     if fault is not None:
-        logger("receive").warning("commitment not reported", reason=fault, owed=owed)
+        logger("receive").warning("commitment not reported", reason=fault.why, owed=owed)
     if owed is not None:
         # Where it failed the other way need not wait any longer.
         with suppress(StorageError), store.write() as session:
@@ -130,23 +148,25 @@ def _reply(association: Association, told: Dataset, store: Store, owed: int | No
             session.execute(update(Report).where(Report.id == owed, Report.state == WAITING).values(**values))
 
 
-def _tell(association: Association, told: Dataset) -> str | None:
+def _tell(association: Association, told: Dataset) -> _Fault | None:
     """Report over an association; returns why it failed."""
     kind = _SOME_NOT if "FailedSOPSequence" in told else _ALL
     try:
         status, _ = association.send_n_event_report(told, kind, COMMITMENT, INSTANCE)
-    except (RuntimeError, ValueError) as error:  # it did not wait, or takes no reports
-        return type(error).__name__
+    except RuntimeError as error:  # it did not wait
+        return _Fault(type(error).__name__)
+    except ValueError as error:  # it takes no reports, or not this one
+        return _Fault(type(error).__name__, down=False)
     if "Status" not in status:
-        return "no answer to the report"
-    return f"status 0x{status.Status:04X}" if status.Status else None
+        return _Fault("no answer to the report")
+    return _Fault(f"status 0x{status.Status:04X}", down=False) if status.Status else None
 
 
-def _deliver(row: Report, settings: Receive) -> str | None:
+def _deliver(row: Report, settings: Receive) -> _Fault | None:
     """Report over an association of our own, in the role of the one that commits; returns why it failed."""
     peer = next((item for item in settings.commitment_peer if item.aet == row.peer), None)
     if peer is None:
-        return "its address is no longer configured"
+        return _Fault("its address is no longer configured")
     to = peer.destination(settings.aet)
     try:
         association = associate(
@@ -156,9 +176,10 @@ def _deliver(row: Report, settings: Receive) -> str | None:
             roles=[build_role(COMMITMENT, scp_role=True)],
         )
         if not association.is_established:
-            return (peer.tls and refusal(peer.host, peer.port, peer.tls, settings.seconds)) or "no association"
+            refused = peer.tls and refusal(peer.host, peer.port, peer.tls, settings.seconds)
+            return _Fault(refused or "no association")
     except ConfigError as error:
-        return error.what
+        return _Fault(error.what)
     try:
         return _tell(association, Dataset.from_json(row.content))
     finally:
