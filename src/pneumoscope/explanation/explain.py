@@ -25,7 +25,7 @@ from pneumoscope.explanation.zoned import Lungs, find_lungs, open_segmenter, wor
 from pneumoscope.files import atomic_path, out_folder, write_json
 from pneumoscope.images import Radiograph, read_image
 from pneumoscope.lungs import ZONES, LungSegmenter
-from pneumoscope.predict import Classifier
+from pneumoscope.predict import Classifier, missing
 from pneumoscope.preparation import Pixels, image_box
 from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY, FloatArray, Heatmap
 
@@ -142,7 +142,7 @@ def _explain_one(
     try:
         radiograph = read_image(path)
     except ImageError as error:
-        failed = {"path": path, "error": str(error)}
+        failed = {"path": path, "error": str(missing(path) or error)}
         return {**failed, "maps": []}, [failed]
     prediction = next(iter(classifier.predict([path])))
     # A map belongs to what the network saw, so where that was cut down to the lungs, that is shown.
