@@ -143,7 +143,7 @@ class Classifier:
             radiograph = read_image(path, at_least=2 * self.bundle.preparation.canvas)
             canvas = self.canvas(radiograph)
         except ImageError as error:
-            return _Decoded(path, None, {}, str(error), spent())
+            return _Decoded(path, None, {}, str(missing(path) or error), spent())
         quality = _quality(radiograph, canvas)
         return _Decoded(path, canvas, quality, None, spent(), self._refused_by_facts(radiograph, quality), radiograph)
 
@@ -246,11 +246,27 @@ def expand(patterns: Sequence[str]) -> list[str]:
             if not inside:
                 raise DataError("the folder holds no images", path=path, remedy="give JPEG, PNG or DICOM files")
             found.update(dict.fromkeys(inside))
-        elif any(mark in pattern for mark in "*?[") and not os.path.lexists(pattern):
+        elif _is_glob(pattern):
             found.update(dict.fromkeys(_matches(path) or [pattern]))
         else:
             found[pattern] = None
     return list(found)
+
+
+def missing(name: str) -> ImageError | None:
+    """Return what to say of a name that `expand` found nothing for, None where there is something."""
+    try:
+        if os.path.lexists(name):
+            return None
+    except ValueError:  # such as a name with NUL: the reader says what is wrong with it
+        return None
+    if _is_glob(name):
+        return ImageError("no file matches the pattern", path=name, remedy="check its folder and ending")
+    return ImageError("no such file", path=name, remedy="check the path") if name else None
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(mark in pattern for mark in "*?[") and not os.path.lexists(pattern)
 
 
 def _matches(pattern: Path) -> list[str]:

@@ -170,7 +170,7 @@ def test_a_bad_file_is_3_and_the_others_still_run(chests: Path, bundle: Path, tm
     paths = [good[0], tmp_path / "bad.png", tmp_path / "flat.png", good[1]]
     done = call("predict", *paths, "--bundle", bundle, "--jsonl", file)
     assert (done.code, done.out) == (3, "")
-    assert "1 of 4 images could not be read" in done.err
+    assert "4 images: 2 answered, 1 not analysed, 1 not read; the lines say why" in done.err
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["path"] for line in lines] == [str(path) for path in paths]
     assert set(lines[1]) == KEYS | {"error"}
@@ -183,6 +183,14 @@ def test_an_image_that_is_not_analysed_is_no_failure(bundle: Path, tmp_path: Pat
     Image.fromarray(np.full((64, 64), 50, np.uint8)).save(tmp_path / "flat.png")
     done = call("predict", tmp_path / "flat.png", "--bundle", bundle)
     assert (done.code, json.loads(done.out)["abstained"]) == (0, True)
+    assert "1 image: 1 not analysed; the lines say why" in done.err
+
+
+def test_a_pattern_that_matches_nothing_is_called_one(bundle: Path, tmp_path: Path) -> None:
+    done = call("predict", tmp_path / "*.png", tmp_path / "a.png", "--bundle", bundle)
+    pattern, name = (json.loads(line)["error"] for line in done.out.splitlines())
+    assert "no file matches the pattern" in pattern
+    assert "no such file" in name
 
 
 def test_the_operating_point_is_chosen_by_name(chests: Path, bundle: Path) -> None:
@@ -352,7 +360,7 @@ def test_engines_agree_and_unknown_ones_are_refused(chests: Path, bundle: Path) 
         done = call("predict", images(chests, 1)[0], "--bundle", bundle, "--engine", engine, "--threads", 1)
         answers.append(json.loads(done.out)["probability"])
     assert answers[0] == pytest.approx(answers[1], abs=1e-5)
-    assert "use one of auto, openvino, torch" in one_line(call("predict", "x.png", "--engine", "abacus"), 2)
+    assert "use one of auto, openvino, torch, ray" in one_line(call("predict", "x.png", "--engine", "abacus"), 2)
 
 
 def test_compare_writes_every_pair(evaluations: tuple[list[Path], list[Done]], tmp_path: Path) -> None:
@@ -376,6 +384,7 @@ def test_explain_writes_pictures_maps_and_facts(run: Path, chests: Path, tmp_pat
     out = tmp_path / "out"
     done = call("explain", *images(chests, 2), "--bundle", run / "bundle", "--out", out)
     assert (done.code, done.out) == (0, f"{out / 'index.json'}\n")
+    assert "explaining: 1 of 2\nexplaining: 2 of 2\n" in done.err
     for entry in json.loads((out / "index.json").read_text()):
         assert (out / entry["overlay"]).is_file()
         assert (out / entry["map"]).is_file()
@@ -397,6 +406,39 @@ def test_explain_by_several_methods_writes_what_is_known_of_each_map(run: Path, 
     assert [(entry["seed"], entry["samples"]) for entry in (cam, lime, shap)] == [(None, None), (1, 60), (1, 60)]
     assert "'lobes'" in one_line(call(*common, "--segments", "lobes"), 2)
     assert "no layer 'stages.77'" in one_line(call(*common, "--layer", "stages.77"), 2)
+
+
+EARLY = """
+import sys
+from pneumoscope.cli import main
+
+folder, image = sys.argv[1:]
+common = ["--out", f"{folder}/out"]
+for arguments in (
+    ["explain", folder, *common],
+    ["explain", image, "--method", "magic", *common],
+    ["explain", f"{folder}/x.png", f"{folder}/*.png", *common],
+    ["explain", image, "--out", f"{image}"],
+    ["audit", "--data", folder, *common],
+    ["audit", "--data", f"{folder}/x", *common],
+):
+    sys.argv = ["pneumoscope", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        print(stop.code)
+print(sorted({"torch", "scipy.stats", "matplotlib", "openvino"} & set(sys.modules)))
+"""
+
+
+def test_what_is_wrong_with_a_command_is_said_before_anything_slow_is_loaded(chests: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", EARLY, str(tmp_path), str(images(chests, 1)[0])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split("\n")[:7] == ["2", "2", "3", "2", "2", "2", "[]"], done.stdout + done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    words = ["holds no images", "'magic'", "x.png: no such file", "a folder is needed", "", "no such file"]
+    assert all(word in line for word, line in zip(words, told, strict=True)), told
+    assert not (tmp_path / "out").exists()
 
 
 # --- data -------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def test_each_image_gets_its_picture_overlay_map_and_facts(classifier: Classifie
         "002-b-gradcam-layer.png", "002-b-gradcam.json", "002-b-gradcam.npz", "002-b-gradcam.png",
         "002-b.json", "002-b.png", "explanation.json", "index.json",
     ]  # fmt: skip
+    assert json.loads((out / "002-b.json").read_text())["age_checked"] is False
     entry = json.loads((out / "002-b-gradcam.json").read_text())
     assert entry["notice"] == RESEARCH_ONLY
     assert (entry["path"], entry["method"]) == (paths[1], "gradcam")

@@ -138,7 +138,82 @@ def test_zones_of_a_bad_surrogate_are_hidden_with_the_reason(folder: Path, tmp_p
     text = with_zones(folder, tmp_path, "a linear model explains 0.30 of the variance, less than 0.5")
     assert text.count("R upper<tspan") == 1
     assert "LIME by zone is hidden: a linear model explains 0.30" in text
-    assert '<td class="num">hidden</td>' in text
+    assert '<th scope="col" class="num">SHAP</th>' in text
+    assert '<th scope="col" class="num">LIME</th>' not in text, "a column that says nothing is not there"
+    assert "<details open>" in text
+
+
+def test_where_nothing_can_be_told_of_zones_one_sentence_stands_for_the_table(folder: Path, tmp_path: Path) -> None:
+    with_zones(folder, tmp_path, "it explains 0.30 of the variance")
+    file = tmp_path / "001-z__b___.json"
+    facts = json.loads(file.read_text())
+    facts["zones"]["shap"]["hidden"] = "it explains 0.20"
+    facts["lungs"]["segmenter"] = "lungs@1"
+    facts["counterfactual"] = {**REMOVED, "fill": None, "without": {}, "together": {}}
+    file.write_text(json.dumps(facts))
+    explanation_page.write(tmp_path)
+    text = (tmp_path / "001-z__b___.html").read_text()
+    zones = text[text.index('<h2 id="zones">') : text.index('<h2 id="points">')]
+    assert "LIME and SHAP by zone are hidden: it explains 0.30 of the variance; it explains 0.20." in zones
+    assert "No zone&#39;s part in the score" in zones
+    assert "<table" not in zones
+    assert "<details><summary>" in zones
+    assert "Lungs found by lungs@1, which learned from adults." in zones
+
+
+def test_facts_that_do_not_apply_are_left_out(page: str) -> None:
+    maps = page[page.index('<h2 id="maps">') : page.index('<h2 id="points">')]
+    assert "Layer: " in maps
+    for absent in ("Seed", "Surrogate", "Rank correlation", "In the lungs"):
+        assert absent not in maps
+
+
+def test_normal_lung_that_raises_a_score_is_no_test() -> None:
+    told = {**REMOVED, "fill": "normal", "without": {"normal": {"outside": 0.91, "left lower": 0.99}}, "together": {}}
+    said = " ".join(words.removals({**told, "empty": {"normal": 0.1}}, 0.8))
+    assert "Without the left lower zone the score rises" in said
+    assert "Normal lung raised the score, which is no sign of disease: do not trust this test" in said
+    other = {**told, "without": {"normal": {"outside": 0.99, "left lower": 0.5}}}
+    assert "do not trust" not in " ".join(words.removals(other, 0.8))
+
+
+def test_an_age_that_nobody_checked_is_told() -> None:
+    context = {"ages": [1.0, 5.0], "limits": ["One."]}
+    said = "Age not known, so not checked: the network is meant for patients of 1 to 5 years."
+    assert words.age(context, {"age_checked": False}) == said
+    assert words.age(context, {"age_checked": True}) is None
+    assert "names no ages" in str(words.age({}, {"age_checked": False}))
+    assert words.limits(context, {"age_checked": True}) == ["One."]
+    assert "many pass" in words.limits(context, {"age_checked": False})[-1]
+
+
+def test_an_image_that_was_not_analysed_offers_nothing_to_choose(folder: Path) -> None:
+    text = (folder / "002-flat.html").read_text()
+    assert "until you choose it" not in text
+    assert "shows nothing.</p>" in text, "a reason is a sentence"
+
+
+def test_the_picture_tells_that_it_is_reduced(page: str, folder: Path, tmp_path: Path) -> None:
+    assert 'z&#34;&lt;b&gt;&#39;&amp;.png, in its stored size"' in page
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    file = tmp_path / "001-z__b___.json"
+    facts = json.loads(file.read_text())
+    facts["quality"]["width"] = 2048
+    file.write_text(json.dumps(facts))
+    explanation_page.write(tmp_path)
+    text = (tmp_path / "001-z__b___.html").read_text()
+    assert "&amp;.png, reduced to 90 pixels" in text
+    assert "Shown reduced to 90 pixels." in text
+    assert "look for names before you pass this page on" in text
+
+
+def test_print_shows_no_overlay_and_says_so(page: str) -> None:
+    printed = page[page.index("\n.print { display: none; }") :]
+    assert ".controls, .screen, .stage .over, .stage .lines { display: none; }" in printed
+    assert '<span class="print">Printed without overlays' in page
+    caption = page[page.index('<span class="print">') : page.index("before you pass this page on")]
+    assert not re.search(r"\.[A-Z]", re.sub("<[^>]+>", "", caption)), "sentences are apart"
 
 
 def test_without_lungs_the_score_is_doubted_and_no_side_is_named(folder: Path, tmp_path: Path) -> None:

@@ -29,18 +29,22 @@ def audit(
     seed: Seed = 0,
 ) -> None:
     """Find out whether a network answers from the lungs: the shortcut card; exit 1 where it is red."""
+    from pneumoscope.data.sources import open_source
+    from pneumoscope.files import out_folder
+
+    manifest = open_source(data)
+    if split is not None:
+        manifest = manifest.select(split)
+    out_folder(out)
+    # What is wrong with the command is said before the seconds that these take to load.
     from pneumoscope.audit.card import audit as audit_bundle
     from pneumoscope.audit.verdict import NOT_TESTED, RED
-    from pneumoscope.data.sources import open_source
     from pneumoscope.lungs import LungSegmenter
     from pneumoscope.predict import Classifier
     from pneumoscope.report.audit_page import write
 
     classifier = Classifier.load(bundle, threads=threads)
     masks = LungSegmenter.load(threads=threads).masks
-    manifest = open_source(data)
-    if split is not None:
-        manifest = manifest.select(split)
     with progress("auditing") as update:
         card = audit_bundle(
             classifier, manifest, out, masks=masks, images=images, cam_images=cam_images, seed=seed, progress=update

@@ -29,8 +29,8 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Yield `update(done, total)`, drawn as a bar on a terminal and silent elsewhere."""
+def progress(label: str, *, spoken: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield `update(done, total)`, drawn as a bar on a terminal; elsewhere silent or, `spoken`, one line a step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -41,6 +41,8 @@ def progress(label: str) -> Iterator[Callable[[int, int | None], None]]:
 
         def update(done: int, total: int | None) -> None:
             bar.update(task, completed=done, total=total)
+            if spoken and not console.is_terminal and total is not None and total > 1:
+                say(f"{label}: {done} of {total}")
 
         yield update
 

@@ -96,12 +96,26 @@ def predict(
                 gate=gate,
                 progress=update,
             )
+        if failed:
+            say(f"{failed} of {len(files)} images could not be read; their lines say why")
     else:
+        from pneumoscope.runtime import ENGINES
+
+        if engine not in ENGINES:
+            raise ConfigError(f"no engine is called {engine!r}", remedy=f"use one of {', '.join(ENGINES)}, ray")
         classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
-        failed = write_lines(classifier, files, jsonl, batch_size, _recorder(classifier, journal))
+        refused, failed = write_lines(classifier, files, jsonl, batch_size, _recorder(classifier, journal))
+        if refused or failed:
+            say(_summary(len(files), refused, failed))
     if failed:
-        say(f"{failed} of {len(files)} images could not be read; their lines say why")
         raise typer.Exit(3)
+
+
+def _summary(count: int, refused: int, failed: int) -> str:
+    images = f"{count} image{'' if count == 1 else 's'}"
+    parts = {"answered": count - refused - failed, "not analysed": refused, "not read": failed}
+    told = ", ".join(f"{number} {what}" for what, number in parts.items() if number)
+    return f"{images}: {told}; the lines say why"
 
 
 def _recorder(classifier: Classifier, journal: Path | None) -> Recorder | None:
@@ -114,8 +128,8 @@ def _recorder(classifier: Classifier, journal: Path | None) -> Recorder | None:
 
 def write_lines(
     classifier: Classifier, files: list[str], jsonl: Path | None, batch_size: int, recorder: Recorder | None = None
-) -> int:
-    """Write one line per file to `jsonl`, or to standard output; return how many tell of an error.
+) -> tuple[int, int]:
+    """Write one line per file to `jsonl`, or to standard output; return how many were not analysed, and not read.
 
     `recorder`: of the journal, where one is kept; it has an answer before the line is written.
     """
@@ -123,12 +137,13 @@ def write_lines(
     from pneumoscope.files import atomic_path
     from pneumoscope.predict import as_line
 
-    failed = 0
+    refused = failed = 0
 
     def lines() -> Iterator[str]:
-        nonlocal failed
+        nonlocal refused, failed
         with progress("predicting") as update:
             for done, prediction in enumerate(classifier.predict(files, batch_size=batch_size), start=1):
+                refused += prediction.abstained
                 failed += prediction.error is not None
                 update(done, len(files))
                 if recorder is not None:
@@ -141,7 +156,7 @@ def write_lines(
                 sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
             for line in lines():
                 sys.stdout.write(line)
-        return failed
+        return refused, failed
     special = jsonl.exists() and not jsonl.is_file() and not jsonl.is_dir()  # a pipe or a device is not replaced
     with (
         storage_errors(jsonl),
@@ -149,7 +164,7 @@ def write_lines(
         target.open("w", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         stream.writelines(lines())
-    return failed
+    return refused, failed
 
 
 def explain(
@@ -196,15 +211,19 @@ def explain(
 ) -> None:
     """Write, for each image, a page that explains its score, and per method an overlay, the map and its facts."""
     from pneumoscope.explanation import Options
+    from pneumoscope.predict import expand
+
+    files, methods = expand(paths), [name.strip() for name in method.split(",")]
+    options = Options(seed=seed, samples=samples, layer=layer, segments=segments, fill=fill)
+    _refuse_early(files, methods, out)
+    # What is wrong with the command is said before the seconds that these take to load.
     from pneumoscope.explanation.explain import explain_images
-    from pneumoscope.predict import Classifier, expand
+    from pneumoscope.predict import Classifier
     from pneumoscope.report import explanation_figure, explanation_page
 
-    options = Options(seed=seed, samples=samples, layer=layer, segments=segments, fill=fill)
-    files, methods = expand(paths), [name.strip() for name in method.split(",")]
     classifier = Classifier.load(bundle)
     gallery = None if similar is None else _gallery(classifier, similar, embeddings or out / "similar.safetensors")
-    with progress("explaining") as update:
+    with progress("explaining", spoken=True) as update:
         entries = explain_images(
             classifier, files, methods, out, options=options, check=check, zones=zones, similar=gallery, progress=update
         )
@@ -219,6 +238,21 @@ def explain(
     typer.echo(out / "index.json")
     if failed:
         raise typer.Exit(3)
+
+
+def _refuse_early(files: list[str], methods: list[str], out: Path) -> None:
+    """Raise `ConfigError`, `ImageError` or `StorageError` where there is no such method, no file, or no folder."""
+    from pneumoscope.errors import ConfigError
+    from pneumoscope.explanation import METHODS
+    from pneumoscope.files import out_folder
+    from pneumoscope.predict import missing
+
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ConfigError(f"no method is called {unknown[0]!r}", remedy=f"use {', '.join(METHODS)}")
+    absent = [missing(file) for file in files]
+    if absent and absent[0] is not None and None not in absent:
+        raise absent[0]
+    out_folder(out)
 
 
 def _gallery(classifier: Classifier, source: Path, cache: Path) -> Gallery | str:

@@ -23,9 +23,9 @@ from pneumoscope.explanation.similar import Gallery, nearest
 from pneumoscope.explanation.stability import pooled, rank_correlation, with_stability
 from pneumoscope.explanation.zoned import Lungs, find_lungs, open_segmenter, worths
 from pneumoscope.files import atomic_path, out_folder, write_json
-from pneumoscope.images import read_image
+from pneumoscope.images import Radiograph, read_image
 from pneumoscope.lungs import ZONES, LungSegmenter
-from pneumoscope.predict import Classifier
+from pneumoscope.predict import Classifier, missing
 from pneumoscope.preparation import Pixels, image_box
 from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY, FloatArray, Heatmap
 
@@ -105,6 +105,7 @@ def _context(classifier: Classifier, methods: Sequence[str], wanted: _Wanted) ->
         "threshold": classifier.threshold,
         **{key: card.get(key) for key in ("operating_points", "population", "limits", "calibration")},
         "held_out": _held_out(card),
+        "ages": None if classifier.gate is None else classifier.gate.facts["ages"],
         "methods": list(methods),
         "scale": scale(_STEPS),
         "options": asdict(wanted.options),
@@ -141,7 +142,7 @@ def _explain_one(
     try:
         radiograph = read_image(path)
     except ImageError as error:
-        failed = {"path": path, "error": str(error)}
+        failed = {"path": path, "error": str(missing(path) or error)}
         return {**failed, "maps": []}, [failed]
     prediction = next(iter(classifier.predict([path])))
     # A map belongs to what the network saw, so where that was cut down to the lungs, that is shown.
@@ -156,7 +157,7 @@ def _explain_one(
     canvas = classifier.canvas(read_image(path, at_least=2 * classifier.bundle.preparation.canvas))
     heatmaps = {name: explain_canvas(classifier, canvas, name, wanted.options, check=wanted.check) for name in methods}
     box = image_box(pixels.shape, classifier.bundle.preparation)
-    image: dict[str, Any] = {**about, "box": box}
+    image: dict[str, Any] = {**about, "box": box, "age_checked": _age_checked(classifier, radiograph)}
     lungs = None
     if wanted.segmenter is not None:
         lungs = find_lungs(classifier, canvas, wanted.segmenter)
@@ -173,6 +174,10 @@ def _explain_one(
         write_json(out / f"{stem}-{method}.json", entry)
         entries.append(entry)
     return {**image, "maps": [f"{stem}-{method}.json" for method in heatmaps]}, entries
+
+
+def _age_checked(classifier: Classifier, radiograph: Radiograph) -> bool:
+    return classifier.gate is not None and None not in (classifier.gate.facts["ages"], radiograph.age_years)
 
 
 def _by_zone(classifier: Classifier, canvas: Pixels, lungs: Lungs, fill: str, file: Path) -> dict[str, Any]:

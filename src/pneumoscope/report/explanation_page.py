@@ -88,7 +88,7 @@ def page_view(
         "path": str(image.get("path")),
         "score": score,
         "state": "not read" if image.get("error") else "not analysed" if score is None else "analysed",
-        "why": _capital(str(image.get("error") or image.get("reason") or "no reason given")),
+        "why": _sentence(str(image.get("error") or image.get("reason") or "no reason given")),
         # Where there are no lungs, nothing is said of the patient's sides either.
         "sided": score is not None and (image.get("lungs") or {"found": True})["found"],
         "cut": bool(image.get("cut")),
@@ -98,7 +98,8 @@ def page_view(
         "points": points,
         "uncertain": words.uncertain(points),
         "crossed": words.crossed(points),
-        "limits": [str(limit) for limit in context.get("limits") or []],
+        "age": words.age(context, image),
+        "limits": words.limits(context, image),
         "picture": _picture(folder, image),
         "maps": [_map(folder, entry) for entry in maps],
         "shown_score": words.score(score),
@@ -118,8 +119,8 @@ def page_view(
     return view
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def _picture(folder: Path, image: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -128,26 +129,30 @@ def _picture(folder: Path, image: Mapping[str, Any]) -> dict[str, Any] | None:
     file = beside(folder, image["image"])
     with storage_errors(file), Image.open(file) as opened:
         width, height = opened.size
-    return {"uri": html.image_uri(file), "width": width, "height": height}
+    quality = image.get("quality") or {}
+    stored = max(quality.get("width") or 0, quality.get("height") or 0)
+    size = f"reduced to {max(width, height)} pixels" if stored > max(width, height) else "in its stored size"
+    how = "cut down to the lungs and a margin" if image.get("cut") else size
+    return {"uri": html.image_uri(file), "width": width, "height": height, "how": how}
 
 
 def _map(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     blank = entry.get("verdict") == "blank"
     samples, seed = entry.get("samples"), entry.get("seed")
-    r2, energy = entry.get("surrogate_r2"), entry.get("energy_in_lungs")
-    facts = [
-        ("Layer", str(entry.get("layer"))),
-        ("Explains", str(entry.get("target"))),
-        ("Seed", "nothing is drawn at random" if seed is None else str(seed)),
-        ("Samples", "none taken" if samples is None else html.integer(samples)),
-        ("Answers of the network", html.integer(entry.get("evaluations"))),
-        ("Time", html.duration(entry.get("seconds"))),
-        ("Surrogate R²", "no surrogate" if r2 is None else html.number(r2, 2)),
-        ("Rank correlation when repeated", html.number(entry.get("stability"), 2)),
-        ("In the lungs", html.percent(energy, 0)),
-    ]
+    r2, energy, stability = (entry.get(key) for key in ("surrogate_r2", "energy_in_lungs", "stability"))
+    known = {
+        "Layer": entry.get("layer"),
+        "Explains": entry.get("target"),
+        "Seed": None if seed is None else str(seed),
+        "Samples": None if samples is None else html.integer(samples),
+        "Answers of the network": html.integer(entry.get("evaluations")),
+        "Time": html.duration(entry.get("seconds")),
+        "Surrogate R²": None if r2 is None else html.number(r2, 2),
+        "Rank correlation when repeated": None if stability is None else html.number(stability, 2),
+        "In the lungs": None if energy is None else html.percent(energy, 0),
+    }
     if entry.get("infidelity") is not None:
-        facts.append(("Infidelity", f"{html.number(entry['infidelity'], 2)}; 0 is best, 1 no better than no map"))
+        known["Infidelity"] = f"{html.number(entry['infidelity'], 2)}; 0 is best, 1 no better than no map"
     return {
         "name": words.method_name(str(entry.get("method"))),
         "method": str(entry.get("method")),
@@ -155,7 +160,7 @@ def _map(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "words": words.verdict(entry),
         "shown": not blank,
         "uri": "" if blank else html.image_uri(beside(folder, entry.get("layer_file"))),
-        "facts": facts,
+        "facts": [(name, str(value)) for name, value in known.items() if value is not None],
     }
 
 
@@ -202,6 +207,7 @@ def _zones(
     told, removed = image["zones"], image["counterfactual"]
     fill = removed.get("fill")
     names = list(told["shap"]["contributions"])
+    several = len(removed["without"]) > 1
     rows = []
     for name in names:
         others = [scores[name] for scores in removed["without"].values()]
@@ -211,20 +217,25 @@ def _zones(
                 "lime": None if told["lime"]["hidden"] else told["lime"]["contributions"][name],
                 "shap": None if told["shap"]["hidden"] else told["shap"]["contributions"][name],
                 "without": None if fill is None else words.score(removed["without"][fill][name]),
-                "range": None if len(others) < 2 else f"{words.score(min(others))} to {words.score(max(others))}",
+                "range": None if not several else f"{words.score(min(others))} to {words.score(max(others))}",
             }
         )
     pictures = []
-    for key, name in (("lime", "LIME"), ("shap", "SHAP")):
-        hidden = told[key]["hidden"]
-        drawn = None if hidden or outlines is None else zone_figure(outlines, told[key]["contributions"])
-        r2 = html.number(told[key]["surrogate_r2"], 2)
-        rest = told[key]["contributions"].get("outside")
-        pictures.append({"name": name, "svg": drawn, "hidden": hidden, "r2": r2, "outside": _signed(rest)})
+    kinds = {"LIME": told["lime"], "SHAP": told["shap"]}
+    for kind, found in kinds.items():
+        if outlines is not None and not found["hidden"]:
+            drawn = zone_figure(outlines, found["contributions"])
+            r2, rest = html.number(found["surrogate_r2"], 2), _signed(found["contributions"].get("outside"))
+            pictures.append({"name": kind, "svg": drawn, "r2": r2, "outside": rest})
+    absent = {kind: found["hidden"] or (outlines is None and "the zones are missing") for kind, found in kinds.items()}
+    columns = [key for key in ("lime", "shap", "without", "range") if any(row[key] is not None for row in rows)]
     return {
         "said": words.removals(removed, threshold),
         "rows": rows,
+        "columns": columns,
+        "telling": bool(pictures) or (fill is not None and bool(words.moved(removed, fill))),
         "pictures": pictures,
+        "hidden": words.hidden(absent),
         "small": html.pixels_uri(_grey(beside(folder, image["image"])), _SMALL),
         "fill": told.get("fill"),
         "score": words.score(removed.get("score")),

@@ -30,7 +30,7 @@ VERDICTS: Mapping[str, str] = {
     "unstable": "Repeated, the map changes: read no place from it.",
     "not faithful": "Removing what it marks changes the score no more than removing random places: do not trust it.",
     "blank": "There is nothing to show.",
-    "not tested": "Nobody has tested whether this map repeats or matters; explain with --check does.",
+    "not tested": "Not tested for this image whether the map repeats or matters: pneumoscope explain --check tests it.",
 }
 
 
@@ -85,6 +85,23 @@ def meaning(context: Mapping[str, Any]) -> list[str]:
         flatters = "" if point.get("note") == _CARRIED else ", which flatters"
         where = f"At this threshold ({name}), on {_images(point)}{flatters}:"
     return [*said, f"{where} {' '.join(found)}"] if found else said
+
+
+def age(context: Mapping[str, Any], image: Mapping[str, Any]) -> str | None:
+    """Say that nobody compared the patient's age with those the network learned from, None where that was done."""
+    if image.get("age_checked") is not False:
+        return None
+    if not (ages := context.get("ages")):
+        return "The patient's age was not checked: the bundle names no ages."
+    return f"Age not known, so not checked: the network is meant for patients of {ages[0]:g} to {ages[1]:g} years."
+
+
+def limits(context: Mapping[str, Any], image: Mapping[str, Any]) -> list[str]:
+    """Return the limits of the card, and what is not certain of this image."""
+    told = [str(limit) for limit in context.get("limits") or []]
+    if context.get("ages") and image.get("age_checked") is False:
+        told.append("Where the file tells no age, the gate knows patients of other ages only in part: many pass.")
+    return told
 
 
 def held_out(context: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -214,6 +231,12 @@ def disagreement(entries: Sequence[Mapping[str, Any]]) -> str | None:
 # --- zones ------------------------------------------------------------------------------------------------
 
 
+def moved(told: Mapping[str, Any], fill: str) -> dict[str, float]:
+    """Return the scores without those zones that change the score by `MOVED` or more."""
+    whole = float(told.get("score") or 0.0)
+    return {zone: value for zone, value in told["without"][fill].items() if abs(value - whole) >= MOVED}
+
+
 def removals(told: Mapping[str, Any], threshold: float | None) -> list[str]:
     """Say what the score would be without single zones, the largest change first."""
     fill, whole = told.get("fill"), float(told.get("score") or 0.0)
@@ -224,22 +247,33 @@ def removals(told: Mapping[str, Any], threshold: float | None) -> list[str]:
             f"No zone's part in the score of {score(whole)} can be told by removing it: an image that is nothing but "
             f"fill scores {ends}, so that filling adds an opinion where it should take one away."
         ]
-    without = told["without"][fill]
-    moved = {zone: value for zone, value in without.items() if abs(value - whole) >= MOVED}
+    changed = moved(told, fill)
     said = []
-    if not moved:
+    if not changed:
         said = [f"No single zone moves the score of {score(whole)} by {MOVED} or more when it is removed."]
-    for zone, value in sorted(moved.items(), key=lambda item: -abs(item[1] - whole)):
+    for zone, value in sorted(changed.items(), key=lambda item: -abs(item[1] - whole)):
         verb = "falls" if value < whole else "rises"
         sentence = f"Without {zone_name(zone)} the score {verb} from {score(whole)} to {score(value)}"
         if threshold is not None and (value >= threshold) != (whole >= threshold):
             sentence += ", across the threshold"
         said.append(f"{sentence}{_other_fills(told, zone, fill, whole)}.")
+    if fill == "normal" and any(value > whole and zone != "outside" for zone, value in changed.items()):
+        said.append("Normal lung raised the score, which is no sign of disease: do not trust this test for this image.")
     if lungs := told["together"].get(fill):
         scores = ", ".join(f"{score(value)} ({name})" for name, value in lungs.items())
         said.append(f"Where all zones of a lung are removed at once it scores {scores}.")
     alone = score((told.get("empty") or {}).get(fill))
     return [*said, f"For comparison, an image that is nothing but the fill ({fill}) scores {alone}."]
+
+
+def hidden(surrogates: Mapping[str, str | None]) -> str | None:
+    """Say which surrogates are not shown, and why, by their names; None where all are."""
+    reasons = {name: reason for name, reason in surrogates.items() if reason}
+    if not reasons:
+        return None
+    return (
+        f"{' and '.join(reasons)} by zone {'is' if len(reasons) == 1 else 'are'} hidden: {'; '.join(reasons.values())}."
+    )
 
 
 def _other_fills(told: Mapping[str, Any], zone: str, fill: str, whole: float) -> str:
