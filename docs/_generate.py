@@ -38,7 +38,7 @@ A *data source* is one of: a folder `train|val|test/NORMAL|PNEUMONIA/*`, or one 
 | exit code | meaning |
 |---|---|
 | 0 | good |
-| 1 | `data check` found what would void a result; `audit` is red; `validate` void; `adapt` found no help; `train` failed |
+| 1 | `data check` found what would void a result; `audit` red; `validate` void; `adapt` found no help; `train` failed |
 | 2 | usage, configuration, data source, weights, bundle or disk: the message names the file and the remedy |
 | 3 | some images could not be read; the others were processed |
 | 130 | interrupted |

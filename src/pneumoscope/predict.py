@@ -261,7 +261,7 @@ def missing(name: str) -> ImageError | None:
     except ValueError:  # such as a name with NUL: the reader says what is wrong with it
         return None
     if _is_glob(name):
-        return ImageError("no file matches the pattern", path=name, remedy="check its folder and ending")
+        return ImageError("no file matches the pattern", path=name, remedy="check the path")
     return ImageError("no such file", path=name, remedy="check the path") if name else None
 
 
