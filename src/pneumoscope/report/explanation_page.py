@@ -227,7 +227,8 @@ def _zones(
             drawn = zone_figure(outlines, found["contributions"])
             r2, rest = html.number(found["surrogate_r2"], 2), _signed(found["contributions"].get("outside"))
             pictures.append({"name": kind, "svg": drawn, "r2": r2, "outside": rest})
-    absent = {kind: found["hidden"] or (outlines is None and "the zones are missing") for kind, found in kinds.items()}
+    drawable = None if outlines is not None else "the picture or the zones are missing"
+    absent = {kind: found["hidden"] or drawable for kind, found in kinds.items()}
     columns = [key for key in ("lime", "shap", "without", "range") if any(row[key] is not None for row in rows)]
     return {
         "said": words.removals(removed, threshold),
