@@ -42,7 +42,7 @@ def check(config: Gateway) -> Iterator[Finding]:
         why = "others on this machine may read it, and it holds identities"
         yield Finding("folder", f"{config.folder}: {why}; chmod 700", why, fatal=False)
     yield _database(config)
-    yield _tried("journal", lambda: str(Journal(config.journal_file).path))
+    yield _tried("journal", lambda: _journal(config.journal_file))
     yield _tried("bundle", lambda: _bundle(config))
     yield _tried("receive", lambda: _free(config.receive.bind, config.receive.port, "receive.port"))
     yield _tried("web", lambda: _free(config.web.bind, config.web.port, "web.port"))
@@ -90,6 +90,10 @@ def _database(config: Gateway) -> Finding:
         why = f"tables of version {found}, and this version knows {wanted} at most: install the newer one"
         return Finding("database", f"{kind}: {why}", why)
     return Finding("database", kind)
+
+
+def _journal(file: Path) -> str:
+    return str(Journal(file).path) if file.exists() else f"{file}: not there yet, is made at the start"
 
 
 def _bundle(config: Gateway) -> str:

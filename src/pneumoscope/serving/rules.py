@@ -90,7 +90,8 @@ def _patient(header: Header, rules: Analyse, ages: Ages | None) -> str | None:
     if header.age_years is None:
         return None if rules.unknown else "the patient's age is not told"
     if not ages[0] <= header.age_years < ages[1] + 1:  # who is five years old is so until the sixth birthday
-        return f"the patient is {header.age_years:g} years old, and the bundle is for {ages[0]:g} to {ages[1]:g} years"
+        meant = f"the bundle is for {ages[0]:g} to {ages[1]:g} years"
+        return f"the patient is {header.age_years:.3g} years old, and {meant}"
     return None
 
 
