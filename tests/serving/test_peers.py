@@ -281,12 +281,14 @@ def storescp(folder: Path, *options: str) -> Iterator[tuple[int, Path]]:
     out.mkdir()
     subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, PACS / "loopbind.c", "-ldl"], check=True)
     (port,) = free_ports(1)
-    process = subprocess.Popen(
-        ["storescp", "-aet", "DCMTK", "-od", str(out), *options, str(port)],
-        env={**os.environ, "LD_PRELOAD": str(shim)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(
+            ["storescp", "-aet", "DCMTK", "-od", str(out), *options, str(port)],
+            env={**os.environ, "LD_PRELOAD": str(shim)}, stdout=said, stderr=said,
+        )  # fmt: skip
     try:
-        until(lambda: listens(port))
+        until(lambda: listens(port) or process.poll() is not None)
+        assert process.poll() is None, (folder / "said").read_text()
         yield port, out
     finally:
         process.terminate()
@@ -624,11 +626,12 @@ def test_dcmtk_sends_over_tls(pacs_tools: None, tmp_path: Path, authority: Autho
     config = gateway(tmp_path / "g", receive={"port": 0, "callers": (CALLER,), "free_mb": 0, "tls": tls})
     with receiving(config) as (receiver, store):
 
-        def storescu(*options: str) -> int:
+        def storescu(*options: str) -> subprocess.CompletedProcess[str]:
             command = ["storescu", "-aet", CALLER, "-aec", "PNEUMOSCOPE", *options, "+cf", authority.ca]
             command += ["127.0.0.1", str(receiver.port), str(file)]
-            return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode
+            return subprocess.run(command, capture_output=True, check=False, text=True, timeout=120)
 
-        assert storescu("+tla") != 0
-        assert storescu("+tls", mine["key"], mine["certificate"]) == 0
+        assert storescu("+tla").returncode != 0
+        sent = storescu("+tls", mine["key"], mine["certificate"])
+        assert sent.returncode == 0, sent.stderr
         assert only_job(store).state == WAITING
