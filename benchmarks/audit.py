@@ -30,11 +30,11 @@ from pneumoscope.audit.verdict import RED
 from pneumoscope.bundle import Bundle
 from pneumoscope.cohort import proportion
 from pneumoscope.data.sources import open_source
-from pneumoscope.data.synthetic import KINDS, render
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.lungs import LungSegmenter
 from pneumoscope.models.network import build_network
 from pneumoscope.models.weights import load_weights
+from pneumoscope.phantom.synthetic import KINDS, render
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels, Preparation
 

@@ -26,7 +26,6 @@ import numpy as np
 from PIL import Image
 
 from pneumoscope.data.sources import open_source
-from pneumoscope.data.synthetic import render
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.explain import explain_canvas
 from pneumoscope.explanation.faithfulness import MOST_KEPT, faithfulness, probability, validated
@@ -35,6 +34,7 @@ from pneumoscope.explanation.perturbation import BATCH, seen
 from pneumoscope.explanation.randomisation import randomisation
 from pneumoscope.explanation.stability import agreement, ranked
 from pneumoscope.images import read_image
+from pneumoscope.phantom.synthetic import render
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels, to_canvas
 from pneumoscope.records import PNEUMONIA, FloatArray, Heatmap

@@ -141,7 +141,7 @@ def main() -> None:
         os.environ.setdefault("PNEUMOSCOPE_CACHE", str(folder / "cache"))
         data = options.data
         if data is None:
-            from pneumoscope.data.synthetic import write_dataset
+            from pneumoscope.phantom.synthetic import write_dataset
 
             data = write_dataset(folder / "data", patients=100, seed=0, size=96)
         config = folder / "experiment.toml"

@@ -212,7 +212,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         data = options.data
         if data is None:
-            from pneumoscope.data.synthetic import write_dataset
+            from pneumoscope.phantom.synthetic import write_dataset
 
             data = write_dataset(folder / "data", patients=options.patients, seed=0, size=options.size)
         results = run_all(folder.resolve(), data.resolve(), options.size, options.epochs)

@@ -38,7 +38,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic radiographs in the Kaggle layout: 48 patients, one or two images each, 64 pixels."""
-    from pneumoscope.data.synthetic import write_dataset
+    from pneumoscope.phantom.synthetic import write_dataset
 
     return write_dataset(
         tmp_path_factory.mktemp("chests") / "data", patients=48, seed=7, size=64, max_images_per_patient=2

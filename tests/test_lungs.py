@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumoscope.data.synthetic import KINDS, SyntheticRadiograph, render
 from pneumoscope.errors import BundleError, ConfigError, DataError
 from pneumoscope.lungs import (
     LUNGS_BUNDLE,
@@ -32,6 +31,7 @@ from pneumoscope.lungs import (
     write_segmenter,
     zones,
 )
+from pneumoscope.phantom.synthetic import KINDS, SyntheticRadiograph, render
 from pneumoscope.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
 

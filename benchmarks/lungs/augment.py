@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as nnf
 
-from pneumoscope.data.synthetic import noise_field
+from pneumoscope.phantom.synthetic import noise_field
 from pneumoscope.records import FloatArray
 
 Pixels = NDArray[np.uint8]

@@ -28,7 +28,7 @@ from sqlalchemy import func, select
 from tests.serving.orthanc import free_ports, start_orthanc
 from tests.serving.radiographs import radiograph
 
-from pneumoscope.data.synthetic import render
+from pneumoscope.phantom.synthetic import render
 from pneumoscope.serving.config import load_gateway
 from pneumoscope.serving.store import Store, open_store
 from pneumoscope.serving.tables import RUNNING, WAITING, Delivery, Image, Job, Object, Result

@@ -10,13 +10,13 @@ from pneumoscope.config import Experiment
 from pneumoscope.data.describe import describe
 from pneumoscope.data.quality import check
 from pneumoscope.data.sources import open_source
-from pneumoscope.data.synthetic import write_dataset
 from pneumoscope.errors import StorageError
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.evaluation.pairs import compare_folders
 from pneumoscope.experiment import Console, run_experiment
 from pneumoscope.explanation.explain import explain_evaluation
 from pneumoscope.files import out_folder
+from pneumoscope.phantom.synthetic import write_dataset
 from pneumoscope.predict import Classifier
 from pneumoscope.report import data_page, evaluation_report, run_report
 

@@ -20,8 +20,8 @@ from pneumoscope.bundle import load_bundle
 from pneumoscope.calibration import fit_calibration, probabilities
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
-from pneumoscope.data.synthetic import write_dataset
 from pneumoscope.errors import ConfigError
+from pneumoscope.phantom.synthetic import write_dataset
 from pneumoscope.predict import Classifier
 from pneumoscope.records import NORMAL, PNEUMONIA
 from pneumoscope.validation.validate import taught

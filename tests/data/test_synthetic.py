@@ -16,10 +16,10 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 from sklearn.metrics import roc_auc_score
 
-from pneumoscope.data import synthetic
-from pneumoscope.data.synthetic import KINDS, SyntheticRadiograph, noise_field, render, write_dataset
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.images import read_image
+from pneumoscope.phantom import synthetic
+from pneumoscope.phantom.synthetic import KINDS, SyntheticRadiograph, noise_field, render, write_dataset
 
 ILL = ("bacterial", "viral")
 NAMES = {

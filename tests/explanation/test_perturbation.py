@@ -9,7 +9,6 @@ from math import factorial
 import numpy as np
 import pytest
 
-from pneumoscope.data.synthetic import render
 from pneumoscope.errors import ConfigError
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation import segments as cutting
@@ -18,6 +17,7 @@ from pneumoscope.explanation.occlusion import occlusion, spread, windows
 from pneumoscope.explanation.partition import owen, tree
 from pneumoscope.explanation.perturbation import BATCH, FILLS, Masks, answers, log_odds, remove
 from pneumoscope.explanation.surrogate import fit_lime, fit_shap, least_squares, lime, lime_masks, shap_masks
+from pneumoscope.phantom.synthetic import render
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
 from pneumoscope.runtime import Runtime

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from pneumoscope.bundle import GATE, load_bundle
 from pneumoscope.data.sources import open_source
-from pneumoscope.data.synthetic import KINDS, render
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.gate.fitting import Seen, add_gate, fit_density, fit_gate, limits
 from pneumoscope.gate.reasons import REASONS, Refusal, by_facts, by_pixels
 from pneumoscope.gate.scores import CHECKS, Gate, greys, read_gate, thumbnails
 from pneumoscope.images import Radiograph
+from pneumoscope.phantom.synthetic import KINDS, render
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
 

@@ -11,7 +11,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from pneumoscope.data.synthetic import render
+from pneumoscope.phantom.synthetic import render
 from pneumoscope.records import NORMAL, PNEUMONIA, Prediction
 from pneumoscope.serving.finding import Finding
 

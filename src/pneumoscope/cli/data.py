@@ -93,6 +93,6 @@ def synthesize(
     seed: Seed = 0,
 ) -> None:
     """Write synthetic radiographs with their ground truth, in the Kaggle layout."""
-    from pneumoscope.data.synthetic import write_dataset
+    from pneumoscope.phantom.synthetic import write_dataset
 
     typer.echo(write_dataset(out, patients=patients, seed=seed, size=size))

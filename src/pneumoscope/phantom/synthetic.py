@@ -21,9 +21,9 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import correlate1d
 
-from pneumoscope.data.anatomy import AIR_CONTRAST, Anatomy, Thorax, branches, draw_anatomy, draw_pose
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.files import atomic_folder, write_text
+from pneumoscope.phantom.anatomy import AIR_CONTRAST, Anatomy, Thorax, branches, draw_anatomy, draw_pose
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, SPLITS, VIRAL, FloatArray
 
 Pixels = NDArray[np.uint8]
