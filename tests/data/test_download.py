@@ -25,8 +25,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumoscope.data.catalogue import DataSet, RemoteFile, catalogue
-from pneumoscope.data.download import SEAL, Patience, fetch, fetch_set
+from pneumoscope.data.fetch.catalogue import DataSet, RemoteFile, catalogue
+from pneumoscope.data.fetch.download import SEAL, Patience, fetch, fetch_set
 from pneumoscope.errors import DownloadError, StorageError
 
 BODY = np.random.default_rng(7).bytes(300_000)

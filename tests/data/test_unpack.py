@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumoscope.data.unpack import Limits, unpack
+from pneumoscope.data.fetch.unpack import Limits, unpack
 from pneumoscope.errors import DownloadError
 
 

@@ -74,8 +74,8 @@ def fetch(
     out: Annotated[Path, typer.Option("--out", help="Folder to fetch into.")] = Path("data"),
 ) -> None:
     """Fetch a public data set from its home, resumably, and check it."""
-    from pneumoscope.data.download import catalogue
-    from pneumoscope.data.download import fetch as fetch_data
+    from pneumoscope.data.fetch.download import catalogue
+    from pneumoscope.data.fetch.download import fetch as fetch_data
 
     if name == "list":
         for key, dataset in catalogue().items():

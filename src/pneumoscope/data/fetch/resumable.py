@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import httpx
 import numpy as np
 
-from pneumoscope.data.catalogue import RemoteFile
+from pneumoscope.data.fetch.catalogue import RemoteFile
 from pneumoscope.errors import DataError, DownloadError, StorageError, storage_errors
 from pneumoscope.files import atomic_path, read_json, write_json
 
