@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import Experiment
+from pneumoscope.data.checks.quality import check
 from pneumoscope.data.describe import describe
-from pneumoscope.data.quality import check
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import StorageError
 from pneumoscope.evaluation.evaluate import evaluate

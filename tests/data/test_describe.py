@@ -11,7 +11,7 @@ from PIL import Image
 
 from pneumoscope.data.describe import describe, quantiles
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.data.pixels import BINS, FIELD, THUMB, scan
+from pneumoscope.data.scan import BINS, FIELD, THUMB, scan
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import StorageError
 from pneumoscope.records import RESEARCH_ONLY

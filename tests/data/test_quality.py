@@ -17,17 +17,17 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from pneumoscope.data.duplicates import correlation, near_pairs, same_groups
-from pneumoscope.data.label_checks import wilson_half_width
-from pneumoscope.data.pixels import scan
-from pneumoscope.data.quality import check, voids_result
-from pneumoscope.data.shortcuts import (
+from pneumoscope.data.checks.duplicates import correlation, near_pairs, same_groups
+from pneumoscope.data.checks.labels import wilson_half_width
+from pneumoscope.data.checks.quality import check, voids_result
+from pneumoscope.data.checks.shortcuts import (
     auroc_interval,
     encode,
     newcombe_interval,
     out_of_fold,
     weighted_auroc,
 )
+from pneumoscope.data.scan import scan
 from pneumoscope.data.sources import open_source
 
 Check = Callable[[], dict[str, Any]]

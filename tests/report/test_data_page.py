@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pneumoscope.data.checks.quality import check
 from pneumoscope.data.describe import describe
-from pneumoscope.data.pixels import scan
-from pneumoscope.data.quality import check
+from pneumoscope.data.scan import scan
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import DataError, StorageError
 from pneumoscope.records import RESEARCH_ONLY

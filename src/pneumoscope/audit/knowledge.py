@@ -14,7 +14,7 @@ from pneumoscope.audit.attention import CAMS, Attention, attainable, attention, 
 from pneumoscope.audit.items import CLEAN, Answered, Item, not_tested
 from pneumoscope.audit.material import Material
 from pneumoscope.audit.probes import attributes, embeddings, enough, exposure, reduced, shape, told
-from pneumoscope.data.shortcuts import encode
+from pneumoscope.data.checks.shortcuts import encode
 from pneumoscope.errors import BundleError, ConfigError
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Estimate

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pneumoscope.audit.verdict import MIN_PATIENTS
-from pneumoscope.data.shortcuts import auroc_interval, out_of_fold
+from pneumoscope.data.checks.shortcuts import auroc_interval, out_of_fold
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
 from pneumoscope.records import Estimate, Sample

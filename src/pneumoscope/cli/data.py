@@ -31,8 +31,8 @@ def describe(source: Source, out: Out, seed: Seed = 0) -> None:
 @app.command()
 def check(source: Source, out: Out) -> None:
     """Look for what would spoil a result: quality.json and an HTML page; exit 1 where a result would be void."""
-    from pneumoscope.data.quality import check as check_data
-    from pneumoscope.data.quality import voids_result
+    from pneumoscope.data.checks.quality import check as check_data
+    from pneumoscope.data.checks.quality import voids_result
     from pneumoscope.data.sources import open_source
     from pneumoscope.report.data_page import write_page
 

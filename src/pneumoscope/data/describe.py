@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import pneumoscope
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.pictures import write_difference, write_grey, write_mosaic
-from pneumoscope.data.pixels import BINS, UNLABELLED, Progress, Scan, scan
+from pneumoscope.data.scan import BINS, UNLABELLED, Progress, Scan, scan
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.records import LABELS, NORMAL, PNEUMONIA, RESEARCH_ONLY, SPLITS, SUBTYPES
 

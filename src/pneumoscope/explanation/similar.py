@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_tensors
 
 from pneumoscope.bundle import Bundle
-from pneumoscope.data.duplicates import MAX_DISTANCE, MIN_CORRELATION, correlation
+from pneumoscope.data.checks.duplicates import MAX_DISTANCE, MIN_CORRELATION, correlation
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.naming import patient_from_name
-from pneumoscope.data.pixels import scan
+from pneumoscope.data.scan import scan
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images import read_image

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.cohort import Bools, Cohort, Floats, Ints, cohort
-from pneumoscope.data.shortcuts import LIMIT, MIN_PATIENTS, auroc_interval, encode, out_of_fold
+from pneumoscope.data.checks.shortcuts import LIMIT, MIN_PATIENTS, auroc_interval, encode, out_of_fold
 from pneumoscope.evaluation.auc import ranking, weighted_areas
 from pneumoscope.evaluation.bootstrap import Statistic, interval, replicate, without_false_certainty
 from pneumoscope.validation.study import SITE, Study, Words

@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumoscope.data.pixels import Scan
+from pneumoscope.data.scan import Scan
 from pneumoscope.records import PNEUMONIA, Estimate
 
 LIMIT = 0.60  # flagged where the whole interval lies above it, or below one minus it

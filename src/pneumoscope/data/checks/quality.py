@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 import pneumoscope
-from pneumoscope.data.duplicates import near_pairs, same_groups
-from pneumoscope.data.image_checks import (
+from pneumoscope.data.checks.duplicates import near_pairs, same_groups
+from pneumoscope.data.checks.images import (
     CONSTANT_STD,
     check_duplicates,
     check_near_duplicates,
     check_pixels,
     check_readable,
 )
-from pneumoscope.data.label_checks import (
+from pneumoscope.data.checks.labels import (
     check_labels,
     check_passed_over,
     check_patients,
@@ -26,11 +26,11 @@ from pneumoscope.data.label_checks import (
     check_splits,
     precision,
 )
+from pneumoscope.data.checks.problems import Evidence, Problem
+from pneumoscope.data.checks.shortcuts import LIMIT, shortcuts
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.pictures import write_mosaic
-from pneumoscope.data.pixels import Progress, Scan, scan
-from pneumoscope.data.problems import Evidence, Problem
-from pneumoscope.data.shortcuts import LIMIT, shortcuts
+from pneumoscope.data.scan import Progress, Scan, scan
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.records import RESEARCH_ONLY
 

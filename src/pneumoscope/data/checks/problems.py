@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pneumoscope.data.duplicates import Pair
-from pneumoscope.data.pixels import Scan
+from pneumoscope.data.checks.duplicates import Pair
+from pneumoscope.data.scan import Scan
 
 EXAMPLES = 10
 

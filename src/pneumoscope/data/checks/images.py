@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import fisher_exact
 
-from pneumoscope.data.duplicates import MAX_PAIRS, same_groups
-from pneumoscope.data.pixels import UNLABELLED
-from pneumoscope.data.problems import EXAMPLES, Evidence, Problem, Severity, amount, of_images
-from pneumoscope.data.shortcuts import is_colour
+from pneumoscope.data.checks.duplicates import MAX_PAIRS, same_groups
+from pneumoscope.data.checks.problems import EXAMPLES, Evidence, Problem, Severity, amount, of_images
+from pneumoscope.data.checks.shortcuts import is_colour
+from pneumoscope.data.scan import UNLABELLED
 from pneumoscope.records import LABELS
 
 UNREADABLE_LIMIT = 0.05  # above it the images that are measured are not the ones that were collected

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from pneumoscope.data.problems import EXAMPLES, Evidence, Problem, amount, of_images
-from pneumoscope.data.shortcuts import LIMIT, Z95, newcombe_interval
+from pneumoscope.data.checks.problems import EXAMPLES, Evidence, Problem, amount, of_images
+from pneumoscope.data.checks.shortcuts import LIMIT, Z95, newcombe_interval
 from pneumoscope.records import LABELS, PNEUMONIA, SPLITS
 
 IMBALANCE = 2.0
