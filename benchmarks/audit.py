@@ -32,8 +32,8 @@ from pneumoscope.cohort import proportion
 from pneumoscope.data.sources import open_source
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.lungs import LungSegmenter
-from pneumoscope.models.network import build_network
-from pneumoscope.models.weights import load_weights
+from pneumoscope.networks.network import build_network
+from pneumoscope.networks.weights import load_weights
 from pneumoscope.phantom.synthetic import KINDS, render
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels, Preparation

@@ -164,7 +164,7 @@ def make_bundle(path: Path) -> Path:
     import torch
 
     from pneumoscope.bundle import save_bundle
-    from pneumoscope.models.network import build_network, round_weights
+    from pneumoscope.networks.network import build_network, round_weights
     from pneumoscope.preparation import Preparation
 
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from pneumoscope.images import read_image
-from pneumoscope.models.export import Deployed
+from pneumoscope.networks.export import Deployed
 from pneumoscope.predict import Classifier, expand
 from pneumoscope.preparation import Pixels, to_input
 from pneumoscope.runtime import Runtime

@@ -89,7 +89,7 @@ def make_bundle() -> Callable[..., Path]:
     import torch
 
     from pneumoscope.bundle import save_bundle
-    from pneumoscope.models.network import build_network, round_weights
+    from pneumoscope.networks.network import build_network, round_weights
     from pneumoscope.preparation import Preparation
 
     def make(

@@ -13,7 +13,7 @@ from pneumoscope import demo
 from pneumoscope.config import Experiment
 from pneumoscope.errors import StorageError
 from pneumoscope.experiment import Console
-from pneumoscope.models.network import build_network
+from pneumoscope.networks.network import build_network
 from pneumoscope.records import RESEARCH_ONLY
 
 

@@ -87,7 +87,7 @@ def test_a_network_that_cannot_be_exported_runs_on_pytorch(
     def refuse(*_: object) -> bytes:
         raise RuntimeError("an operation without a word for it")
 
-    monkeypatch.setattr("pneumoscope.models.export.to_onnx", refuse)
+    monkeypatch.setattr("pneumoscope.networks.export.to_onnx", refuse)
     loaded = load_bundle(make_bundle(tmp_path / "bundle"))
     assert "without a word for it" in loaded.card["runtime"]["reason"]
     assert open_runtime(loaded).engine == "torch"

@@ -34,8 +34,8 @@ from unet import Deployed, UNet
 
 from pneumoscope.files import read_json, sha256_bytes, write_json
 from pneumoscope.lungs import LungSegmenter, write_segmenter
-from pneumoscope.models.export import from_pixels
-from pneumoscope.models.network import round_weights
+from pneumoscope.networks.export import from_pixels
+from pneumoscope.networks.network import round_weights
 from pneumoscope.training.allocator import keep_freed_memory
 
 SIZE, CANVAS = 192, 256

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from pneumoscope.models.network import build_network
-from pneumoscope.models.weights import load_weights
+from pneumoscope.networks.network import build_network
+from pneumoscope.networks.weights import load_weights
 
 _STAGES = 5  # of seven; the last two hold two thirds of the weights
 _SKIPS = {0: 16, 1: 24, 2: 40}  # stage: channels, at a half, a quarter and an eighth of the input

@@ -32,8 +32,8 @@ from pneumoscope.calibration import at_prevalence, calibrate, estimate_prevalenc
 from pneumoscope.config import load_experiment
 from pneumoscope.data.sources import open_source
 from pneumoscope.files import out_folder, read_json, write_json
+from pneumoscope.networks.transforms import draw
 from pneumoscope.predict import Classifier
-from pneumoscope.transforms import draw
 
 RESULT = Path(__file__).parent / "results" / "operating_points.json"
 PREVALENCES = (0.25, 0.5, 0.625, 0.75)

@@ -34,7 +34,7 @@ from pneumoscope.records import RESEARCH_ONLY
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pneumoscope.models.network import Network
+    from pneumoscope.networks.network import Network
 
 SCHEMA = 1
 SHIPPED = {name: Path(__file__).parent / "bundles" / name for name in ("default", "fast")}
@@ -67,7 +67,7 @@ class Bundle:
         """The network in eval mode, without gradients, channels last; raises `BundleError` where it does not fit."""
         import torch
 
-        from pneumoscope.models.network import restore
+        from pneumoscope.networks.network import restore
 
         tensors = _read_weights(self.folder / WEIGHTS, self.card["weights"]["sha256"])
         try:
@@ -134,7 +134,7 @@ def save_bundle(path: Path, network: Network, preparation: Preparation, sections
         sections: `name`, `network` {name, classes}, `calibration` {temperature, bias}, `operating_points`,
             `operating_point`, `population`, `training`, `limits`; kept as they are.
     """
-    from pneumoscope.models.export import to_onnx
+    from pneumoscope.networks.export import to_onnx
 
     files = {WEIGHTS: save_tensors({key: _stored(tensor) for key, tensor in network.state_dict().items()})}
     runtime: dict[str, Any] = {"precision": "fp32"}

@@ -33,8 +33,8 @@ from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json, write_text
 from pneumoscope.gate.fitting import add_gate, drawn, least_side
 from pneumoscope.lungs import LungSegmenter, crop_of, why_not_found
-from pneumoscope.models.network import Network, build_network, require_size, round_weights
-from pneumoscope.models.weights import LoadReport, load_weights
+from pneumoscope.networks.network import Network, build_network, require_size, round_weights
+from pneumoscope.networks.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.provenance import ages, environment, is_synthetic, limits, population, split_counts
@@ -340,7 +340,7 @@ def draw_augmentation(run: TrainingRun, path: Path) -> None:
     """Write a 5x5 mosaic of augmented training images as a PNG."""
     from PIL import Image
 
-    from pneumoscope.transforms import draw
+    from pneumoscope.networks.transforms import draw
 
     rng = np.random.default_rng(run.experiment.seed)
     rows = rng.choice(run.train.rows, size=5, replace=len(run.train.rows) < 5)

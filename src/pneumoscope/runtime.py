@@ -203,7 +203,7 @@ def _read_by_pool(model: openvino.Model) -> Any:
 def _torch(bundle: Bundle, device: str, threads: int | None) -> Runtime:
     import torch
 
-    from pneumoscope.models.export import Deployed
+    from pneumoscope.networks.export import Deployed
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pneumoscope.bundle import Bundle
-from pneumoscope.models.network import Network
+from pneumoscope.networks.network import Network
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels, Preparation
 

@@ -20,7 +20,7 @@ from pneumoscope.bundle import load_bundle
 from pneumoscope.config import load_experiment
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.experiment import run_experiment
-from pneumoscope.models.network import build_network
+from pneumoscope.networks.network import build_network
 
 BASE = """
 [data]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pneumoscope.models.custom_cnn import CustomCNN
+from pneumoscope.networks.custom_cnn import CustomCNN
 
 
 def test_the_map_is_a_32nd_of_the_image_and_pooling_is_its_mean() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.models.network import (
+from pneumoscope.networks.network import (
     IMAGENET_MEAN,
     Network,
     build_network,

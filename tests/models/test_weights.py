@@ -21,8 +21,8 @@ from torch import Tensor
 
 from pneumoscope.errors import StorageError, WeightsError
 from pneumoscope.files import sha256_file
-from pneumoscope.models.network import Network, build_network
-from pneumoscope.models.weights import load_weights, read_tensors
+from pneumoscope.networks.network import Network, build_network
+from pneumoscope.networks.weights import load_weights, read_tensors
 
 ROOT = Path(__file__).parents[2]
 HEAD = ("fc.weight", "fc.bias")
@@ -304,8 +304,8 @@ import json, sys
 from dataclasses import asdict
 from safetensors.torch import save_file
 from pneumoscope.errors import WeightsError
-from pneumoscope.models.network import build_network
-from pneumoscope.models.weights import load_weights
+from pneumoscope.networks.network import build_network
+from pneumoscope.networks.weights import load_weights
 
 network, _ = build_network("resnet18", classes=2)
 try:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumoscope.config import AugmentConfig
+from pneumoscope.networks.transforms import prepare
 from pneumoscope.preparation import Preparation
 from pneumoscope.records import NORMAL, PNEUMONIA, Sample
 from pneumoscope.training.dataset import (
@@ -22,7 +23,6 @@ from pneumoscope.training.dataset import (
     in_other_surroundings,
     targets,
 )
-from pneumoscope.transforms import prepare
 
 PREPARATION = Preparation(24, 32, "squash", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SAMPLES = [

@@ -12,10 +12,10 @@ import torch
 
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.models.network import Network, build_network
+from pneumoscope.networks.network import Network, build_network
+from pneumoscope.networks.transforms import prepare
 from pneumoscope.preparation import Preparation
 from pneumoscope.training.features import encode, predict_logits
-from pneumoscope.transforms import prepare
 
 CPU = torch.device("cpu")
 PREPARATION = Preparation(32, 40, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

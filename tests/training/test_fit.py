@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ConfigError, TrainingError
-from pneumoscope.models.network import Network, build_network, freeze, frozen_modules
+from pneumoscope.networks.network import Network, build_network, freeze, frozen_modules
 from pneumoscope.training.dataset import FeatureDataset
 from pneumoscope.training.fit import Hardware, Phase, Row, fit
 from pneumoscope.training.module import pneumonia_score

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ConfigError, TrainingError
-from pneumoscope.models.network import build_network
+from pneumoscope.networks.network import build_network
 from pneumoscope.training.module import Classifier, outside, places, pneumonia_score, set_loss
 
 

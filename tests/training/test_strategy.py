@@ -18,12 +18,12 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
 from pneumoscope.errors import DataError
 from pneumoscope.experiment import make_network
-from pneumoscope.models.network import freeze, stages
+from pneumoscope.networks.network import freeze, stages
+from pneumoscope.networks.transforms import prepare
 from pneumoscope.records import NORMAL
 from pneumoscope.training.dataset import FeatureDataset
 from pneumoscope.training.fit import Hardware, Phase, Row, fit
 from pneumoscope.training.strategy import TrainingRun, make_part, optimiser_groups, sizes, train_network
-from pneumoscope.transforms import prepare
 
 Make = Callable[..., Experiment]
 LITE0 = {"network": "tf_efficientnet_lite0", "weights": "offline"}

@@ -16,7 +16,7 @@ from pneumoscope.adaptation.normalisation import LEAST, has_batch_norm, renormal
 from pneumoscope.bundle import Bundle
 from pneumoscope.calibration import estimate_prevalence, operating_points, pneumonia_logit, probabilities
 from pneumoscope.cohort import Floats
-from pneumoscope.models.network import Network, round_weights
+from pneumoscope.networks.network import Network, round_weights
 
 _THRESHOLD_DRAWS = 200
 

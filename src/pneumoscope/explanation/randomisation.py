@@ -15,7 +15,7 @@ import torch
 from pneumoscope.bundle import Bundle
 from pneumoscope.explanation.method import Method, Options
 from pneumoscope.explanation.stability import rank_correlation, ranked
-from pneumoscope.models.network import stages
+from pneumoscope.networks.network import stages
 from pneumoscope.predict import Classifier
 from pneumoscope.preparation import Pixels
 

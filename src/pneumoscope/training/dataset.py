@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pneumoscope.config import AugmentConfig
+from pneumoscope.networks.transforms import Augmentation, draw, normalise, prepare
 from pneumoscope.preparation import Pixels, Preparation, toned
 from pneumoscope.records import BACTERIAL, NORMAL, VIRAL, Sample
-from pneumoscope.transforms import Augmentation, draw, normalise, prepare
 
 _MARGIN = 0.03  # of the side, kept around the lungs
 _SEAM = 0.01  # of the side, standard deviation

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pneumoscope.data.cache import PixelCache
 from pneumoscope.files import atomic_path
-from pneumoscope.models.network import Network, answer
+from pneumoscope.networks.network import Network, answer
+from pneumoscope.networks.transforms import prepare
 from pneumoscope.preparation import Preparation
-from pneumoscope.transforms import prepare
 
 _BATCH = 32
 

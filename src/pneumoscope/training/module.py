@@ -17,7 +17,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ConfigError, TrainingError
-from pneumoscope.models.network import Network
+from pneumoscope.networks.network import Network
 
 _LEAST_LUNG = 0.03  # share of what the network sees
 

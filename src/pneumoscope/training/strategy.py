@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pneumoscope.config import Experiment
 from pneumoscope.data.cache import PixelCache, Progress
 from pneumoscope.errors import DataError
-from pneumoscope.models.network import Network, freeze, frozen_modules, stages
+from pneumoscope.networks.network import Network, freeze, frozen_modules, stages
 from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.records import Sample
 from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets

@@ -12,9 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from pneumoscope.models.network import Network, answer
+from pneumoscope.networks.network import Network, answer
+from pneumoscope.networks.transforms import standardise
 from pneumoscope.preparation import Preparation
-from pneumoscope.transforms import standardise
 
 _OPSET = 17
 

