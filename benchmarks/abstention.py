@@ -34,8 +34,8 @@ from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import write_json
 from pneumoscope.gate.reasons import LungMasks, by_pixels
 from pneumoscope.images import read_image
+from pneumoscope.images.preparation import Pixels, to_canvas, to_input
 from pneumoscope.predict import Classifier, expand
-from pneumoscope.preparation import Pixels, to_canvas, to_input
 
 RESULT = Path(__file__).parent / "results" / "abstention.json"
 DRAWN, BATCH = 64, 32

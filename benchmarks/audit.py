@@ -31,12 +31,12 @@ from pneumoscope.bundle import Bundle
 from pneumoscope.cohort import proportion
 from pneumoscope.data.sources import open_source
 from pneumoscope.files import out_folder, write_json
+from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.lungs import LungSegmenter
 from pneumoscope.networks.network import build_network
 from pneumoscope.networks.weights import load_weights
 from pneumoscope.phantom.synthetic import KINDS, render
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels, Preparation
 
 RESULT = Path(__file__).parent / "results" / "audit.json"
 NETWORK, SIDE = "tf_efficientnet_lite0", 112

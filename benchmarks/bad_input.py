@@ -164,8 +164,8 @@ def make_bundle(path: Path) -> Path:
     import torch
 
     from pneumoscope.bundle import save_bundle
+    from pneumoscope.images.preparation import Preparation
     from pneumoscope.networks.network import build_network, round_weights
-    from pneumoscope.preparation import Preparation
 
     torch.manual_seed(0)
     network, usual = build_network("custom-cnn", classes=2)

@@ -34,9 +34,9 @@ from pneumoscope.explanation.perturbation import BATCH, seen
 from pneumoscope.explanation.randomisation import randomisation
 from pneumoscope.explanation.stability import agreement, ranked
 from pneumoscope.images import read_image
+from pneumoscope.images.preparation import Pixels, to_canvas
 from pneumoscope.phantom.synthetic import render
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels, to_canvas
 from pneumoscope.records import PNEUMONIA, FloatArray, Heatmap
 
 _TRIES = 6  # images drawn for each that the bundle may call normal

@@ -23,8 +23,8 @@ from pneumoscope.data.cache import open_cache
 from pneumoscope.data.sources import open_source
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.gate.fitting import add_gate, drawn, least_side
+from pneumoscope.images.preparation import to_input
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import to_input
 from pneumoscope.provenance import ages
 from pneumoscope.runtime import open_runtime
 

@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from pneumoscope.config import AugmentConfig
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.sources import open_source
-from pneumoscope.preparation import Preparation
+from pneumoscope.images.preparation import Preparation
 from pneumoscope.training.dataset import Augmenter
 
 SIZE = 224

@@ -22,8 +22,8 @@ from pneumoscope.explanation.faithfulness import probability, validated
 from pneumoscope.explanation.perturbation import seen
 from pneumoscope.files import atomic_path
 from pneumoscope.images import read_image
+from pneumoscope.images.preparation import to_canvas
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import to_canvas
 from pneumoscope.records import NORMAL, PNEUMONIA, Sample
 
 SIDE = 224

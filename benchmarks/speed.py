@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from pneumoscope.images import read_image
+from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.networks.export import Deployed
 from pneumoscope.predict import Classifier, expand
-from pneumoscope.preparation import Pixels, to_input
 from pneumoscope.runtime import Runtime
 
 BATCH = 32

@@ -89,8 +89,8 @@ def make_bundle() -> Callable[..., Path]:
     import torch
 
     from pneumoscope.bundle import save_bundle
+    from pneumoscope.images.preparation import Preparation
     from pneumoscope.networks.network import build_network, round_weights
-    from pneumoscope.preparation import Preparation
 
     def make(
         folder: Path,

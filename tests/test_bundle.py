@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from pneumoscope.bundle import add_evidence, load_bundle, save_bundle
 from pneumoscope.errors import BundleError, StorageError
 from pneumoscope.files import sha256_bytes, sha256_file
+from pneumoscope.images.preparation import Preparation
 from pneumoscope.networks.network import Network, build_network, round_weights
-from pneumoscope.preparation import Preparation
 from pneumoscope.records import RESEARCH_ONLY
 
 Make = Callable[..., Path]

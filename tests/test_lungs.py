@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.errors import BundleError, ConfigError, DataError
+from pneumoscope.images.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.lungs import (
     LUNGS_BUNDLE,
     ZONES,
@@ -32,7 +33,6 @@ from pneumoscope.lungs import (
     zones,
 )
 from pneumoscope.phantom.synthetic import KINDS, SyntheticRadiograph, render
-from pneumoscope.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
 
 

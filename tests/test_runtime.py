@@ -12,8 +12,8 @@ import pytest
 
 from pneumoscope.bundle import load_bundle
 from pneumoscope.errors import BundleError, ConfigError
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.runtime import Engine, open_runtime
 
 Make = Callable[..., Path]

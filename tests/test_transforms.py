@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pneumoscope.config import AugmentConfig
+from pneumoscope.images.preparation import Preparation, to_canvas, to_input
 from pneumoscope.networks.transforms import Augmentation, draw, normalise, prepare
-from pneumoscope.preparation import Preparation, to_canvas, to_input
 from pneumoscope.training.dataset import Augmenter, ImageDataset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,8 +19,8 @@ from scipy.ndimage import binary_erosion
 from pneumoscope.errors import DataError
 from pneumoscope.files import atomic_path
 from pneumoscope.images import RASTER_SUFFIXES, read_image
+from pneumoscope.images.preparation import to_canvas
 from pneumoscope.lungs import LungSegmenter, why_not_found, zones
-from pneumoscope.preparation import to_canvas
 
 SIDE, COLUMNS = 224, 6
 OUTLINE, EDGE, MISSING = (255, 200, 0), (0, 150, 200), (255, 0, 0)

@@ -31,10 +31,10 @@ from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.sources import open_source
 from pneumoscope.data.split import divide
 from pneumoscope.files import atomic_path, write_bytes
+from pneumoscope.images.preparation import Preparation
 from pneumoscope.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network, build_network
 from pneumoscope.networks.transforms import draw, normalise
 from pneumoscope.networks.weights import load_weights
-from pneumoscope.preparation import Preparation
 from pneumoscope.training.allocator import keep_freed_memory
 
 VIEWS, SIZE, BATCH = 2, 128, 64

@@ -28,7 +28,7 @@ from safetensors.numpy import save as save_tensors
 from pneumoscope import __version__
 from pneumoscope.errors import BundleError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, plain, sha256_bytes, write_json
-from pneumoscope.preparation import Preparation
+from pneumoscope.images.preparation import Preparation
 from pneumoscope.records import RESEARCH_ONLY
 
 if TYPE_CHECKING:

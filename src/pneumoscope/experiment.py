@@ -32,11 +32,11 @@ from pneumoscope.errors import ConfigError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json, write_text
 from pneumoscope.gate.fitting import add_gate, drawn, least_side
+from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.lungs import LungSegmenter, crop_of, why_not_found
 from pneumoscope.networks.network import Network, build_network, require_size, round_weights
 from pneumoscope.networks.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.provenance import ages, environment, is_synthetic, limits, population, split_counts
 from pneumoscope.training.dataset import CLASSES, in_other_surroundings
 from pneumoscope.training.features import best_device, predict_logits

@@ -19,7 +19,7 @@ from scipy.ndimage import label
 
 from pneumoscope.errors import BundleError, ConfigError, DataError, storage_errors
 from pneumoscope.files import atomic_folder, sha256_bytes, write_json
-from pneumoscope.preparation import Pixels, Preparation, to_canvas
+from pneumoscope.images.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
 from pneumoscope.runtime import import_openvino, openvino_core
 

@@ -23,8 +23,8 @@ from pneumoscope.files import plain
 from pneumoscope.gate.reasons import LungMasks, Refusal, by_facts, by_modality, by_pixels
 from pneumoscope.gate.scores import CHECKS, read_gate
 from pneumoscope.images import RASTER_SUFFIXES, Radiograph, is_dicom, read_image
+from pneumoscope.images.preparation import Pixels, to_canvas, to_input
 from pneumoscope.lungs import crop_of
-from pneumoscope.preparation import Pixels, to_canvas, to_input
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
 from pneumoscope.runtime import Engine, open_runtime
 

@@ -26,8 +26,8 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError, DataError
 from pneumoscope.evaluation.comparison import compare
 from pneumoscope.gate.fitting import drawn, refit_gate
+from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.lungs import crop_of
-from pneumoscope.preparation import Pixels, to_input
 from pneumoscope.records import PNEUMONIA
 from pneumoscope.runtime import import_openvino, open_runtime
 

@@ -16,8 +16,8 @@ from typing import Any
 from pneumoscope.bundle import Bundle
 from pneumoscope.errors import ConfigError, ImageError
 from pneumoscope.files import atomic_path, plain
-from pneumoscope.header import read
 from pneumoscope.images import in_archive, is_dicom
+from pneumoscope.images.header import read
 from pneumoscope.journal import (
     Entry,
     Journal,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.bundle import Bundle
 from pneumoscope.errors import BundleError, ConfigError
-from pneumoscope.preparation import Pixels
+from pneumoscope.images.preparation import Pixels
 
 if TYPE_CHECKING:
     import openvino

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from pneumoscope.bundle import Bundle
 from pneumoscope.data.manifest import Manifest
+from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.networks.network import Network
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.records import NORMAL, PNEUMONIA, FloatArray, Sample
 
 SIDE, CELLS = 64, 16

@@ -21,7 +21,7 @@ from pneumoscope.data import cache
 from pneumoscope.data.cache import PixelCache, cache_root, open_cache
 from pneumoscope.errors import DataError, StorageError
 from pneumoscope.images import read_image
-from pneumoscope.preparation import to_canvas
+from pneumoscope.images.preparation import to_canvas
 from pneumoscope.records import Sample
 
 FORK = multiprocessing.get_context("fork")

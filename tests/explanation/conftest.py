@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pneumoscope.bundle import Bundle
+from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.networks.network import Network
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels, Preparation
 
 CARD = {
     "name": "constructed", "sha256": "0" * 64, "calibration": {"temperature": 1.0, "bias": 0.0},

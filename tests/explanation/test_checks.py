@@ -19,8 +19,8 @@ from pneumoscope.explanation.method import finish
 from pneumoscope.explanation.perturbation import FILLS, seen
 from pneumoscope.explanation.randomisation import randomisation, randomised
 from pneumoscope.explanation.stability import agreement, pooled, rank_correlation, with_stability
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import Heatmap
 from pneumoscope.runtime import Runtime
 

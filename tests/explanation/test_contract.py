@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from pneumoscope.explanation import METHODS, Options
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import VERDICTS, Heatmap
 from pneumoscope.runtime import Runtime
 

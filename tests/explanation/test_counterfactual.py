@@ -11,9 +11,9 @@ import pytest
 from pneumoscope.explanation.counterfactual import counterfactual
 from pneumoscope.explanation.perturbation import FILLS, seen
 from pneumoscope.explanation.zoned import Lungs, find_lungs, worths
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import ZONES
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.explain import explain_evaluation, explain_images, typical_and_wrong
 from pneumoscope.explanation.overlay import layer
 from pneumoscope.images import read_image
+from pneumoscope.images.preparation import Preparation
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Preparation
 from pneumoscope.records import NORMAL, PNEUMONIA, RESEARCH_ONLY
 
 

@@ -11,8 +11,8 @@ from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.faithfulness import infidelity, sensitivity, with_infidelity
 from pneumoscope.explanation.method import finish
 from pneumoscope.explanation.perturbation import log_odds, seen
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 
 
 def truth(coefficients: np.ndarray, image: Pixels) -> np.ndarray:

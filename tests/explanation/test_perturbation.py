@@ -17,9 +17,9 @@ from pneumoscope.explanation.occlusion import occlusion, spread, windows
 from pneumoscope.explanation.partition import owen, tree
 from pneumoscope.explanation.perturbation import BATCH, FILLS, Masks, answers, log_odds, remove
 from pneumoscope.explanation.surrogate import fit_lime, fit_shap, least_squares, lime, lime_masks, shap_masks
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.phantom.synthetic import render
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.runtime import Runtime
 
 RNG = np.random.default_rng

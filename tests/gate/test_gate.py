@@ -19,9 +19,9 @@ from pneumoscope.gate.fitting import Seen, add_gate, fit_density, fit_gate, limi
 from pneumoscope.gate.reasons import REASONS, Refusal, by_facts, by_pixels
 from pneumoscope.gate.scores import CHECKS, Gate, greys, read_gate, thumbnails
 from pneumoscope.images import Radiograph
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.phantom.synthetic import KINDS, render
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 
 
 def chests(count: int, seed: int, size: int = 64) -> Pixels:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumoscope.config import AugmentConfig
+from pneumoscope.images.preparation import Preparation
 from pneumoscope.networks.transforms import prepare
-from pneumoscope.preparation import Preparation
 from pneumoscope.records import NORMAL, PNEUMONIA, Sample
 from pneumoscope.training.dataset import (
     Augmenter,

@@ -12,9 +12,9 @@ import torch
 
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
+from pneumoscope.images.preparation import Preparation
 from pneumoscope.networks.network import Network, build_network
 from pneumoscope.networks.transforms import prepare
-from pneumoscope.preparation import Preparation
 from pneumoscope.training.features import encode, predict_logits
 
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.networks.network import Network
 from pneumoscope.networks.transforms import prepare
-from pneumoscope.preparation import Pixels, Preparation
 
 PRIOR = 16  # images that the original statistics count for
 MOST = 256  # images that show the statistics; more change nothing measurable

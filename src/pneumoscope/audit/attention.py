@@ -15,8 +15,8 @@ from pneumoscope.explanation import METHODS
 from pneumoscope.explanation.faithfulness import mean_of
 from pneumoscope.explanation.localisation import energy
 from pneumoscope.explanation.method import DEFAULTS, Options
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import Estimate, FloatArray
 
 Mask = NDArray[np.bool_]

@@ -22,9 +22,9 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects, 
 from scipy.spatial import ConvexHull, QhullError
 
 from pneumoscope.calibration import pneumonia_logit
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import lung_box, zones
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import FloatArray
 
 Floats = NDArray[np.float64]

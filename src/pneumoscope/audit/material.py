@@ -15,9 +15,9 @@ from pneumoscope.audit.verdict import MIN_PATIENTS
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.images import read_image
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import why_not_found
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import PNEUMONIA, FloatArray, Sample
 
 Masks = Callable[[Pixels], FloatArray]  # uint8 [n, S, S] to the probability of lung, float32 [n, S, S]

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.audit.verdict import MIN_PATIENTS
 from pneumoscope.data.checks.shortcuts import auroc_interval, out_of_fold
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import Estimate, Sample
 
 Floats = NDArray[np.float64]

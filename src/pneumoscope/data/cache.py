@@ -23,7 +23,7 @@ from filelock import FileLock
 from pneumoscope.errors import DataError, ImageError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, read_json, sha256_file, write_json
 from pneumoscope.images import in_archive, read_image
-from pneumoscope.preparation import Crop, Pixels, to_canvas
+from pneumoscope.images.preparation import Crop, Pixels, to_canvas
 from pneumoscope.records import Sample
 
 _VERSION = 2  # part of the key: raise it when reading or resizing changes

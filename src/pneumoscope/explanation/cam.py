@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from pneumoscope.errors import ConfigError
 from pneumoscope.explanation.gradcam import ENCODER
 from pneumoscope.explanation.method import DEFAULTS, Options, finish
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.network import Network
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import FloatArray, Heatmap
 from pneumoscope.training.module import pneumonia_score
 

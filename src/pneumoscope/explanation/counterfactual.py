@@ -18,8 +18,8 @@ from pneumoscope.calibration import pneumonia_logit, probabilities
 from pneumoscope.explanation.faithfulness import MOST_KEPT
 from pneumoscope.explanation.perturbation import FILLS, Floats, remove
 from pneumoscope.explanation.zoned import Lungs
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 
 _LUNGS = {"right lung": ("right",), "left lung": ("left",), "both lungs": ("right", "left")}
 

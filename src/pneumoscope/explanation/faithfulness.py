@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from pneumoscope.cohort import resampled_weights
 from pneumoscope.explanation.method import Method, Options
 from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, log_odds, seen
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import Estimate, FloatArray, Heatmap
 
 Score = Callable[[Pixels], Floats]  # scores [n], 0 where nothing is found, from uint8 [n, S, S]

@@ -13,8 +13,8 @@ from PIL import Image
 from scipy.special import softmax
 
 from pneumoscope.explanation.method import DEFAULTS, Options, finish
+from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels, to_input
 from pneumoscope.records import FloatArray, Heatmap
 
 ENCODER = "encoder"

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
 from pneumoscope.explanation.perturbation import FILLS, seen
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.network import answer
 from pneumoscope.networks.transforms import normalise
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import Heatmap
 from pneumoscope.training.module import pneumonia_score
 

@@ -11,8 +11,8 @@ import numpy as np
 from pneumoscope.errors import ConfigError
 from pneumoscope.explanation.perturbation import FILLS
 from pneumoscope.explanation.segments import SEGMENTS
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import FloatArray, Heatmap
 
 TARGET = "log-odds of pneumonia, not calibrated"

@@ -8,8 +8,8 @@ import numpy as np
 
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
 from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, log_odds, seen
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import Heatmap
 
 _WINDOWS = 225

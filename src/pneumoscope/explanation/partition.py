@@ -18,8 +18,8 @@ from scipy.ndimage import center_of_mass
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
 from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, Masks, answers, seen
 from pneumoscope.explanation.segments import Labels, cut
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import Heatmap
 
 _SAMPLES = 300

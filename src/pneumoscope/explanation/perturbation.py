@@ -18,8 +18,8 @@ from scipy.ndimage import gaussian_filter
 
 from pneumoscope.calibration import pneumonia_logit
 from pneumoscope.explanation.segments import Labels
+from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels, to_input
 
 Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]

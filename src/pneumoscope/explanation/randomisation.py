@@ -15,9 +15,9 @@ import torch
 from pneumoscope.bundle import Bundle
 from pneumoscope.explanation.method import Method, Options
 from pneumoscope.explanation.stability import rank_correlation, ranked
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.network import stages
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 
 
 @dataclass(frozen=True, slots=True)

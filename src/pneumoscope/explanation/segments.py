@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ConfigError
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import LungSegmenter, why_not_found, zones
-from pneumoscope.preparation import Pixels
 
 Labels = NDArray[np.int32]
 MOST = 50  # more parts need more answers than a reader waits for

@@ -28,9 +28,9 @@ from pneumoscope.data.scan import scan
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images import read_image
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import FloatArray, Sample
 
 NEIGHBOURS = 6

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from pneumoscope.explanation.method import Method, Options
 from pneumoscope.explanation.perturbation import Floats
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import FloatArray, Heatmap
 
 LEAST_RHO = 0.8

@@ -17,8 +17,8 @@ from pneumoscope.errors import ConfigError
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
 from pneumoscope.explanation.perturbation import FILLS, Floats, Masks, answers, seen
 from pneumoscope.explanation.segments import Labels, cut
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import Heatmap
 
 SAMPLES = 300

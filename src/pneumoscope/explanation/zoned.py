@@ -16,9 +16,9 @@ from pneumoscope.errors import BundleError, ConfigError
 from pneumoscope.explanation.perturbation import FILLS, answers
 from pneumoscope.explanation.segments import Labels
 from pneumoscope.explanation.surrogate import LEAST_R2, Surrogate, fit_lime, fit_shap, shap_masks
+from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.lungs import ZONES, LungSegmenter, why_not_found, zones
 from pneumoscope.predict import Classifier
-from pneumoscope.preparation import Pixels, to_input
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pneumoscope.cohort import Floats
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.gate.scores import Density, Gate, directions, greys, layouts, raw_scores, thumbnails
 from pneumoscope.images import read_image
-from pneumoscope.preparation import Pixels, to_input
+from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.records import FloatArray
 from pneumoscope.runtime import open_runtime
 

@@ -16,8 +16,8 @@ from pneumoscope.cohort import Floats
 from pneumoscope.errors import ConfigError
 from pneumoscope.gate.scores import CHECKS, Gate, greys
 from pneumoscope.images import PLAIN, Radiograph
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import LungSegmenter, why_not_found
-from pneumoscope.preparation import Pixels
 from pneumoscope.records import FloatArray
 
 REASONS: Mapping[str, str] = {

@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_tensors
 
 from pneumoscope.cohort import Floats
 from pneumoscope.errors import BundleError
-from pneumoscope.preparation import Pixels
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.records import FloatArray
 
 CHECKS = ("exposure", "turned", "unlike")

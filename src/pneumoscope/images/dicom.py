@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope import lossless
 from pneumoscope.errors import ImageError
+from pneumoscope.images import lossless
 from pneumoscope.images.decoded import BOMB, MAX_PIXELS, Radiograph, check_size, image_errors
 from pneumoscope.images.raster import RASTER_SUFFIXES
 from pneumoscope.records import FloatArray

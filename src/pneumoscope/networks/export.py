@@ -12,9 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from pneumoscope.images.preparation import Preparation
 from pneumoscope.networks.network import Network, answer
 from pneumoscope.networks.transforms import standardise
-from pneumoscope.preparation import Preparation
 
 _OPSET = 17
 

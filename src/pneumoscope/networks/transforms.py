@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from pneumoscope.config import AugmentConfig
-from pneumoscope.preparation import Preparation, to_input
+from pneumoscope.images.preparation import Preparation, to_input
 
 
 def prepare(canvases: Tensor, preparation: Preparation) -> Tensor:

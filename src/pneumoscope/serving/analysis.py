@@ -17,7 +17,7 @@ from PIL import Image
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.images import Radiograph, read_header
-from pneumoscope.preparation import image_box
+from pneumoscope.images.preparation import image_box
 from pneumoscope.records import PNEUMONIA, FloatArray, Prediction
 from pneumoscope.serving.config import BundleChoice
 from pneumoscope.serving.finding import Encoded, Finding

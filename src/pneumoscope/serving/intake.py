@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from pneumoscope.errors import StorageError, storage_errors
 from pneumoscope.files import sync_folder
-from pneumoscope.header import Header, read
+from pneumoscope.images.header import Header, read
 from pneumoscope.serving.config import Analyse
 from pneumoscope.serving.content import digest as digest_of
 from pneumoscope.serving.content import same_pixels

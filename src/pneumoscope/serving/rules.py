@@ -8,7 +8,7 @@ from typing import Any
 
 from pydicom import uid
 
-from pneumoscope.header import Header
+from pneumoscope.images.header import Header
 from pneumoscope.serving.config import Analyse
 from pneumoscope.serving.tables import HIGH, ROUTINE, URGENT
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pneumoscope.config import AugmentConfig
+from pneumoscope.images.preparation import Pixels, Preparation, toned
 from pneumoscope.networks.transforms import Augmentation, draw, normalise, prepare
-from pneumoscope.preparation import Pixels, Preparation, toned
 from pneumoscope.records import BACTERIAL, NORMAL, VIRAL, Sample
 
 _MARGIN = 0.03  # of the side, kept around the lungs

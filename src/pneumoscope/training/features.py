@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pneumoscope.data.cache import PixelCache
 from pneumoscope.files import atomic_path
+from pneumoscope.images.preparation import Preparation
 from pneumoscope.networks.network import Network, answer
 from pneumoscope.networks.transforms import prepare
-from pneumoscope.preparation import Preparation
 
 _BATCH = 32
 

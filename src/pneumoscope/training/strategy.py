@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pneumoscope.config import Experiment
 from pneumoscope.data.cache import PixelCache, Progress
 from pneumoscope.errors import DataError
+from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.networks.network import Network, freeze, frozen_modules, stages
-from pneumoscope.preparation import Pixels, Preparation
 from pneumoscope.records import Sample
 from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets
 from pneumoscope.training.features import best_device, encode

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from pneumoscope.errors import ImageError, StorageError, storage_errors
 from pneumoscope.files import out_folder
-from pneumoscope.header import Header, read
+from pneumoscope.images.header import Header, read
 from pneumoscope.serving.config import SHORTEST_TOKEN, Gateway, Stow
 from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
