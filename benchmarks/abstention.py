@@ -25,7 +25,7 @@ import skimage
 from PIL import Image, ImageDraw, ImageFont
 from quality.corruptions import CORRUPTIONS, corrupt
 
-from pneumoscope.bundle import load_bundle
+from pneumoscope.bundle.files import load_bundle
 from pneumoscope.cohort import cohort, proportion
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.sources import open_source

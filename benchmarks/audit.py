@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from pneumoscope.audit.card import audit
 from pneumoscope.audit.probes import embeddings
 from pneumoscope.audit.verdict import RED
-from pneumoscope.bundle import Bundle
+from pneumoscope.bundle.files import Bundle
 from pneumoscope.cohort import proportion
 from pneumoscope.data.sources import open_source
 from pneumoscope.files import out_folder, write_json

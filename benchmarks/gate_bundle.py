@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.bundle import Bundle, add_evidence, load_bundle
+from pneumoscope.bundle.files import Bundle, add_evidence, load_bundle
+from pneumoscope.bundle.runtime import open_runtime
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.sources import open_source
 from pneumoscope.evaluation.evaluate import evaluate
@@ -26,7 +27,6 @@ from pneumoscope.gate.fitting import add_gate, drawn, least_side
 from pneumoscope.images.preparation import to_input
 from pneumoscope.predict import Classifier
 from pneumoscope.provenance import ages
-from pneumoscope.runtime import open_runtime
 
 ON_LOGITS = ("shortcut_card", "against_original")
 MEASURED = {"validation": "val", "held_out": "test"}

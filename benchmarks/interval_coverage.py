@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from pneumoscope.calibration import operating_points
+from pneumoscope.bundle.calibration import operating_points
 from pneumoscope.cohort import cohort, proportion
 from pneumoscope.evaluation.auc import auroc_unpaired, delong, obuchowski, obuchowski_paired
 from pneumoscope.evaluation.benefit import decision_curve

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.calibration import probabilities
+from pneumoscope.bundle.calibration import probabilities
 from pneumoscope.cohort import cohort, proportion
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source

@@ -25,11 +25,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
+from pneumoscope.bundle.runtime import Runtime
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.networks.export import Deployed
 from pneumoscope.predict import Classifier, expand
-from pneumoscope.runtime import Runtime
 
 BATCH = 32
 ROUNDS = 5

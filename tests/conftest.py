@@ -88,7 +88,7 @@ def make_bundle() -> Callable[..., Path]:
     """Write an untrained bundle with lively batch-norm statistics: `make_bundle(folder, network, classes, size)`."""
     import torch
 
-    from pneumoscope.bundle import save_bundle
+    from pneumoscope.bundle.files import save_bundle
     from pneumoscope.images.preparation import Preparation
     from pneumoscope.networks.network import build_network, round_weights
 

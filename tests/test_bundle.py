@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pneumoscope.bundle import add_evidence, load_bundle, save_bundle
+from pneumoscope.bundle.files import add_evidence, load_bundle, save_bundle
 from pneumoscope.errors import BundleError, StorageError
 from pneumoscope.files import sha256_bytes, sha256_file
 from pneumoscope.images.preparation import Preparation
@@ -278,7 +278,7 @@ def test_a_card_of_another_make_is_a_clear_error(bundle: Path, change: dict[str,
     card["preparation"] |= change
     if change.get("canvas", 0) is None:
         del card["preparation"]["canvas"]
-    from pneumoscope import bundle as module
+    from pneumoscope.bundle import files as module
 
     card["sha256"] = module._identity(card)
     (bundle / "card.json").write_text(json.dumps(module._sealed(card)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from sklearn.metrics import roc_curve
 
-from pneumoscope.calibration import (
+from pneumoscope.bundle.calibration import (
     at_prevalence,
     estimate_prevalence,
     fit_calibration,

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumoscope.bundle import load_bundle
+from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.quantise import quantise
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import ConfigError, DataError
 from pneumoscope.predict import Classifier
-from pneumoscope.quantise import quantise
 
 
 @pytest.fixture(scope="module")

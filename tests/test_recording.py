@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tests.serving.radiographs import radiograph
 
-from pneumoscope.bundle import load_bundle
+from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import DataError
 from pneumoscope.journal import Journal, default_key
 from pneumoscope.predict import Classifier

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumoscope.bundle import load_bundle
+from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.runtime import Engine, open_runtime
 from pneumoscope.errors import BundleError, ConfigError
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.runtime import Engine, open_runtime
 
 Make = Callable[..., Path]
 

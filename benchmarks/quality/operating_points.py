@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from shift import Images, images_of
 from study import SEVERITIES, logits
 
-from pneumoscope.calibration import at_prevalence, calibrate, estimate_prevalence, probabilities
+from pneumoscope.bundle.calibration import at_prevalence, calibrate, estimate_prevalence, probabilities
 from pneumoscope.config import load_experiment
 from pneumoscope.data.sources import open_source
 from pneumoscope.files import out_folder, read_json, write_json

@@ -20,7 +20,7 @@ import numpy as np
 from corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from numpy.typing import NDArray
 
-from pneumoscope.calibration import probabilities
+from pneumoscope.bundle.calibration import probabilities
 from pneumoscope.cohort import proportion
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.manifest import Manifest

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from shift import BATCH, Images, images_of
 
-from pneumoscope.calibration import probabilities
+from pneumoscope.bundle.calibration import probabilities
 from pneumoscope.config import DataConfig, Experiment, load_experiment, resolve_files
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source

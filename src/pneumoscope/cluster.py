@@ -22,10 +22,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pneumoscope import errors
+from pneumoscope.bundle.runtime import Engine
 from pneumoscope.errors import ConfigError, PneumoscopeError, StorageError, storage_errors
 from pneumoscope.files import atomic_path
 from pneumoscope.predict import Classifier, as_line
-from pneumoscope.runtime import Engine
 
 _STORE = 200 << 20  # bytes
 _PATIENCE = 10  # seconds for Ray to leave

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import label
 
+from pneumoscope.bundle.runtime import import_openvino, openvino_core
 from pneumoscope.errors import BundleError, ConfigError, DataError, storage_errors
 from pneumoscope.files import atomic_folder, sha256_bytes, write_json
 from pneumoscope.images.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
-from pneumoscope.runtime import import_openvino, openvino_core
 
 LUNGS_BUNDLE = Path(__file__).parent / "bundles" / "lungs"
 ZONES = (

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.bundle import Bundle, load_bundle
-from pneumoscope.calibration import pneumonia_logit, probabilities
+from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
+from pneumoscope.bundle.files import Bundle, load_bundle
+from pneumoscope.bundle.runtime import Engine, open_runtime
 from pneumoscope.errors import BundleError, DataError, ImageError
 from pneumoscope.files import plain
 from pneumoscope.gate.reasons import LungMasks, Refusal, by_facts, by_modality, by_pixels
@@ -26,7 +27,6 @@ from pneumoscope.images import RASTER_SUFFIXES, Radiograph, is_dicom, read_image
 from pneumoscope.images.preparation import Pixels, to_canvas, to_input
 from pneumoscope.lungs import crop_of
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
-from pneumoscope.runtime import Engine, open_runtime
 
 _FLAT = 0.01  # standard deviation of grey (0..1) under which an image shows nothing
 

@@ -16,8 +16,8 @@ from pneumoscope.adaptation.fitting import calibration_near, head_near
 from pneumoscope.adaptation.material import Material, head_logits, read_material
 from pneumoscope.adaptation.methods import METHODS, Site
 from pneumoscope.adaptation.normalisation import renormalised
-from pneumoscope.bundle import load_bundle
-from pneumoscope.calibration import fit_calibration, probabilities
+from pneumoscope.bundle.calibration import fit_calibration, probabilities
+from pneumoscope.bundle.files import load_bundle
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import ConfigError

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope import __version__
-from pneumoscope.bundle import load_bundle
+from pneumoscope.bundle.files import load_bundle
 from pneumoscope.cli import main
 from pneumoscope.config import load_experiment
 from pneumoscope.data.sources import open_source

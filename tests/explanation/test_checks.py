@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from pneumoscope.bundle.runtime import Runtime
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation import faithfulness as faithful
 from pneumoscope.explanation.localisation import box_mask, energy, iou, pointing_game, usual_location
@@ -22,7 +23,6 @@ from pneumoscope.explanation.stability import agreement, pooled, rank_correlatio
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Heatmap
-from pneumoscope.runtime import Runtime
 
 RNG = np.random.default_rng
 

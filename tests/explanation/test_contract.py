@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from pneumoscope.bundle.runtime import Runtime
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
 from pneumoscope.records import VERDICTS, Heatmap
-from pneumoscope.runtime import Runtime
 
 CAMS = ("gradcam", "gradcam++", "hirescam", "layercam")
 SEEDED = ("lime", "shap")

@@ -9,6 +9,7 @@ from math import factorial
 import numpy as np
 import pytest
 
+from pneumoscope.bundle.runtime import Runtime
 from pneumoscope.errors import ConfigError
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation import segments as cutting
@@ -20,7 +21,6 @@ from pneumoscope.explanation.surrogate import fit_lime, fit_shap, least_squares,
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.phantom.synthetic import render
 from pneumoscope.predict import Classifier
-from pneumoscope.runtime import Runtime
 
 RNG = np.random.default_rng
 

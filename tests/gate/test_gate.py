@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumoscope.bundle import GATE, load_bundle
+from pneumoscope.bundle.files import GATE, load_bundle
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.gate.fitting import Seen, add_gate, fit_density, fit_gate, limits
@@ -234,7 +234,7 @@ def test_a_gate_changes_the_identity_and_leaves_the_rest(make_bundle, tmp_path: 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_both_engines_read_the_same_features(make_bundle, tmp_path: Path, engine: str) -> None:  # type: ignore[no-untyped-def]
-    from pneumoscope.runtime import open_runtime
+    from pneumoscope.bundle.runtime import open_runtime
 
     bundle = load_bundle(make_bundle(tmp_path / "b", mirror=True))
     pixels = chests(5, 10, 32)

@@ -31,7 +31,7 @@ from tests.serving.orthanc import free_ports
 from tests.serving.postgres import Postgres
 from tests.serving.radiographs import SHA, radiograph
 
-from pneumoscope.bundle import load_bundle
+from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import BundleError, ConfigError, ImageUnavailableError, StorageError
 from pneumoscope.images.header import read
 from pneumoscope.journal import Journal

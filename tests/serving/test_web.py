@@ -28,7 +28,7 @@ from tests.serving.radiographs import heat
 from tests.serving.test_gateway import chest, gateway
 from typer.testing import CliRunner
 
-from pneumoscope.bundle import load_bundle
+from pneumoscope.bundle.files import load_bundle
 from pneumoscope.cli.app import app as cli
 from pneumoscope.errors import ConfigError
 from pneumoscope.journal import Journal, Label

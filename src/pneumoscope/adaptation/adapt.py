@@ -25,8 +25,8 @@ from pneumoscope.adaptation.evidence import (
 )
 from pneumoscope.adaptation.material import Material, read_material
 from pneumoscope.adaptation.methods import METHODS, Change, Site
-from pneumoscope.bundle import WEIGHTS, Bundle, load_bundle, save_bundle, write_bundle
-from pneumoscope.calibration import points_at
+from pneumoscope.bundle.calibration import points_at
+from pneumoscope.bundle.files import WEIGHTS, Bundle, load_bundle, save_bundle, write_bundle
 from pneumoscope.cohort import Bools, Floats
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import special
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pneumoscope.calibration import pneumonia_logit
+from pneumoscope.bundle.calibration import pneumonia_logit
 from pneumoscope.cohort import Bools, Floats
 
 SPREAD_BIAS = 2.0  # prior standard deviation of a change of bias, in log-odds

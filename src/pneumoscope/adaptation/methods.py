@@ -13,8 +13,8 @@ import torch
 from pneumoscope.adaptation.fitting import INNER, HeadChange, calibration_near, head_near
 from pneumoscope.adaptation.material import Material, head_features, head_logits, linear_of
 from pneumoscope.adaptation.normalisation import LEAST, has_batch_norm, renormalised
-from pneumoscope.bundle import Bundle
-from pneumoscope.calibration import estimate_prevalence, operating_points, pneumonia_logit, probabilities
+from pneumoscope.bundle.calibration import estimate_prevalence, operating_points, pneumonia_logit, probabilities
+from pneumoscope.bundle.files import Bundle
 from pneumoscope.cohort import Floats
 from pneumoscope.networks.network import Network, round_weights
 

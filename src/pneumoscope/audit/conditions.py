@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects, label, median_filter
 from scipy.spatial import ConvexHull, QhullError
 
-from pneumoscope.calibration import pneumonia_logit
+from pneumoscope.bundle.calibration import pneumonia_logit
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import lung_box, zones
 from pneumoscope.predict import Classifier

@@ -13,7 +13,7 @@ from pneumoscope.audit import verdict
 from pneumoscope.audit.conditions import ADDED, REMOVED, logits, noise_fill, outline, untouched
 from pneumoscope.audit.material import Material
 from pneumoscope.audit.probes import told
-from pneumoscope.calibration import pneumonia_logit, probabilities
+from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
 from pneumoscope.cohort import cohort, proportion
 from pneumoscope.evaluation.auc import PairedAuroc, paired_auroc, ranking, weighted_areas
 from pneumoscope.evaluation.bootstrap import interval, replicate

@@ -81,7 +81,7 @@ def predict(
         if journal is not None:
             raise ConfigError("Ray's workers write no journal", remedy="leave --engine ray out")
         from pneumoscope.archive import score_archive
-        from pneumoscope.bundle import load_bundle
+        from pneumoscope.bundle.files import load_bundle
 
         with progress("predicting") as update:
             failed = score_archive(
@@ -99,7 +99,7 @@ def predict(
         if failed:
             say(f"{failed} of {len(files)} images could not be read; their lines say why")
     else:
-        from pneumoscope.runtime import ENGINES
+        from pneumoscope.bundle.runtime import ENGINES
 
         if engine not in ENGINES:
             raise ConfigError(f"no engine is called {engine!r}", remedy=f"use one of {', '.join(ENGINES)}, ray")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from pneumoscope.calibration import pneumonia_logit, probabilities
+from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
 from pneumoscope.explanation.faithfulness import MOST_KEPT
 from pneumoscope.explanation.perturbation import FILLS, Floats, remove
 from pneumoscope.explanation.zoned import Lungs

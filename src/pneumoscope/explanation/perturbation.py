@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pneumoscope.calibration import pneumonia_logit
+from pneumoscope.bundle.calibration import pneumonia_logit
 from pneumoscope.explanation.segments import Labels
 from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.predict import Classifier

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pneumoscope.bundle import GATE, WEIGHTS, Bundle, write_bundle
+from pneumoscope.bundle.files import GATE, WEIGHTS, Bundle, write_bundle
+from pneumoscope.bundle.runtime import open_runtime
 from pneumoscope.cohort import Floats
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.gate.scores import Density, Gate, directions, greys, layouts, raw_scores, thumbnails
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.records import FloatArray
-from pneumoscope.runtime import open_runtime
 
 RATE = 0.01  # of held-out images, at most, that a gate refuses
 LEAST = 2  # images, of those learned from and of those held out

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from pydicom.uid import ImplicitVRLittleEndian
 
-from pneumoscope.bundle import load_bundle
+from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import ConfigError, PneumoscopeError
 from pneumoscope.files import private_folder
 from pneumoscope.journal import Journal

@@ -50,7 +50,7 @@ def signed(config: Gateway, name: str) -> str:
 
 def open_intake(config: Gateway, store: Store) -> Intake:
     """Return the intake of a configuration; raises `BundleError` where the bundle is damaged."""
-    from pneumoscope.bundle import load_bundle
+    from pneumoscope.bundle.files import load_bundle
     from pneumoscope.serving.intake import Intake
     from pneumoscope.serving.rules import ages_of
 

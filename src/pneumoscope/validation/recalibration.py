@@ -10,7 +10,7 @@ from scipy import special
 from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pneumoscope.calibration import at_prevalence, estimate_prevalence
+from pneumoscope.bundle.calibration import at_prevalence, estimate_prevalence
 from pneumoscope.cohort import Bools, Floats, Ints, cohort
 from pneumoscope.evaluation.bootstrap import interval, p_value, replicate
 from pneumoscope.evaluation.metrics import evaluate_predictions

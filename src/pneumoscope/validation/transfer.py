@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.calibration import TARGET, operating_points, threshold_reaching
+from pneumoscope.bundle.calibration import TARGET, operating_points, threshold_reaching
 from pneumoscope.cohort import Bools, Floats, Ints, cohort, proportion
 from pneumoscope.evaluation.auc import auroc_estimate
 from pneumoscope.evaluation.metrics import evaluate_predictions

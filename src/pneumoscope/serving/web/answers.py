@@ -8,7 +8,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from pneumoscope.bundle import Bundle
+from pneumoscope.bundle.files import Bundle
 from pneumoscope.records import PNEUMONIA, Prediction
 from pneumoscope.report.html import figure, percent
 from pneumoscope.serving.accounts import ADMIN, Person

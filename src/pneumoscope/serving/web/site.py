@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pneumoscope import __version__
-from pneumoscope.bundle import Bundle, load_bundle
+from pneumoscope.bundle.files import Bundle, load_bundle
 from pneumoscope.journal import Journal, Pseudonyms, default_key
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.accounts import ADMIN, READER, form_secret

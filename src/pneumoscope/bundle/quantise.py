@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.bundle import WEIGHTS, Bundle, add_evidence, load_bundle, write_bundle
-from pneumoscope.calibration import calibration_sections, fit_to, points_at, probabilities
+from pneumoscope.bundle.calibration import calibration_sections, fit_to, points_at, probabilities
+from pneumoscope.bundle.files import WEIGHTS, Bundle, add_evidence, load_bundle, write_bundle
+from pneumoscope.bundle.runtime import import_openvino, open_runtime
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError, DataError
@@ -29,7 +30,6 @@ from pneumoscope.gate.fitting import drawn, refit_gate
 from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.lungs import crop_of
 from pneumoscope.records import PNEUMONIA
-from pneumoscope.runtime import import_openvino, open_runtime
 
 _BATCH = 32
 _SAMPLE = 300  # images that show the range of each activation; more change nothing measurable
