@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pneumoscope.archive import score_archive, shard_file
+from pneumoscope.archive.scoring import score_archive, shard_file
 from pneumoscope.bundle.files import Bundle, load_bundle
 from pneumoscope.errors import BundleError, ConfigError, StorageError
 from pneumoscope.predict import Classifier, as_line
@@ -106,7 +106,7 @@ def test_what_is_done_is_not_done_again(bundle: Bundle, files: list[str], tmp_pa
 
 def unfinished(bundle: Bundle, files: list[str], out: Path) -> None:
     """Leave what a run leaves that was stopped before its first shard."""
-    from pneumoscope import archive
+    from pneumoscope.archive import scoring as archive
 
     archive._claim(out.with_name(f"{out.name}.shards"), files, bundle, None, 4, True)
 
@@ -145,7 +145,7 @@ def test_a_killed_driver_takes_its_workers_along_and_its_work_goes_on(
     many = (files * 60)[:600]
     out = tmp_path / "lines.jsonl"
     with (
-        killed_in_the_middle(out, lambda: processes(b"pneumoscope.cluster import drive")),
+        killed_in_the_middle(out, lambda: processes(b"pneumoscope.archive.cluster import drive")),
         pytest.raises(StorageError, match=r"Ray ended \(exit code -9\) after \d+ of 60 shards; start the same command"),
     ):
         score_archive(many, out, bundle, shard_size=10, workers=2)

@@ -80,7 +80,7 @@ def predict(
             raise ConfigError("Ray's workers share the cores", remedy="give --workers in place of --threads")
         if journal is not None:
             raise ConfigError("Ray's workers write no journal", remedy="leave --engine ray out")
-        from pneumoscope.archive import score_archive
+        from pneumoscope.archive.scoring import score_archive
         from pneumoscope.bundle.files import load_bundle
 
         with progress("predicting") as update:

@@ -72,7 +72,7 @@ def computed(
         raise ConfigError("Ray is not installed", remedy='pip install "pneumoscope[ray]"')
     job = {"shards": shards, "scoring": asdict(scoring), "workers": workers, "address": address}
     driver = subprocess.Popen(
-        [sys.executable, "-c", "from pneumoscope.cluster import drive; drive()"],
+        [sys.executable, "-c", "from pneumoscope.archive.cluster import drive; drive()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
