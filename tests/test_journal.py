@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pneumoscope.errors import DataError
-from pneumoscope.journal import (
+from pneumoscope.journal.journal import (
     Entry,
     Journal,
     Label,

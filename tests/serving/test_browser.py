@@ -22,7 +22,7 @@ from tests.serving.test_gateway import chest
 from tests.serving.test_serve import until
 from tests.serving.test_web import PASSWORD, Place, answer, bring, opened, with_users
 
-from pneumoscope.journal import Journal
+from pneumoscope.journal.journal import Journal
 from pneumoscope.records import NORMAL
 from pneumoscope.serving.store import now
 from pneumoscope.serving.tables import DEAD, QUARANTINED, WAITING, Delivery, Feedback, Job, Object

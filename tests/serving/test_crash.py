@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from tests.serving.crashing import take, work
 from tests.serving.test_gateway import chest, gateway, sink
 
-from pneumoscope.journal import Journal
+from pneumoscope.journal.journal import Journal
 from pneumoscope.serving.store import open_store
 from pneumoscope.serving.tables import DONE, SENT, Delivery, Image, Job, Result
 

@@ -34,7 +34,7 @@ from tests.serving.radiographs import SHA, radiograph
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import BundleError, ConfigError, ImageUnavailableError, StorageError
 from pneumoscope.images.header import read
-from pneumoscope.journal import Journal
+from pneumoscope.journal.journal import Journal
 from pneumoscope.serving import intake, jobs, outbox, send
 from pneumoscope.serving.analysis import open_analysis
 from pneumoscope.serving.config import Gateway

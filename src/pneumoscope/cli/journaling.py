@@ -25,8 +25,8 @@ def export(
     labels: Annotated[bool, typer.Option("--labels", help="What was found out later, not the answers.")] = False,
 ) -> None:
     """Write the answers of a journal to a table, one row each."""
-    from pneumoscope.journal import Journal
-    from pneumoscope.recording import write_table
+    from pneumoscope.journal.journal import Journal
+    from pneumoscope.journal.recording import write_table
 
     _there(journal)
     first, last = (None if day is None else day.replace(tzinfo=UTC) for day in (since, until))
@@ -57,7 +57,7 @@ def erase(
         _erase_from_gateway(config, issuer, committed)
         return
     assert journal is not None
-    from pneumoscope.journal import Journal, Pseudonyms, archives, default_key
+    from pneumoscope.journal.journal import Journal, Pseudonyms, archives, default_key
 
     _there(journal)
     _there(default_key(journal))

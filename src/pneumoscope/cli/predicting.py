@@ -16,8 +16,8 @@ from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
 if TYPE_CHECKING:
     from pneumoscope.evaluation.ledger import Look
     from pneumoscope.explanation.similar import Gallery
+    from pneumoscope.journal.recording import Recorder
     from pneumoscope.predict import Classifier
-    from pneumoscope.recording import Recorder
 
 Paths = Annotated[list[str], typer.Argument(help="Image files, folders or quoted globs.", show_default=False)]
 Point = Annotated[
@@ -121,7 +121,7 @@ def _summary(count: int, refused: int, failed: int) -> str:
 def _recorder(classifier: Classifier, journal: Path | None) -> Recorder | None:
     if journal is None:
         return None
-    from pneumoscope.recording import Recorder
+    from pneumoscope.journal.recording import Recorder
 
     return Recorder(journal, classifier.bundle, classifier.operating_point)
 

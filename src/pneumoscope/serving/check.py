@@ -13,7 +13,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import ConfigError, PneumoscopeError
 from pneumoscope.files import private_folder
-from pneumoscope.journal import Journal
+from pneumoscope.journal.journal import Journal
 from pneumoscope.serving.association import VERIFICATION, associate
 from pneumoscope.serving.config import SHORTEST_TOKEN, Gateway, Oidc
 from pneumoscope.serving.http import open_client

@@ -24,7 +24,7 @@ from sqlalchemy import ColumnElement, Select, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from pneumoscope.errors import PneumoscopeError, StorageError
-from pneumoscope.journal import Journal
+from pneumoscope.journal.journal import Journal
 from pneumoscope.serving import audit
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.erasure import erase_file, erase_images, in_work, owed

@@ -18,7 +18,7 @@ from pneumoscope.errors import ConfigError, ImageError
 from pneumoscope.files import atomic_path, plain
 from pneumoscope.images import in_archive, is_dicom
 from pneumoscope.images.header import read
-from pneumoscope.journal import (
+from pneumoscope.journal.journal import (
     Entry,
     Journal,
     Label,
