@@ -26,7 +26,7 @@ from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.gate.fitting import add_gate, drawn, least_side
 from pneumoscope.images.preparation import to_input
 from pneumoscope.predict import Classifier
-from pneumoscope.provenance import ages
+from pneumoscope.training.provenance import ages
 
 ON_LOGITS = ("shortcut_card", "against_original")
 MEASURED = {"validation": "val", "held_out": "test"}

@@ -17,9 +17,9 @@ from pneumoscope.config import load_experiment
 from pneumoscope.data.sources import open_source
 from pneumoscope.demo import evaluate_run
 from pneumoscope.evaluation.pairs import compare_folders
-from pneumoscope.experiment import Console, run_experiment
 from pneumoscope.files import read_json
 from pneumoscope.report import run_report
+from pneumoscope.training.experiment import Console, run_experiment
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = ("custom-cnn", "vgg16-frozen", "lite0-frozen", "lite0-finetuned")

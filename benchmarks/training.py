@@ -27,8 +27,8 @@ from torchvision.transforms import v2
 from pneumoscope.config import DataConfig, load_experiment
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
-from pneumoscope.experiment import run_experiment
 from pneumoscope.records import NORMAL, PNEUMONIA
+from pneumoscope.training.experiment import run_experiment
 
 CONFIG = Path(__file__).parents[1] / "configs" / "lite0-finetuned.toml"
 SIZE, BATCH = 224, 32

@@ -76,7 +76,7 @@ def trained(
     chest_manifest: Manifest, small_experiment: Callable[..., Experiment], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The run folder of a custom CNN trained for three epochs on `chests`; read it, do not write into it."""
-    from pneumoscope.experiment import run_experiment
+    from pneumoscope.training.experiment import run_experiment
 
     run = tmp_path_factory.mktemp("trained") / "run"
     run_experiment(small_experiment(augment={"flip": 0.5}), chest_manifest, run, name="small")

@@ -12,9 +12,9 @@ import pytest
 from pneumoscope import demo
 from pneumoscope.config import Experiment
 from pneumoscope.errors import StorageError
-from pneumoscope.experiment import Console
 from pneumoscope.networks.network import build_network
 from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.training.experiment import Console
 
 
 def test_its_experiments_are_three_strategies_on_the_same_split() -> None:

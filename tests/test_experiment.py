@@ -29,10 +29,10 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import ConfigError, DataError, TrainingError, WeightsError
 from pneumoscope.evaluation.evaluate import evaluate
-from pneumoscope.experiment import Console, best_row, run_experiment
 from pneumoscope.images import read_image
 from pneumoscope.predict import Classifier
 from pneumoscope.records import NORMAL, PNEUMONIA, Sample
+from pneumoscope.training.experiment import Console, best_row, run_experiment
 from pneumoscope.training.features import predict_logits
 
 Make = Callable[..., Experiment]

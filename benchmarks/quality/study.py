@@ -33,9 +33,9 @@ from pneumoscope.data.sources import open_source
 from pneumoscope.data.split import divide
 from pneumoscope.evaluation.auc import delong
 from pneumoscope.evaluation.comparison import compare, holm
-from pneumoscope.experiment import Console, run_experiment
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json
 from pneumoscope.predict import Classifier
+from pneumoscope.training.experiment import Console, run_experiment
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "study.json"

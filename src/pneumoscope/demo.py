@@ -13,12 +13,12 @@ from pneumoscope.data.sources import open_source
 from pneumoscope.errors import StorageError
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.evaluation.pairs import compare_folders
-from pneumoscope.experiment import Console, run_experiment
 from pneumoscope.explanation.explain import explain_evaluation
 from pneumoscope.files import out_folder
 from pneumoscope.phantom.synthetic import write_dataset
 from pneumoscope.predict import Classifier
 from pneumoscope.report import data_page, evaluation_report, run_report
+from pneumoscope.training.experiment import Console, run_experiment
 
 _AUGMENT: Mapping[str, Any] = {
     "rotation": 8.0, "crop_scale": (0.6, 1.0), "crop_ratio": (0.85, 1.18), "flip": 0.5,

@@ -18,8 +18,8 @@ from pneumoscope.bundle.files import load_bundle
 from pneumoscope.config import Experiment, TrainConfig, save_experiment
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError, TrainingError
-from pneumoscope.experiment import run_experiment
 from pneumoscope.training.dataset import FeatureDataset
+from pneumoscope.training.experiment import run_experiment
 from pneumoscope.training.fit import Hardware, Phase, fit
 
 

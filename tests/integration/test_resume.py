@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.config import load_experiment
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.experiment import run_experiment
 from pneumoscope.networks.network import build_network
+from pneumoscope.training.experiment import run_experiment
 
 BASE = """
 [data]

@@ -17,11 +17,11 @@ from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
 from pneumoscope.errors import DataError
-from pneumoscope.experiment import make_network
 from pneumoscope.networks.network import freeze, stages
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.records import NORMAL
 from pneumoscope.training.dataset import FeatureDataset
+from pneumoscope.training.experiment import make_network
 from pneumoscope.training.fit import Hardware, Phase, Row, fit
 from pneumoscope.training.strategy import TrainingRun, make_part, optimiser_groups, sizes, train_network
 

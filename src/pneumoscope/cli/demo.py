@@ -24,7 +24,7 @@ def demo(
     quiet_lightning()
     from pneumoscope.cli.training import tell
     from pneumoscope.demo import run_demo
-    from pneumoscope.experiment import Console
+    from pneumoscope.training.experiment import Console
 
     with progress("working") as update:
         page = run_demo(out, patients=patients, seed=seed, console=Console(say=say, report=tell, progress=update))

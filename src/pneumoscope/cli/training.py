@@ -45,7 +45,7 @@ def train(
     quiet_lightning()
     import sys
 
-    from pneumoscope.experiment import Console, run_experiment
+    from pneumoscope.training.experiment import Console, run_experiment
     from pneumoscope.training.fit import Hardware
 
     hardware = Hardware.here(devices, nodes)

@@ -37,10 +37,10 @@ from pneumoscope.lungs import LungSegmenter, crop_of, why_not_found
 from pneumoscope.networks.network import Network, build_network, require_size, round_weights
 from pneumoscope.networks.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
-from pneumoscope.provenance import ages, environment, is_synthetic, limits, population, split_counts
 from pneumoscope.training.dataset import CLASSES, in_other_surroundings
 from pneumoscope.training.features import best_device, predict_logits
 from pneumoscope.training.fit import Hardware, Report, Row
+from pneumoscope.training.provenance import ages, environment, is_synthetic, limits, population, split_counts
 from pneumoscope.training.strategy import TrainingRun, make_part, train_network
 
 _BATCH = 64
