@@ -24,9 +24,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from pneumoscope.audit.card import audit
-from pneumoscope.audit.probes import embeddings
-from pneumoscope.audit.verdict import RED
 from pneumoscope.bundle.files import Bundle
 from pneumoscope.cohort import proportion
 from pneumoscope.data.sources import open_source
@@ -37,6 +34,9 @@ from pneumoscope.networks.network import build_network
 from pneumoscope.networks.weights import load_weights
 from pneumoscope.phantom.synthetic import KINDS, render
 from pneumoscope.predict import Classifier
+from pneumoscope.shortcuts.card import audit
+from pneumoscope.shortcuts.probes import embeddings
+from pneumoscope.shortcuts.verdict import RED
 
 RESULT = Path(__file__).parent / "results" / "audit.json"
 NETWORK, SIDE = "tf_efficientnet_lite0", 112

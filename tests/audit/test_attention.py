@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.audit.attention import attainable, attention, explained_by_mean
+from pneumoscope.shortcuts.attention import attainable, attention, explained_by_mean
 
 RNG = np.random.default_rng(0)
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumoscope.audit.card import audit
-from pneumoscope.audit.material import drawn
-from pneumoscope.audit.verdict import AMBER, GREEN, LIGHTS, NOT_TESTED, RED
 from pneumoscope.errors import DataError
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Sample
+from pneumoscope.shortcuts.card import audit
+from pneumoscope.shortcuts.material import drawn
+from pneumoscope.shortcuts.verdict import AMBER, GREEN, LIGHTS, NOT_TESTED, RED
 
 Card = dict[str, Any]
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from pneumoscope.audit.conditions import (
+from pneumoscope.predict import Classifier
+from pneumoscope.shortcuts.conditions import (
     ADDED,
     REMOVED,
     Chest,
@@ -32,7 +33,6 @@ from pneumoscope.audit.conditions import (
     untouched,
     with_region,
 )
-from pneumoscope.predict import Classifier
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumoscope.audit.conditions import ADDED
-from pneumoscope.audit.items import CLEAN, Answered, change_items, taken_share
-from pneumoscope.audit.verdict import AMBER, GREEN, RED
+from pneumoscope.shortcuts.conditions import ADDED
+from pneumoscope.shortcuts.items import CLEAN, Answered, change_items, taken_share
+from pneumoscope.shortcuts.verdict import AMBER, GREEN, RED
 
 ILL = np.arange(300) % 2 == 1
 NOISE = np.repeat(np.random.default_rng(0).normal(size=150), 2)  # the same in both classes

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from pneumoscope.audit.verdict import AMBER, GREEN, NOT_TESTED, RED, at_least, at_most, hotspot, never_red, worst
 from pneumoscope.records import Estimate
+from pneumoscope.shortcuts.verdict import AMBER, GREEN, NOT_TESTED, RED, at_least, at_most, hotspot, never_red, worst
 
 
 def estimate(value: float, low: float, high: float) -> Estimate:

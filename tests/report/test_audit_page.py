@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumoscope.audit.conditions import ADDED, REMOVED
-from pneumoscope.audit.pictures import SHOWN
-from pneumoscope.audit.verdict import LIGHTS
 from pneumoscope.errors import DataError, StorageError
 from pneumoscope.files import write_json
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.report import audit_page
 from pneumoscope.report.audit_page import write
+from pneumoscope.shortcuts.conditions import ADDED, REMOVED
+from pneumoscope.shortcuts.pictures import SHOWN
+from pneumoscope.shortcuts.verdict import LIGHTS
 
 Card = dict[str, Any]
 

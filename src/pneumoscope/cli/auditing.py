@@ -37,11 +37,11 @@ def audit(
         manifest = manifest.select(split)
     out_folder(out)
     # What is wrong with the command is said before the seconds that these take to load.
-    from pneumoscope.audit.card import audit as audit_bundle
-    from pneumoscope.audit.verdict import NOT_TESTED, RED
     from pneumoscope.lungs import LungSegmenter
     from pneumoscope.predict import Classifier
     from pneumoscope.report.audit_page import write
+    from pneumoscope.shortcuts.card import audit as audit_bundle
+    from pneumoscope.shortcuts.verdict import NOT_TESTED, RED
 
     classifier = Classifier.load(bundle, threads=threads)
     masks = LungSegmenter.load(threads=threads).masks

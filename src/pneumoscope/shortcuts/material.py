@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.audit.conditions import Chest, chest_of, mean_fill, with_region
-from pneumoscope.audit.verdict import MIN_PATIENTS
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.images import read_image
@@ -19,6 +17,8 @@ from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import why_not_found
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA, FloatArray, Sample
+from pneumoscope.shortcuts.conditions import Chest, chest_of, mean_fill, with_region
+from pneumoscope.shortcuts.verdict import MIN_PATIENTS
 
 Masks = Callable[[Pixels], FloatArray]  # uint8 [n, S, S] to the probability of lung, float32 [n, S, S]
 _BATCH = 64

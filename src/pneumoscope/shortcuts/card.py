@@ -8,11 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pneumoscope
-from pneumoscope.audit import verdict
-from pneumoscope.audit.items import Answered, answer_all, change_items, removal_items
-from pneumoscope.audit.knowledge import along_items, attention_items, probe_items
-from pneumoscope.audit.material import Masks, Material, gather
-from pneumoscope.audit.pictures import write_examples, write_maps
 from pneumoscope.cohort import cohort
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.evaluation.auc import auroc_estimate
@@ -20,6 +15,11 @@ from pneumoscope.files import out_folder, write_json
 from pneumoscope.lungs import LungSegmenter
 from pneumoscope.predict import Classifier
 from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.shortcuts import verdict
+from pneumoscope.shortcuts.items import Answered, answer_all, change_items, removal_items
+from pneumoscope.shortcuts.knowledge import along_items, attention_items, probe_items
+from pneumoscope.shortcuts.material import Masks, Material, gather
+from pneumoscope.shortcuts.pictures import write_examples, write_maps
 
 SCHEMA = 1
 MOST_IMAGES, MOST_MAPS = 1000, 200

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from pneumoscope.audit.attention import Attention
-from pneumoscope.audit.conditions import (
+from pneumoscope.explanation.overlay import overlay
+from pneumoscope.files import atomic_path
+from pneumoscope.records import NORMAL, PNEUMONIA
+from pneumoscope.shortcuts.attention import Attention
+from pneumoscope.shortcuts.conditions import (
     Condition,
     border_added,
     border_masked,
@@ -24,10 +27,7 @@ from pneumoscope.audit.conditions import (
     mirrored,
     untouched,
 )
-from pneumoscope.audit.material import Material
-from pneumoscope.explanation.overlay import overlay
-from pneumoscope.files import atomic_path
-from pneumoscope.records import NORMAL, PNEUMONIA
+from pneumoscope.shortcuts.material import Material
 
 _SIDE = 448
 _OUTLINE = (86, 180, 233)  # the sky blue of report.palette, seen on inferno and on grey

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumoscope.audit import verdict
-from pneumoscope.audit.attention import CAMS, Attention, attainable, attention, grain, maps_of
-from pneumoscope.audit.items import CLEAN, Answered, Item, not_tested
-from pneumoscope.audit.material import Material
-from pneumoscope.audit.probes import attributes, embeddings, enough, exposure, reduced, shape, told
 from pneumoscope.data.checks.shortcuts import encode
 from pneumoscope.errors import BundleError, ConfigError
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Estimate
+from pneumoscope.shortcuts import verdict
+from pneumoscope.shortcuts.attention import CAMS, Attention, attainable, attention, grain, maps_of
+from pneumoscope.shortcuts.items import CLEAN, Answered, Item, not_tested
+from pneumoscope.shortcuts.material import Material
+from pneumoscope.shortcuts.probes import attributes, embeddings, enough, exposure, reduced, shape, told
 
 Bools = NDArray[np.bool_]
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pneumoscope.audit.verdict import MIN_PATIENTS
 from pneumoscope.data.checks.shortcuts import auroc_interval, out_of_fold
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Estimate, Sample
+from pneumoscope.shortcuts.verdict import MIN_PATIENTS
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

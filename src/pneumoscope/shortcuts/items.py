@@ -9,10 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.audit import verdict
-from pneumoscope.audit.conditions import ADDED, REMOVED, logits, noise_fill, outline, untouched
-from pneumoscope.audit.material import Material
-from pneumoscope.audit.probes import told
 from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
 from pneumoscope.cohort import cohort, proportion
 from pneumoscope.evaluation.auc import PairedAuroc, paired_auroc, ranking, weighted_areas
@@ -20,6 +16,10 @@ from pneumoscope.evaluation.bootstrap import interval, replicate
 from pneumoscope.explanation.faithfulness import mean_of
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Estimate
+from pneumoscope.shortcuts import verdict
+from pneumoscope.shortcuts.conditions import ADDED, REMOVED, logits, noise_fill, outline, untouched
+from pneumoscope.shortcuts.material import Material
+from pneumoscope.shortcuts.probes import told
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
