@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pneumoscope.adaptation.quantise import quantise
 from pneumoscope.bundle.files import load_bundle
-from pneumoscope.bundle.quantise import quantise
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import ConfigError, DataError
 from pneumoscope.predict import Classifier

@@ -3,7 +3,7 @@
     python benchmarks/lungs/train.py --data LUNG_MASKS --out FOLDER [--seed 0] [--epochs 24]
 
 LUNG_MASKS: a folder with `index.csv` (columns image, mask, patient_id, license, url), images and masks. FOLDER: gets
-`model.onnx` and `card.json`, as below `src/pneumoscope/bundles/lungs`. The figures go into
+`model.onnx` and `card.json`, as below `src/pneumoscope/bundle/shipped/lungs`. The figures go into
 `benchmarks/lungs/results/` as well. Division, order and changes follow from the seed; patients are never divided.
 """
 

@@ -1,4 +1,4 @@
-"""Where the lungs are: a small network, shipped in `bundles/lungs`, and the geometry of its masks; needs no PyTorch.
+"""Where the lungs are: a small network, shipped in `bundle/shipped/lungs`, and the geometry of its masks; needs no PyTorch.
 
 A lung is outlined as the annotators of the training images did: with the part behind the heart, down to the
 diaphragm. The patient's right lung is on the image's left.
@@ -23,7 +23,7 @@ from pneumoscope.files import atomic_folder, sha256_bytes, write_json
 from pneumoscope.images.preparation import Pixels, Preparation, to_canvas
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
 
-LUNGS_BUNDLE = Path(__file__).parent / "bundles" / "lungs"
+LUNGS_BUNDLE = Path(__file__).parent / "bundle" / "shipped" / "lungs"
 ZONES = (
     "outside", "right upper", "right middle", "right lower", "left upper", "left middle", "left lower",
 )  # fmt: skip

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pneumoscope.networks.network import Network
 
 SCHEMA = 1
-SHIPPED = {name: Path(__file__).parent / "bundles" / name for name in ("default", "fast")}
+SHIPPED = {name: Path(__file__).parent / "shipped" / name for name in ("default", "fast")}
 WEIGHTS, GATE, _CARD = "weights.safetensors", "gate.safetensors", "card.json"
 _ONNX, _GRAPH, _GRAPH_WEIGHTS = "model.onnx", "model.xml", "model.bin"
 _FILES = {_ONNX, _GRAPH, _GRAPH_WEIGHTS}
