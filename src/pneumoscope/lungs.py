@@ -1,4 +1,4 @@
-"""Where the lungs are: a small network, shipped in `bundle/shipped/lungs`, and the geometry of its masks; needs no PyTorch.
+"""Where the lungs are: a small network, shipped in `bundle/shipped`, and the geometry of its masks; no PyTorch.
 
 A lung is outlined as the annotators of the training images did: with the part behind the heart, down to the
 diaphragm. The patient's right lung is on the image's left.

@@ -20,10 +20,9 @@ from pneumoscope.explanation.cam import gradcam_plus, hirescam, layercam
 from pneumoscope.explanation.gradcam import gradcam
 from pneumoscope.explanation.method import Method, Options
 from pneumoscope.images.preparation import Pixels, Preparation
-from pneumoscope.networks.network import Network
+from pneumoscope.networks.network import Network, pneumonia_score
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
-from pneumoscope.training.module import pneumonia_score
 
 HandMade = Callable[[Network, Preparation], Classifier]
 

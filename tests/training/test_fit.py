@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ConfigError, TrainingError
-from pneumoscope.networks.network import Network, build_network, freeze, frozen_modules
+from pneumoscope.networks.network import Network, build_network, freeze, frozen_modules, pneumonia_score
 from pneumoscope.training.dataset import FeatureDataset
 from pneumoscope.training.fit import Hardware, Phase, Row, fit
-from pneumoscope.training.module import pneumonia_score
 
 TRAIN, VAL, WIDTH = 64, 21, 6
 MIDDLE = 2 * TRAIN + TRAIN // 2  # images until half way through the third epoch

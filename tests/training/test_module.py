@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ConfigError, TrainingError
-from pneumoscope.networks.network import build_network
-from pneumoscope.training.module import Classifier, outside, places, pneumonia_score, set_loss
+from pneumoscope.networks.network import build_network, pneumonia_score
+from pneumoscope.training.module import Classifier, outside, places, set_loss
 
 
 def logits_of(seed: int, classes: int, batch: int = 8) -> Tensor:

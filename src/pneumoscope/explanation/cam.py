@@ -11,14 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.explanation.gradcam import ENCODER
-from pneumoscope.explanation.method import DEFAULTS, Options, finish
+from pneumoscope.explanation.method import DEFAULTS, ENCODER, Options, finish
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.networks.network import Network
+from pneumoscope.networks.network import Network, pneumonia_score
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
 from pneumoscope.records import FloatArray, Heatmap
-from pneumoscope.training.module import pneumonia_score
 
 Formula = Callable[[Tensor, Tensor], Tensor]  # activations and gradients [1, C, h, w] to a signed map [1, 1, h, w]
 

@@ -12,12 +12,10 @@ import numpy as np
 from PIL import Image
 from scipy.special import softmax
 
-from pneumoscope.explanation.method import DEFAULTS, Options, finish
+from pneumoscope.explanation.method import DEFAULTS, ENCODER, Options, finish
 from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.predict import Classifier
 from pneumoscope.records import FloatArray, Heatmap
-
-ENCODER = "encoder"
 
 
 def gradcam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS) -> Heatmap:

@@ -12,11 +12,10 @@ from torch import Tensor
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
 from pneumoscope.explanation.perturbation import FILLS, seen
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.networks.network import answer
+from pneumoscope.networks.network import answer, pneumonia_score
 from pneumoscope.networks.transforms import normalise
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Heatmap
-from pneumoscope.training.module import pneumonia_score
 
 _STEPS, _AT_ONCE = 32, 8
 

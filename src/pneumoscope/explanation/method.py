@@ -16,7 +16,7 @@ from pneumoscope.predict import Classifier
 from pneumoscope.records import FloatArray, Heatmap
 
 TARGET = "log-odds of pneumonia, not calibrated"
-INPUT = "input"
+INPUT, ENCODER = "input", "encoder"  # layers: the image, and the last map with places
 _BLANK = 1e-12
 
 

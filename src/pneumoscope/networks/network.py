@@ -171,6 +171,11 @@ def frozen_modules(network: Network, *, batchnorm: bool) -> list[nn.Module]:
     return result
 
 
+def pneumonia_score(logits: Tensor) -> Tensor:
+    """Return the log-odds of pneumonia, float32 [B], from logits [B, C] with class 0 normal."""
+    return logits[:, 1:].logsumexp(dim=1) - logits[:, 0]
+
+
 def answer(network: nn.Module, images: Tensor, *, mirror: bool) -> Tensor:
     """Return logits [B, C] of images [B, 3, S, S]; with `mirror` the mean over each image and its mirror image."""
     if not mirror:

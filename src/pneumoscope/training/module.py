@@ -17,7 +17,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ConfigError, TrainingError
-from pneumoscope.networks.network import Network
+from pneumoscope.networks.network import Network, pneumonia_score
 
 _LEAST_LUNG = 0.03  # share of what the network sees
 
@@ -38,11 +38,6 @@ def set_loss(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
     if smoothing == 0.0:
         return hit
     return (1 - smoothing) * hit - smoothing * log_p.mean(dim=1)
-
-
-def pneumonia_score(logits: Tensor) -> Tensor:
-    """Return the log-odds of pneumonia, float32 [B], from logits [B, C] with class 0 normal."""
-    return logits[:, 1:].logsumexp(dim=1) - logits[:, 0]
 
 
 def places(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
