@@ -39,7 +39,8 @@ from sqlalchemy import func, select
 from tests.serving.postgres import start_postgres
 
 from pneumoscope.files import write_json
-from pneumoscope.journal.journal import Journal, Pseudonyms, default_key
+from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.serving import jobs
 from pneumoscope.serving.config import load_gateway
 from pneumoscope.serving.store import Store, open_store

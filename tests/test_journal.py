@@ -13,16 +13,9 @@ from pathlib import Path
 import pytest
 
 from pneumoscope.errors import DataError
-from pneumoscope.journal.journal import (
-    Entry,
-    Journal,
-    Label,
-    Pseudonyms,
-    answer_key,
-    default_key,
-    entry_of,
-    unpack_embedding,
-)
+from pneumoscope.journal.entry import Entry, Label, answer_key, entry_of, unpack_embedding
+from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.records import PNEUMONIA, Prediction
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

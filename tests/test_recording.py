@@ -12,7 +12,8 @@ from tests.serving.radiographs import radiograph
 
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import DataError
-from pneumoscope.journal.journal import Journal, default_key
+from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.pseudonyms import default_key
 from pneumoscope.journal.recording import Recorder
 from pneumoscope.predict import Classifier
 from pneumoscope.records import NORMAL, Prediction

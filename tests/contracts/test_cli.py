@@ -25,7 +25,8 @@ from pneumoscope.cli import main
 from pneumoscope.config import load_experiment
 from pneumoscope.data.sources import open_source
 from pneumoscope.data.split import divide
-from pneumoscope.journal.journal import Journal, default_key
+from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.pseudonyms import default_key
 from pneumoscope.records import RESEARCH_ONLY
 
 EXPERIMENT = """

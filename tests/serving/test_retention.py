@@ -21,7 +21,9 @@ from typer.testing import CliRunner
 
 from pneumoscope.cli.app import app as cli
 from pneumoscope.errors import DataError, StorageError
-from pneumoscope.journal.journal import Journal, Label, Pseudonyms, archives, default_key
+from pneumoscope.journal.entry import Label
+from pneumoscope.journal.journal import Journal, archives
+from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.serving import audit, jobs, processes
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.erasure import erase_patient

@@ -31,7 +31,8 @@ from typer.testing import CliRunner
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.cli.app import app as cli
 from pneumoscope.errors import ConfigError
-from pneumoscope.journal.journal import Journal, Label
+from pneumoscope.journal.entry import Label
+from pneumoscope.journal.journal import Journal
 from pneumoscope.records import NORMAL, PNEUMONIA, RESEARCH_ONLY
 from pneumoscope.serving import accounts, audit
 from pneumoscope.serving.config import Gateway

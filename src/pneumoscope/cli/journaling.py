@@ -57,7 +57,8 @@ def erase(
         _erase_from_gateway(config, issuer, committed)
         return
     assert journal is not None
-    from pneumoscope.journal.journal import Journal, Pseudonyms, archives, default_key
+    from pneumoscope.journal.journal import Journal, archives
+    from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 
     _there(journal)
     _there(default_key(journal))

@@ -18,17 +18,9 @@ from pneumoscope.errors import ConfigError, ImageError
 from pneumoscope.files import atomic_path, plain
 from pneumoscope.images import in_archive, is_dicom
 from pneumoscope.images.header import read
-from pneumoscope.journal.journal import (
-    Entry,
-    Journal,
-    Label,
-    Pseudonyms,
-    answer_key,
-    content_sha256,
-    default_key,
-    entry_of,
-    pack_embedding,
-)
+from pneumoscope.journal.entry import Entry, Label, answer_key, content_sha256, entry_of, pack_embedding
+from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.records import Prediction
 
 _COVARIATES = (

@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 
 from pneumoscope.errors import storage_errors
 from pneumoscope.files import sync_folder
-from pneumoscope.journal.journal import Journal, Pseudonyms, archives, default_key
+from pneumoscope.journal.journal import Journal, archives
+from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.serving import audit
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.store import Store

@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from pneumoscope.errors import ImageError, ImageUnavailableError, PneumoscopeError, StorageError
 from pneumoscope.files import plain
-from pneumoscope.journal.journal import Entry, Journal, Pseudonyms, answer_key, default_key, entry_of
+from pneumoscope.journal.entry import Entry, answer_key, entry_of
+from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.journal.recording import known
 from pneumoscope.serving import jobs, meters, outbox
 from pneumoscope.serving.analysis import Analysis, Task, open_analysis, open_in_haste

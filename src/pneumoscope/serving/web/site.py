@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pneumoscope import __version__
 from pneumoscope.bundle.files import Bundle, load_bundle
-from pneumoscope.journal.journal import Journal, Pseudonyms, default_key
+from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.accounts import ADMIN, READER, form_secret
 from pneumoscope.serving.config import Gateway

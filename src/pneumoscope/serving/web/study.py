@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope.errors import ImageError
 from pneumoscope.explanation.overlay import layer
-from pneumoscope.journal.journal import Label
+from pneumoscope.journal.entry import Label
 from pneumoscope.records import NORMAL, PNEUMONIA
 from pneumoscope.serving import audit
 from pneumoscope.serving.accounts import READER, VIEWER, Person
