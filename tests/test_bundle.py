@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pneumoscope.bundle.card import identity, sealed
 from pneumoscope.bundle.files import add_evidence, load_bundle, save_bundle
 from pneumoscope.errors import BundleError, StorageError
 from pneumoscope.files import sha256_bytes, sha256_file
@@ -278,10 +279,8 @@ def test_a_card_of_another_make_is_a_clear_error(bundle: Path, change: dict[str,
     card["preparation"] |= change
     if change.get("canvas", 0) is None:
         del card["preparation"]["canvas"]
-    from pneumoscope.bundle import files as module
-
-    card["sha256"] = module._identity(card)
-    (bundle / "card.json").write_text(json.dumps(module._sealed(card)))
+    card["sha256"] = identity(card)
+    (bundle / "card.json").write_text(json.dumps(sealed(card)))
     with pytest.raises(BundleError, match="not of this version"):
         load_bundle(bundle)
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from pneumoscope import __version__
+from pneumoscope.bundle.card import CARD, RUNTIME_FILES, SCHEMA, Card, identity, read_card, sealed
 from pneumoscope.errors import BundleError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, plain, sha256_bytes, write_json
 from pneumoscope.images.preparation import Preparation
@@ -36,22 +36,8 @@ if TYPE_CHECKING:
 
     from pneumoscope.networks.network import Network
 
-SCHEMA = 1
 SHIPPED = {name: Path(__file__).parent / "shipped" / name for name in ("default", "fast")}
-WEIGHTS, GATE, _CARD = "weights.safetensors", "gate.safetensors", "card.json"
-_ONNX, _GRAPH, _GRAPH_WEIGHTS = "model.onnx", "model.xml", "model.bin"
-_FILES = {_ONNX, _GRAPH, _GRAPH_WEIGHTS}
-_COMPUTES = (
-    "schema",
-    "network",
-    "preparation",
-    "calibration",
-    "operating_points",
-    "operating_point",
-    "weights",
-    "runtime",
-)
-_MAY_COMPUTE = ("gate",)
+WEIGHTS, GATE, _ONNX = "weights.safetensors", "gate.safetensors", "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class Bundle:
     """A verified bundle; its network is built when it is first asked for, which takes PyTorch."""
 
     folder: Path
-    card: Mapping[str, Any]
+    card: Card
     preparation: Preparation
 
     @cached_property
@@ -156,7 +142,7 @@ def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, 
     Raises:
         StorageError: the folder holds something else, or cannot be written.
     """
-    if path.is_dir() and any(path.iterdir()) and not (path / _CARD).is_file():
+    if path.is_dir() and any(path.iterdir()) and not (path / CARD).is_file():
         raise StorageError("holds other files, which a bundle would replace", path=path, remedy="choose another folder")
     facts = {name: {"sha256": sha256_bytes(data), "bytes": len(data)} for name, data in files.items()}
     card = {
@@ -165,47 +151,35 @@ def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, 
         "notice": RESEARCH_ONLY,
         **sections,
         "weights": {"file": WEIGHTS, **facts[WEIGHTS]},
-        "runtime": {**sections["runtime"], "files": {name: fact for name, fact in facts.items() if name in _FILES}},
+        "runtime": {
+            **sections["runtime"],
+            "files": {name: facts[name] for name in sorted(RUNTIME_FILES.intersection(facts))},
+        },
     }
     if GATE in files:
         card["gate"] = {**sections["gate"], "file": GATE, **facts[GATE]}
     card = plain(card)
-    card["sha256"] = _identity(card)
+    card["sha256"] = identity(card)
     with atomic_folder(path) as temporary:
         for name, data in files.items():
             (temporary / name).write_bytes(data)
-        write_json(temporary / _CARD, _sealed(card))
+        write_json(temporary / CARD, sealed(card))
 
 
 def add_evidence(path: Path, evidence: Mapping[str, Any]) -> None:
     """Write measured figures into the card; the identity stays, the card's own hash is renewed."""
-    card = dict(_read_card(path))
+    card: dict[str, Any] = dict(read_card(path))
     for measured in evidence.values():
         if measured.get("bundle", card)["sha256"] != card["sha256"]:
             raise BundleError("evidence of another bundle was offered", path=path, remedy="evaluate this one")
     card["evidence"] = {**card.get("evidence", {}), **plain(evidence)}
-    write_json(path / _CARD, _sealed(card))
-
-
-def _identity(card: Mapping[str, Any]) -> str:
-    """Hash what computes; without a gate it is what it was before there were any."""
-    parts = {key: card[key] for key in _COMPUTES}
-    return _hash(parts | {key: card[key] for key in _MAY_COMPUTE if key in card})
-
-
-def _sealed(card: dict[str, Any]) -> dict[str, Any]:
-    open_card = {key: value for key, value in card.items() if key != "card_sha256"}
-    return {**open_card, "card_sha256": _hash(open_card)}
+    write_json(path / CARD, sealed(card))
 
 
 def _stored(tensor: Tensor) -> NDArray[Any]:
     array: NDArray[Any] = tensor.detach().cpu().numpy()
     halve = array.dtype == np.float32 and array.ndim > 1
     return np.array(array, dtype=np.float16 if halve else array.dtype, order="C")
-
-
-def _hash(value: Any) -> str:
-    return sha256_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(errors="backslashreplace"))
 
 
 def load_bundle(path: Path | None = None) -> Bundle:
@@ -217,7 +191,7 @@ def load_bundle(path: Path | None = None) -> Bundle:
     folder = path or SHIPPED["default"]
     if str(folder) in SHIPPED and not folder.exists():
         folder = SHIPPED[str(folder)]
-    card = _read_card(folder)
+    card = read_card(folder)
     for name, fact in {WEIGHTS: card["weights"], **card["runtime"]["files"]}.items():
         _read(folder / name, fact["sha256"])
     if "gate" in card:
@@ -229,7 +203,7 @@ def load_bundle(path: Path | None = None) -> Bundle:
         return Bundle(folder, card, Preparation(**fields))
     except (AttributeError, TypeError) as error:
         raise BundleError(
-            f"the card's preparation is not of this version ({error})", path=folder / _CARD, remedy="train it again"
+            f"the card's preparation is not of this version ({error})", path=folder / CARD, remedy="train it again"
         ) from error
 
 
@@ -249,32 +223,3 @@ def _read_weights(file: Path, sha256: str) -> dict[str, NDArray[Any]]:
         return dict(load_tensors(data))
     except SafetensorError as error:
         raise BundleError(f"is not a safetensors file ({error})", path=file, remedy="copy it again") from error
-
-
-def _read_card(folder: Path) -> Mapping[str, Any]:
-    file = folder / _CARD
-    if not file.is_file():
-        what = "holds no card.json, so it is no bundle" if folder.is_dir() else "no such bundle"
-        raise BundleError(what, path=folder, remedy="give the folder RUN/bundle that training wrote")
-    with storage_errors(file):
-        text = file.read_text(encoding="utf-8", errors="replace")
-    try:
-        card = json.loads(text)
-        if card["schema"] > SCHEMA:
-            raise BundleError(
-                f"was written in format {card['schema']}, this version reads up to {SCHEMA}",
-                path=file,
-                remedy="update Pneumoscope",
-            )
-        body = {key: value for key, value in card.items() if key != "card_sha256"}
-        whole = (
-            _FILES.issuperset(card["runtime"]["files"])
-            and card["card_sha256"] == _hash(body)
-            and card["sha256"] == _identity(card)
-        )
-    except (json.JSONDecodeError, AttributeError, KeyError, RecursionError, TypeError) as error:
-        raise BundleError("is damaged or is no card", path=file, remedy="copy the bundle again") from error
-    if not whole:
-        raise BundleError("the card was changed after it was written", path=file, remedy="copy the bundle again")
-    result: Mapping[str, Any] = card
-    return result

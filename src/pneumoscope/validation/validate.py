@@ -65,7 +65,7 @@ def validate(
     samples = [sample for sample, kept in zip(labelled, analysed, strict=True) if kept]
     p = table["probability"][analysed].to_numpy(dtype=np.float64)
     study = study_of(samples, p.tolist(), classifier.threshold, groups, site)
-    card = {name: classifier.bundle.card[name] for name in _CARD if name in classifier.bundle.card}
+    card = {name: value for name, value in classifier.bundle.card.items() if name in _CARD}
     found: dict[str, Any] = {
         "schema": 1,
         "notice": RESEARCH_ONLY,

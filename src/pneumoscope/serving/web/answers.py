@@ -66,8 +66,8 @@ def calibration(result: Result, bundle: Bundle) -> list[tuple[str, str]]:
     if bundle.sha256 != result.bundle_sha256:
         return [*rows, ("Calibration", "not known here: another bundle answered than runs now")]
     card = bundle.card
-    fitted = card.get("calibration") or {}
-    rows.append(("Calibration", f"{fitted.get('method', 'none')}, {fitted.get('n', 'an unknown number of')} images"))
+    fitted = card["calibration"]
+    rows.append(("Calibration", f"{fitted['method']}, {fitted['n']} images"))
     point = next((p for p in card["operating_points"].values() if abs(p["threshold"] - result.threshold) < 1e-9), None)
     if point is not None:
         rows.append(("Sensitivity on validation images", figure(point.get("sensitivity"))))
