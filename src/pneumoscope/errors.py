@@ -54,10 +54,12 @@ class PneumoscopeError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        text = self.what if self.path is None else f"{self.path}: {self.what}"
-        if self.remedy:
-            text = f"{text}; {self.remedy}"
-        return " ".join(text.split())
+        return " ".join((self.clause if self.path is None else f"{self.path}: {self.clause}").split())
+
+    @property
+    def clause(self) -> str:
+        """What is wrong and the remedy, without the file: its name may be a patient's."""
+        return " ".join((f"{self.what}; {self.remedy}" if self.remedy else self.what).split())
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders; keyword-only arguments need this.

@@ -36,7 +36,7 @@ class _Decoded:
     path: str
     canvas: Pixels | None
     quality: Mapping[str, Any]
-    error: str | None
+    error: ImageError | None
     milliseconds: float
     refusal: Refusal | None = None
     radiograph: Radiograph | None = None
@@ -143,7 +143,7 @@ class Classifier:
             radiograph = read_image(path, at_least=2 * self.bundle.preparation.canvas)
             canvas = self.canvas(radiograph)
         except ImageError as error:
-            return _Decoded(path, None, {}, str(missing(path) or error), spent())
+            return _Decoded(path, None, {}, missing(path) or error, spent())
         quality = _quality(radiograph, canvas)
         return _Decoded(path, canvas, quality, None, spent(), self._refused_by_facts(radiograph, quality), radiograph)
 
@@ -202,7 +202,8 @@ class Classifier:
         if refusal is not None:
             return Prediction(probability=None, label=None, abstained=True, reason=str(refusal), **common)
         if answer is None:
-            return Prediction(probability=None, label=None, error=item.error, **common)
+            assert item.error is not None
+            return Prediction(probability=None, label=None, error=str(item.error), fault=item.error.clause, **common)
         probability, viral = answer.probability, answer.viral
         return Prediction(
             probability=probability,

@@ -66,6 +66,7 @@ class Estimate:
 class Prediction:
     """What the classifier says of one image; `error` is set where it could not be read.
 
+    `fault` is the error without the file, whose name may be a patient's.
     `probability` is the calibrated probability of pneumonia in 0..1; `subtype` maps `bacterial` and
     `viral` to their probabilities given pneumonia, and is None for a two-class network.
     `logit` is the uncalibrated log-odds of pneumonia. `embedding`: where the network placed the image, of bundles
@@ -84,6 +85,7 @@ class Prediction:
     milliseconds: float = 0.0
     logit: float | None = None
     error: str | None = None
+    fault: str | None = None
     embedding: tuple[float, ...] | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:

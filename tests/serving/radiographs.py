@@ -118,8 +118,9 @@ def abstained(**changes: Any) -> Finding:
 
 
 def unreadable(**changes: Any) -> Finding:
-    why = "/in/4711_Doe.dcm: pixels cannot be decoded (bad marker); export it uncompressed"
-    return finding(answer=prediction(None, error=why), image=None, heatmap=None, urgent=False, **changes)
+    fault = "pixels cannot be decoded (bad marker); export it uncompressed"
+    answer = prediction(None, error=f"/in/4711_Doe.dcm: {fault}", fault=fault)
+    return finding(answer=answer, image=None, heatmap=None, urgent=False, **changes)
 
 
 def saved(source: Dataset) -> Dataset:

@@ -25,7 +25,8 @@ from tests.serving.orthanc import Orthanc
 from tests.serving.radiographs import abstained, chest, finding, heat, prediction, radiograph, saved, unreadable
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.serving.encode import KINDS, Encoded, encode
+from pneumoscope.predict import Classifier
+from pneumoscope.serving.encode import KINDS, Encoded, encode, words
 from pneumoscope.serving.encode.regions import outlines
 from pneumoscope.serving.finding import Finding
 
@@ -186,6 +187,15 @@ def test_not_analysed_is_said_and_no_score_with_it(case: str) -> None:
     for data in (result.data for result in results.values()):
         assert b"4711_Doe" not in data  # nor the name of the file
         assert b"Not flagged" not in data
+
+
+def test_no_result_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "4711  Doe"  # two spaces, which messages do not keep
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no image")
+    answer, _ = Classifier.load(Path("fast")).predict_one(folder / "a.png")
+    assert "Doe" not in words.reason(finding(answer=answer))
+    assert "is not an image" in words.reason(finding(answer=answer))
 
 
 def test_under_the_threshold_nothing_is_ruled_out() -> None:

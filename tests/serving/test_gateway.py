@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
@@ -37,6 +38,7 @@ from pneumoscope.images.header import read
 from pneumoscope.journal.journal import Journal
 from pneumoscope.serving import intake, jobs, outbox, send
 from pneumoscope.serving.analysis import open_analysis
+from pneumoscope.serving.child import ChildLostError
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.neighbours import Destination
 from pneumoscope.serving.outbox import Answer, Parcel
@@ -479,6 +481,18 @@ def test_damaged_pixels_are_quarantined(tmp_path: Path) -> None:
         assert job.state == QUARANTINED
         assert "not analysed, because the image cannot be used" in str(job.reason)
         assert str(tmp_path) not in str(job.reason)
+
+
+def test_the_log_names_the_kind_of_a_failure_and_not_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = gateway(tmp_path)
+    with receiving(config) as (receiver, store):
+        assert push(receiver, chest()) == [0]
+        worker, lines = Worker(config, store, "worker-1"), []
+        monkeypatch.setattr(worker.child, "warm_up", lambda: None)
+        monkeypatch.setattr(worker.child, "ask", raising(ChildLostError("the analysis took longer than 60 s")))
+        monkeypatch.setattr(worker, "log", SimpleNamespace(warning=lambda event, **facts: lines.append(facts)))
+        assert worker.step()
+    assert [line["kind"] for line in lines] == ["child lost"]
 
 
 @pytest.mark.parametrize(

@@ -675,9 +675,15 @@ def test_an_upload_goes_the_way_of_every_image(place: Place) -> None:
 def test_what_is_no_dicom_is_refused_in_words(place: Place, content: bytes) -> None:
     answered = upload(place.as_("reader"), content)
     assert answered.status_code == 422
-    assert "The file was not taken: it" in answered.text
+    assert "The file was not taken: " in answered.text
     assert str(place.config.folder) not in answered.text
     assert list(place.config.incoming.iterdir()) == []
+
+
+def test_what_an_object_lacks_is_told(place: Place) -> None:
+    answered = upload(place.as_("reader"), saved(chest(StudyInstanceUID=None)))
+    assert answered.status_code == 422
+    assert "The file was not taken: the DICOM object has no valid StudyInstanceUID." in answered.text
 
 
 def test_of_an_upload_that_fills_the_disk_nothing_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ class Child:
         self._process.start()
         theirs.close()
         meters.process_started("analysis")
-        self._receive(self._start_seconds, "did not get ready")
+        self._receive(self._start_seconds, "it did not get ready")
 
     def ask(self, question: Any, seconds: float) -> Any:
         """Return the child's answer.
@@ -74,7 +74,7 @@ class Child:
             self._connection.send(question)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._lost("the analysis process died") from error
-        return self._receive(seconds, "the analysis took longer")
+        return self._receive(seconds, f"the analysis took longer than {seconds:g} s")
 
     def close(self) -> None:
         """End the child."""
@@ -91,7 +91,7 @@ class Child:
         assert self._connection is not None
         try:
             if not self._connection.poll(seconds):
-                raise self._lost(f"{late} than {seconds:g} s" if late.endswith("longer") else f"it {late}")
+                raise self._lost(late)
             kind, value = self._connection.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join(5)

@@ -120,17 +120,17 @@ def end(store: Store, held: Claim, state: str, record: Callable[[Session, Job], 
     return True
 
 
-def fail(store: Store, held: Claim, reason: str, *, attempts: int, for_good: bool = False) -> str | None:
+def fail(store: Store, held: Claim, reason: str, *, attempts: int) -> str | None:
     """Record that a job failed; returns its state, or None where it is no longer this worker's.
 
-    `attempts`: after as many it is quarantined, at once where it failed `for_good`.
+    `attempts`: after as many it is quarantined, at once after 1.
     """
     with store.write() as session:
         job = _held(session, held)
         if job is None:
             return None
         job.attempts += 1
-        if for_good or job.attempts >= attempts:
+        if job.attempts >= attempts:
             _end(job, QUARANTINED, reason, database_time(session))
         else:
             _wait(job)

@@ -85,37 +85,36 @@ class Worker:
         meters.took("wait", held.waited)
         task = Task(self.config.images / held.file, self.kinds, now())
         if not os.access(task.path, os.R_OK):  # a share that is away, or slow to show what another host wrote
-            self._failed(held, "not analysed, because its file is not there, or not readable", attempts=jobs.PATIENCE)
+            self._failed(held, "file away", "its file is not there, or not readable", attempts=jobs.PATIENCE)
             return True
         try:
             with meters.timed("child"):
                 analysis: Analysis = self.child.ask(task, limits.seconds)
         except (ImageUnavailableError, StorageError) as error:
-            self._failed(held, f"not analysed, because the image cannot be read: {error.what}", attempts=jobs.PATIENCE)
+            self._failed(held, "unreadable", f"the image cannot be read: {error.what}", attempts=jobs.PATIENCE)
         except ImageError as error:
-            self._failed(held, f"not analysed, because the image cannot be used: {error.what}", for_good=True)
+            self._failed(held, "unusable", f"the image cannot be used: {error.what}", attempts=1)
         except PneumoscopeError as error:
-            self._failed(held, f"not analysed: {error.what}", for_good=True)
+            self._failed(held, "refused", error.what, attempts=1)
         except ChildLostError as error:
-            self._failed(held, f"not analysed, because {error}")
+            self._failed(held, "child lost", str(error), attempts=limits.attempts)
         else:
             self.stages("analysed")
             try:
                 self._finish(held, analysis)
             except StorageError as error:  # such as the journal's disk; where it is the database, this fails too
-                self._failed(held, f"analysed, but not written down: {error.what}", attempts=jobs.PATIENCE)
+                why = f"its answer was not written down: {error.what}"
+                self._failed(held, "not written", why, attempts=jobs.PATIENCE)
         return True
 
-    def _failed(self, held: Claim, reason: str, *, attempts: int | None = None, for_good: bool = False) -> None:
-        most = attempts or self.config.worker.attempts
-        state = jobs.fail(self.store, held, reason, attempts=most, for_good=for_good)
-        self.log.warning("job failed", job=held.job_id, state=state, kind=reason.partition(":")[0])
+    def _failed(self, held: Claim, kind: str, why: str, *, attempts: int) -> None:
+        """Record why a job failed, in words for people, and log its kind. `attempts`: then it is quarantined."""
+        state = jobs.fail(self.store, held, f"not analysed, because {why}", attempts=attempts)
+        self.log.warning("job failed", job=held.job_id, state=state, kind=kind)
 
     def _finish(self, held: Claim, analysis: Analysis) -> None:
-        if (error := analysis.prediction.error) is not None:
-            # The message begins with the file's place in the store.
-            what = error.rpartition(f"{held.file}: ")[2]
-            self._failed(held, f"not analysed, because the image cannot be used: {what}", for_good=True)
+        if analysis.prediction.error is not None:
+            self._failed(held, "unusable", f"the image cannot be used: {analysis.prediction.fault}", attempts=1)
             return
         # The journal first: told twice after a crash it is written once, and nothing is sent that it does not know.
         with meters.timed("journal"):

@@ -35,8 +35,8 @@ def percent(finding: Finding) -> float:
 def reason(finding: Finding) -> str:
     """Return why there is no answer, without the name of a file, which may tell whose image it is."""
     prediction = finding.prediction
-    text = prediction.reason or prediction.error or "there is no answer"
-    text = " ".join(text.removeprefix(f"{prediction.path}: ").replace(prediction.path or "\x00", "the image").split())
+    text = prediction.reason or prediction.fault or "there is no answer"
+    text = " ".join(text.replace(prediction.path or "\x00", "the image").split())
     return text if text.startswith(_NOT_ANALYSED) else _NOT_ANALYSED + text
 
 

@@ -64,7 +64,7 @@ def router() -> APIRouter:
         try:
             receipt = await run_in_threadpool(bring, site, who, given)
         except ImageError as error:
-            return _form(request, site, f"The file was not taken: it {_clause(error.what)}.", 422)
+            return _form(request, site, f"The file was not taken: {error.what}.", 422)
         except StorageError as error:
             return _form(request, site, f"The file was not taken: {error.what}.", 507)
         if receipt.outcome == OWN_RESULT or receipt.image_id is None:
@@ -100,8 +100,3 @@ def bring(site: Site, who: Person, given: UploadFile) -> Receipt:
 def _form(request: Request, site: Site, fault: str | None, status: int = 200) -> HTMLResponse:
     names = [item.name for item in site.config.deliveries]
     return page(request, "upload.html.j2", status, fault=fault, destinations=names, most=site.config.web.upload_mb)
-
-
-def _clause(what: str) -> str:
-    """Return a fault as a clause after `it`; some of them are sentences about the object."""
-    return what if what.startswith(("is ", "holds ", "has ")) else f"cannot be read ({what})"
