@@ -18,8 +18,8 @@ from pynetdicom import AE, _config
 from sqlalchemy import select
 
 from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.intake import open_intake
 from pneumoscope.serving.logs import configure
-from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.receive import Receiver, start_receiver
 from pneumoscope.serving.store import Store, open_store
 from pneumoscope.serving.tables import Image

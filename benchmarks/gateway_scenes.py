@@ -30,8 +30,8 @@ from pneumoscope.serving import send as sending
 from pneumoscope.serving.analysis import Analysis, Task
 from pneumoscope.serving.config import Receive
 from pneumoscope.serving.encode import encode
+from pneumoscope.serving.intake import open_intake
 from pneumoscope.serving.neighbours import Destination, Tls
-from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.receive import Receiver, start_receiver
 from pneumoscope.serving.spool import spool_into
 from pneumoscope.serving.store import now

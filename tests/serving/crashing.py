@@ -15,7 +15,7 @@ from pneumoscope.serving import send
 from pneumoscope.serving.analysis import Analysis, Task
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.encode import Encoded, encode
-from pneumoscope.serving.processes import open_intake
+from pneumoscope.serving.intake import open_intake
 from pneumoscope.serving.store import open_store
 from pneumoscope.serving.worker import Worker
 

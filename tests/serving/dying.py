@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable
 
 from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.intake import open_intake
 from pneumoscope.serving.poll import Poller
-from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.store import open_store
 
 

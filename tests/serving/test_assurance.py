@@ -23,10 +23,8 @@ from tests.serving.test_peers import owing
 from tests.serving.test_serve import until
 
 from pneumoscope.serving import assurance, outbox, send
-from pneumoscope.serving.association import COMMITMENT, associate
-from pneumoscope.serving.commitment import INSTANCE
+from pneumoscope.serving.association import COMMITMENT, INSTANCE, NOT_AUTHORIZED, associate
 from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.receive import NOT_AUTHORIZED
 from pneumoscope.serving.store import Store, now
 from pneumoscope.serving.tables import COMMITTED, DEAD, SENT, WAITING, Delivery
 

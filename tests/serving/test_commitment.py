@@ -20,8 +20,7 @@ from tests.serving.test_gateway import CALLER, chest, gateway, push, receiving
 from tests.serving.test_serve import until
 
 from pneumoscope.serving import commitment
-from pneumoscope.serving.association import COMMITMENT, associate
-from pneumoscope.serving.commitment import INSTANCE, INVALID_ARGUMENT, NO_SUCH_ACTION
+from pneumoscope.serving.association import COMMITMENT, INSTANCE, INVALID_ARGUMENT, NO_SUCH_ACTION, associate
 from pneumoscope.serving.config import Receive
 from pneumoscope.serving.receive import Receiver
 from pneumoscope.serving.store import Store, now, open_store

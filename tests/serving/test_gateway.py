@@ -36,13 +36,13 @@ from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import BundleError, ConfigError, ImageUnavailableError, StorageError
 from pneumoscope.images.header import read
 from pneumoscope.journal.journal import Journal
-from pneumoscope.serving import intake, jobs, outbox, send
+from pneumoscope.serving import assurance, intake, jobs, outbox, send
 from pneumoscope.serving.analysis import open_analysis
 from pneumoscope.serving.child import ChildLostError
 from pneumoscope.serving.config import Gateway
+from pneumoscope.serving.intake import open_intake
 from pneumoscope.serving.neighbours import Destination
 from pneumoscope.serving.outbox import Answer, Parcel
-from pneumoscope.serving.processes import open_intake
 from pneumoscope.serving.receive import Receiver, start_receiver
 from pneumoscope.serving.rules import why_not
 from pneumoscope.serving.store import Store, now, open_store
@@ -113,7 +113,7 @@ def receiving(config: Gateway) -> Iterator[tuple[Receiver, Store]]:
     config.folder.mkdir(exist_ok=True)
     store = open_store(config.database, migrate=True)
     temporary = tempfile.tempdir  # the listener, which has a process of its own otherwise, changes it
-    receiver = start_receiver(config, open_intake(config, store))
+    receiver = start_receiver(config, open_intake(config, store), handlers=assurance.handlers(store))
     try:
         yield receiver, store
     finally:

@@ -13,8 +13,7 @@ from tests.serving.test_gateway import chest, gateway
 
 from pneumoscope.errors import StorageError
 from pneumoscope.serving import leftovers, receive
-from pneumoscope.serving.intake import STORED, Intake, Receipt, sweep
-from pneumoscope.serving.processes import open_intake
+from pneumoscope.serving.intake import STORED, Intake, Receipt, open_intake, sweep
 from pneumoscope.serving.store import now, open_store
 
 NAME = "ab" + 62 * "0"

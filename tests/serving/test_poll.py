@@ -28,10 +28,11 @@ from pneumoscope.errors import StorageError
 from pneumoscope.serving import orthanc as rest
 from pneumoscope.serving.check import check
 from pneumoscope.serving.encode import encode
+from pneumoscope.serving.intake import open_intake
 from pneumoscope.serving.metrics import render
 from pneumoscope.serving.orthanc import OrthancError
 from pneumoscope.serving.poll import _ATTEMPTS, Poller, place, pollers
-from pneumoscope.serving.processes import names, open_intake
+from pneumoscope.serving.process_names import names
 from pneumoscope.serving.store import Store, now, open_store
 from pneumoscope.serving.tables import WAITING, Feed, Image, Job
 

@@ -24,11 +24,10 @@ from pneumoscope.errors import DataError, StorageError
 from pneumoscope.journal.entry import Label
 from pneumoscope.journal.journal import Journal, archives
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
-from pneumoscope.serving import audit, jobs, processes
+from pneumoscope.serving import audit, jobs, process_names
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.erasure import erase_patient
-from pneumoscope.serving.intake import DUPLICATE, STORED
-from pneumoscope.serving.processes import open_intake
+from pneumoscope.serving.intake import DUPLICATE, STORED, open_intake
 from pneumoscope.serving.retention import run, sweep
 from pneumoscope.serving.store import now
 from pneumoscope.serving.tables import (
@@ -100,7 +99,7 @@ def test_without_the_section_nothing_is_erased(tmp_path: Path, with_users: Path)
         image_id = old(place, AGES_AGO)
         assert sweep(place.config, place.store) == {}
         assert kept(place, image_id) == (True, True, True, True)
-        assert "retain" not in processes.names(place.config)
+        assert "retain" not in process_names.names(place.config)
         assert events(place, audit.ERASED) == []
 
 
@@ -522,4 +521,4 @@ def test_erase_at_the_command_line(tmp_path: Path, with_users: Path) -> None:
 
 def test_the_process_is_started_where_something_is_to_be_erased() -> None:
     values = {"folder": "g", "receive": {"callers": [CALLER]}, "retention": {"events": 1}}
-    assert "retain" in processes.names(Gateway.model_validate(values, strict=False))
+    assert "retain" in process_names.names(Gateway.model_validate(values, strict=False))

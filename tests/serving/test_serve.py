@@ -20,7 +20,7 @@ from tests.serving.test_gateway import chest, gateway, push, sink
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.check import check
 from pneumoscope.serving.config import load_gateway
-from pneumoscope.serving.processes import KINDS, kind_of, names, signed
+from pneumoscope.serving.process_names import KINDS, kind_of, names, signed
 from pneumoscope.serving.store import Store, open_store, revision, upgrade
 from pneumoscope.serving.supervisor import _prepare, only_here, serve
 from pneumoscope.serving.tables import SENT, Beat, Delivery

@@ -25,7 +25,7 @@ from pneumoscope.serving import jobs, outbox
 from pneumoscope.serving.accounts import vouched
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.outbox import Answer, Outcome
-from pneumoscope.serving.processes import KINDS
+from pneumoscope.serving.process_names import KINDS
 from pneumoscope.serving.retention import sweep
 from pneumoscope.serving.send import DELIVERED
 from pneumoscope.serving.store import MIGRATIONS, Store, database_time, hidden, now, open_store, revision, upgrade

@@ -36,7 +36,7 @@ from pneumoscope.journal.journal import Journal
 from pneumoscope.records import NORMAL, PNEUMONIA, RESEARCH_ONLY
 from pneumoscope.serving import accounts, audit
 from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.processes import open_intake
+from pneumoscope.serving.intake import open_intake
 from pneumoscope.serving.store import Store, now, open_store
 from pneumoscope.serving.tables import (
     DEAD,

@@ -43,7 +43,7 @@ def serve(
 
     with extra():
         from pneumoscope.serving.config import load_gateway
-        from pneumoscope.serving.processes import KINDS
+        from pneumoscope.serving.process_names import KINDS
         from pneumoscope.serving.supervisor import serve as run
 
     found = load_gateway(config)

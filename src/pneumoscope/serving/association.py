@@ -14,6 +14,8 @@ from pneumoscope.serving.tls import client_tls
 
 VERIFICATION = UID("1.2.840.10008.1.1")  # PS3.4, annex A
 COMMITMENT = UID("1.2.840.10008.1.20.1")  # PS3.4, annex J: storage commitment push model
+INSTANCE = UID("1.2.840.10008.1.20.1.1")  # the well-known instance of it that is asked
+SUCCESS, NO_SUCH_ACTION, INVALID_ARGUMENT, NOT_AUTHORIZED = 0x0000, 0x0123, 0x0115, 0x0124  # PS3.7, annex C
 TITLE = "PNEUMOSCOPE"
 
 

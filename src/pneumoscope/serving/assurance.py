@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -21,8 +22,7 @@ from sqlalchemy import select, update
 from pneumoscope.errors import ImageError, PneumoscopeError
 from pneumoscope.images import image_errors
 from pneumoscope.serving import outbox
-from pneumoscope.serving.association import COMMITMENT, associate
-from pneumoscope.serving.commitment import INSTANCE, INVALID_ARGUMENT, SUCCESS
+from pneumoscope.serving.association import COMMITMENT, INSTANCE, INVALID_ARGUMENT, SUCCESS, associate
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.neighbours import Destination
 from pneumoscope.serving.references import reference
@@ -73,6 +73,11 @@ def ask(store: Store, to: Destination) -> int:
     return len(rows)
 
 
+def handlers(store: Store) -> list[tuple[evt.InterventionEvent, Callable[[Any], tuple[int, None]]]]:
+    """Return what an association needs over which a destination may report."""
+    return [(evt.EVT_N_EVENT_REPORT, lambda event: answer(event, store))]
+
+
 def answer(event: Any, store: Store) -> tuple[int, None]:
     """Take a report (N-EVENT-REPORT) about what was asked; of what nobody asked nothing is changed."""
     try:
@@ -118,7 +123,7 @@ def _ask(store: Store, to: Destination, transaction: str, objects: list[tuple[st
         to,
         [(COMMITMENT, [ImplicitVRLittleEndian])],
         to.seconds,
-        handlers=[(evt.EVT_N_EVENT_REPORT, lambda event: answer(event, store))],
+        handlers=handlers(store),
     )
     if not association.is_established:
         return "it offers no storage commitment" if association.rejected_contexts else "no association"

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_role
 from sqlalchemy import select, update
@@ -23,7 +23,15 @@ from sqlalchemy.orm import Session
 from pneumoscope.errors import ConfigError, ImageError, StorageError
 from pneumoscope.images import image_errors
 from pneumoscope.serving import jobs, outbox
-from pneumoscope.serving.association import COMMITMENT, associate
+from pneumoscope.serving.association import (
+    COMMITMENT,
+    INSTANCE,
+    INVALID_ARGUMENT,
+    NO_SUCH_ACTION,
+    NOT_AUTHORIZED,
+    SUCCESS,
+    associate,
+)
 from pneumoscope.serving.config import Receive
 from pneumoscope.serving.intake import Intake
 from pneumoscope.serving.logs import logger
@@ -32,8 +40,6 @@ from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import DEAD, SENT, WAITING, Image, Report
 from pneumoscope.serving.tls import refusal
 
-INSTANCE = UID("1.2.840.10008.1.20.1.1")  # the well-known instance that is asked
-SUCCESS, NO_SUCH_ACTION, INVALID_ARGUMENT, NOT_AUTHORIZED = 0x0000, 0x0123, 0x0115, 0x0124  # PS3.7, annex C
 _NOT_HERE, _OTHER_CLASS = 0x0112, 0x0119  # PS3.3, C.14.1.1: no such object instance, class/instance conflict
 _ALL, _SOME_NOT = 1, 2  # PS3.4, J.3.3.1: types of the report
 _PATIENCE = timedelta(seconds=10)  # for the association of the question, before one of our own is opened

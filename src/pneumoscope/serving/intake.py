@@ -19,13 +19,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import StorageError, storage_errors
 from pneumoscope.files import sync_folder
 from pneumoscope.images.header import Header, read
-from pneumoscope.serving.config import Analyse
+from pneumoscope.serving.config import Analyse, Gateway
 from pneumoscope.serving.content import digest as digest_of
 from pneumoscope.serving.content import same_pixels
-from pneumoscope.serving.rules import Ages, priority_of, why_not
+from pneumoscope.serving.rules import Ages, ages_of, priority_of, why_not
 from pneumoscope.serving.store import Store, database_time, now
 from pneumoscope.serving.tables import DECLINED, QUARANTINED, WAITING, Image, Job, Object
 
@@ -199,6 +200,12 @@ class Intake:
             return QUARANTINED, f"not analysed, because it {note}: a person must say which one is right", note
         reason = why_not(header, self.rules, self.ages)
         return (WAITING, None, None) if reason is None else (DECLINED, reason, None)
+
+
+def open_intake(config: Gateway, store: Store) -> Intake:
+    """Return the intake of a configuration; raises `BundleError` where the bundle is damaged."""
+    ages = ages_of(config.analyse, load_bundle(config.bundle.path).card)
+    return Intake(store, config.images, config.analyse, ages, config.receive.free_mb << 20)
 
 
 def sweep(folder: Path, older_seconds: float) -> int:

@@ -9,53 +9,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from types import FrameType, MappingProxyType
-from typing import TYPE_CHECKING
 
 from pneumoscope.files import out_folder
 from pneumoscope.serving import meters
 from pneumoscope.serving.child import Discreet
-from pneumoscope.serving.config import Gateway, Retention
+from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
+from pneumoscope.serving.process_names import kind_of, signed
 from pneumoscope.serving.store import Store, open_store
-
-if TYPE_CHECKING:
-    from pneumoscope.serving.intake import Intake
-
-KINDS = ("receive", "poll", "worker", "send", "retain", "web")
-
-
-def names(config: Gateway, kinds: Collection[str] = KINDS) -> tuple[str, ...]:
-    """Return the processes that a configuration asks for, those of some kinds alone where others run elsewhere."""
-    workers = [f"worker-{number}" for number in range(1, config.worker.count + 1)]
-    poll = ["poll"] if config.orthanc else []
-    send = ["send"] if config.deliveries else []
-    retain = ["retain"] if config.retention != Retention() else []
-    every = (*workers, "receive", *poll, *send, *retain, "web")
-    return tuple(name for name in every if kind_of(name) in kinds)
-
-
-def kind_of(name: str) -> str:
-    """Return the kind of a process: `worker` of `worker-2` and `worker-2@host`."""
-    return name.partition("@")[0].partition("-")[0]
-
-
-def signed(config: Gateway, name: str) -> str:
-    """Return the name under which a process beats and holds jobs: no other host has the same."""
-    return f"{name}@{config.host}" if config.host else name
-
-
-def open_intake(config: Gateway, store: Store) -> Intake:
-    """Return the intake of a configuration; raises `BundleError` where the bundle is damaged."""
-    from pneumoscope.bundle.files import load_bundle
-    from pneumoscope.serving.intake import Intake
-    from pneumoscope.serving.rules import ages_of
-
-    ages = ages_of(config.analyse, load_bundle(config.bundle.path).card)
-    return Intake(store, config.images, config.analyse, ages, config.receive.free_mb << 20)
 
 
 def live(name: str, config: Gateway) -> None:
@@ -89,10 +54,11 @@ def _watch(parent: BaseProcess, stop: threading.Event) -> None:
 
 
 def _receive(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
-    from pneumoscope.serving import commitment
+    from pneumoscope.serving import assurance, commitment
+    from pneumoscope.serving.intake import open_intake
     from pneumoscope.serving.receive import run, start_receiver
 
-    receiver = start_receiver(config, open_intake(config, store))
+    receiver = start_receiver(config, open_intake(config, store), handlers=assurance.handlers(store))
     logger(name).info("listening", port=receiver.port)
     if config.receive.commitment_peer:
 
@@ -119,6 +85,7 @@ def _send(name: str, config: Gateway, store: Store, stop: threading.Event) -> No
 
 
 def _poll(name: str, config: Gateway, store: Store, stop: threading.Event) -> None:
+    from pneumoscope.serving.intake import open_intake
     from pneumoscope.serving.poll import pollers
 
     out_folder(config.images)

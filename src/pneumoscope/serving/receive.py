@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pneumoscope.errors import ConfigError, ImageError, ImageUnavailableError, PneumoscopeError, StorageError
 from pneumoscope.files import out_folder
-from pneumoscope.serving import assurance, commitment, leftovers, meters
-from pneumoscope.serving.association import COMMITMENT, VERIFICATION
+from pneumoscope.serving import commitment, leftovers, meters
+from pneumoscope.serving.association import COMMITMENT, NOT_AUTHORIZED, SUCCESS, VERIFICATION
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.intake import Intake, sweep
 from pneumoscope.serving.logs import logger
@@ -31,8 +31,8 @@ from pneumoscope.serving.spool import Spool, discard, spool_into
 from pneumoscope.serving.store import now
 from pneumoscope.serving.tls import greet, server_tls
 
-# PS3.4, B.2.3: statuses of C-STORE.
-SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, NOT_AUTHORIZED = 0x0000, 0xA700, 0xC000, 0x0124
+# PS3.4, B.2.3: statuses of C-STORE besides those of every service.
+OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
 _BEAT, _HOUR = 5.0, 3600.0  # seconds
 _PDU = 1 << 20  # bytes: as fast as no limit, and a slow sender is seen to move; the default takes three times as long
 # Besides radiographs, what may be routed here by mistake or come back from us; a CT of a thousand slices is refused
@@ -72,8 +72,17 @@ class Receiver:
         self.server.shutdown()
 
 
-def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], None] = lambda stage: None) -> Receiver:
-    """Listen. `stages`: called with the name of each stage that was reached; tests end the process there.
+def start_receiver(
+    config: Gateway,
+    intake: Intake,
+    *,
+    handlers: Sequence[Any] = (),
+    stages: Callable[[str], None] = lambda stage: None,
+) -> Receiver:
+    """Listen.
+
+    `handlers`: of pynetdicom's events, for what others than senders of images say. `stages`: called with the name of
+    each stage that was reached; tests end the process there.
 
     Raises:
         ConfigError: the address cannot be had, or a certificate cannot be read.
@@ -124,7 +133,7 @@ def start_receiver(config: Gateway, intake: Intake, *, stages: Callable[[str], N
                 (evt.EVT_C_STORE, on_store),
                 (evt.EVT_C_ECHO, lambda event: SUCCESS),
                 (evt.EVT_N_ACTION, lambda event: commitment.answer(event, intake, settings)),
-                (evt.EVT_N_EVENT_REPORT, lambda event: assurance.answer(event, intake.store)),
+                *handlers,
             ],
         )
     except OSError as error:

@@ -19,7 +19,8 @@ from pneumoscope.files import private_folder
 from pneumoscope.serving import forking, meters, outbox
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import configure, logger
-from pneumoscope.serving.processes import KINDS, kind_of, live, names, signed
+from pneumoscope.serving.process_names import KINDS, kind_of, names, signed
+from pneumoscope.serving.processes import live
 from pneumoscope.serving.store import Store, open_store
 from pneumoscope.serving.tables import Beat
 

@@ -24,7 +24,7 @@ from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.metrics import render
-from pneumoscope.serving.processes import kind_of, names, signed
+from pneumoscope.serving.process_names import kind_of, names, signed
 from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import Beat
 from pneumoscope.serving.web import signin, study, technical, upload, worklist

@@ -18,8 +18,7 @@ from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.accounts import ADMIN, READER, form_secret
 from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.intake import Intake
-from pneumoscope.serving.processes import open_intake
+from pneumoscope.serving.intake import Intake, open_intake
 from pneumoscope.serving.store import Store, now
 from pneumoscope.serving.web.guard import COOKIE, FIELD
 

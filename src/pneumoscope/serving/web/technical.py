@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, joinedload
 from pneumoscope import __version__
 from pneumoscope.serving import audit, jobs, outbox
 from pneumoscope.serving.accounts import ADMIN, Person
-from pneumoscope.serving.processes import names
+from pneumoscope.serving.process_names import names
 from pneumoscope.serving.store import database_time, revision
 from pneumoscope.serving.tables import (
     COMMITTED,
