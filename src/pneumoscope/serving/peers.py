@@ -17,6 +17,7 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 
 from pneumoscope.serving.config import Receive
+from pneumoscope.serving.internals import connection_of, end_waiting, is_over
 from pneumoscope.serving.logs import logger
 
 _LOOK = 0.5  # seconds between two looks
@@ -56,7 +57,7 @@ class Peers:
         """Count a connection; cut it off where its host has as many as one may have."""
         moment = self.clock()
         with self._lock:
-            held = sum(line.host == host and not line.cut and not _over(known) for known, line in self._lines.items())
+            held = sum(line.host == host and not line.cut and not is_over(known) for known, line in self._lines.items())
             self._lines[association] = _Line(host, moment, moment)
         if held >= self.settings.peer_associations:
             self._cut(association, f"its host has {held} associations already")
@@ -67,7 +68,7 @@ class Peers:
         with self._lock:
             lines = dict(self._lines)
         for association, line in lines.items():
-            if _over(association):
+            if is_over(association):
                 self._let_go(association)
             elif line.cut:
                 continue
@@ -98,20 +99,11 @@ class Peers:
         with self._lock:
             del self._lines[association]
         _shut(association)  # after a command that cannot be decoded pynetdicom leaves it open
-        if association.is_alive() and association.requestor.primitive is None:
-            # It would wait for a request, and count as an association, for as long as a peer may be silent.
-            association.dul.to_user_queue.put(None)  # type: ignore[arg-type]
-
-
-def _over(association: Association) -> bool:
-    """Say whether an association has ended, or its connection; one that has not begun has not."""
-    begun = association._started_dul and association.ident is not None
-    return begun and not (association.is_alive() and association.dul.is_alive())
+        end_waiting(association)  # it would count as an association for as long as a peer may be silent
 
 
 def _shut(association: Association) -> None:
-    wrapped = association.dul.socket
-    plain = None if wrapped is None else wrapped.socket
+    plain = connection_of(association)
     if plain is None:
         return
     try:

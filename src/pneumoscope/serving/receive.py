@@ -25,6 +25,7 @@ from pneumoscope.serving import commitment, leftovers, meters
 from pneumoscope.serving.association import COMMITMENT, NOT_AUTHORIZED, SUCCESS, VERIFICATION
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.intake import Intake, sweep
+from pneumoscope.serving.internals import connection_of, file_of
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.peers import Peers
 from pneumoscope.serving.spool import Spool, discard, spool_into
@@ -101,7 +102,7 @@ def start_receiver(
             return NOT_AUTHORIZED
         stages("received")
         try:
-            spool = event.request._dataset_file
+            spool = file_of(event)
             if isinstance(spool, Spool) and spool.fault is not None:
                 raise spool.fault
             with meters.timed("accept"):
@@ -117,7 +118,8 @@ def start_receiver(
         return SUCCESS
 
     def on_open(event: Any) -> None:
-        if (refused := greet(event.assoc.dul.socket.socket, settings.seconds)) is not None:
+        link = connection_of(event.assoc)
+        if link is not None and (refused := greet(link, settings.seconds)) is not None:
             log.warning("connection refused", reason=refused)
 
     application = _application(config)

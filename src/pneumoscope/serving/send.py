@@ -20,7 +20,6 @@ from types import MappingProxyType
 from typing import Any
 
 import httpx
-from pynetdicom import _config
 from pynetdicom.dsutils import split_dataset
 
 from pneumoscope.errors import PneumoscopeError, StorageError
@@ -28,6 +27,7 @@ from pneumoscope.files import write_bytes
 from pneumoscope.serving import assurance, meters, outbox
 from pneumoscope.serving.association import associate
 from pneumoscope.serving.http import open_client
+from pneumoscope.serving.internals import send_files_as_they_are
 from pneumoscope.serving.logs import logger
 from pneumoscope.serving.neighbours import Destination
 from pneumoscope.serving.outbox import Answer, Outcome, Parcel
@@ -70,7 +70,7 @@ def classify_http(code: int) -> Answer:
 
 def c_store(to: Destination, parcel: Parcel) -> Answer:
     """Send over DICOM."""
-    _config.STORE_SEND_CHUNKED_DATASET = True  # the file's bytes as they are
+    send_files_as_they_are()
     with tempfile.NamedTemporaryFile(suffix=".dcm") as stream:
         stream.write(parcel.data)
         stream.flush()

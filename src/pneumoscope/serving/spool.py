@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
 
-from pynetdicom import _config, dimse_messages
 from pynetdicom.association import Association
 
 from pneumoscope.errors import ImageError, PneumoscopeError, storage_errors
+from pneumoscope.serving.internals import half_sent, receive_into
 
 _EVERY = 16 << 20  # bytes between two looks at how much room is left
 
@@ -97,13 +97,11 @@ def _close(stream: IO[bytes]) -> None:
 
 def spool_into(folder: Path, most: int, room: Callable[[], None]) -> None:
     """Have this process's listeners write what comes into such files."""
-    _config.STORE_RECV_CHUNKED_DATASET = True
-    vars(dimse_messages)["NamedTemporaryFile"] = partial(Spool, folder, most, room)
+    receive_into(partial(Spool, folder, most, room))
 
 
 def discard(association: Association) -> None:
     """Remove what an association that has ended left half-sent."""
-    message = association.dimse.message
-    half: Any = None if message is None else message._data_set_file
+    half = half_sent(association)
     if isinstance(half, Spool):
         half.remove()
