@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pneumoscope.report.palette import INK, MUTED
+from pneumoscope.palette import INK, MUTED
 
 
 def new_figure(width: float, height: float, label: str) -> Figure:

@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pneumoscope.errors import DataError
 from pneumoscope.files import read_json, write_text
+from pneumoscope.palette import CLASSES, DASHES, INK, MUTED, RULE
 from pneumoscope.report.axes import new_figure, plain_legend, quiet_axes
 from pneumoscope.report.html import image_uri, render, svg
-from pneumoscope.report.palette import CLASSES, DASHES, INK, MUTED, RULE
 
 MOST = 8  # images of one patient from which on the bars are joined
 _SIZES = (

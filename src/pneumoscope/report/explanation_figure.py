@@ -17,11 +17,11 @@ from PIL import Image
 
 from pneumoscope.errors import storage_errors
 from pneumoscope.files import atomic_path
+from pneumoscope.palette import INK, MUTED
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.report import explanation_words as words
 from pneumoscope.report import html
 from pneumoscope.report.explanation_page import beside, read_context, read_image_facts
-from pneumoscope.report.palette import INK, MUTED
 
 _DPI = 300
 _WIDTH = 7.2  # inches: the text of a page

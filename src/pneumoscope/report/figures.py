@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from pneumoscope.palette import BLUE, CLASSES, DASHES, INK, MUTED, PAPER, RULE, SERIES, VERMILION
 from pneumoscope.records import NORMAL, PNEUMONIA
 from pneumoscope.report.axes import new_figure, quiet_axes, quieten
-from pneumoscope.report.palette import BLUE, CLASSES, DASHES, INK, MUTED, PAPER, RULE, SERIES, VERMILION
 
 FloatVector = NDArray[np.float64]
 BoolVector = NDArray[np.bool_]

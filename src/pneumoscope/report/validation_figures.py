@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pneumoscope.palette import BLUE, INK, MUTED, RULE, VERMILION
 from pneumoscope.report.axes import new_figure, plain_legend, quiet_axes
-from pneumoscope.report.palette import BLUE, INK, MUTED, RULE, VERMILION
 
 Estimates = Sequence[tuple[str, Mapping[str, Any]]]
 

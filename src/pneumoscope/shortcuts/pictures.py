@@ -30,7 +30,7 @@ from pneumoscope.shortcuts.conditions import (
 from pneumoscope.shortcuts.material import Material
 
 _SIDE = 448
-_OUTLINE = (86, 180, 233)  # the sky blue of report.palette, seen on inferno and on grey
+_OUTLINE = (86, 180, 233)  # the sky blue of the palette, seen on inferno and on grey
 SHOWN: Mapping[str, Condition] = {
     "untouched": untouched,
     "lungs_only": lungs_only,

@@ -17,7 +17,7 @@ from pydicom import Dataset
 
 from pneumoscope.errors import ImageError
 from pneumoscope.images import dicom_errors, display_window, voi_table
-from pneumoscope.report.palette import ORANGE
+from pneumoscope.palette import ORANGE
 from pneumoscope.serving.encode import words
 from pneumoscope.serving.encode.header import number, read
 from pneumoscope.serving.encode.instance import CREATOR, Case

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pneumoscope.explanation.overlay import overlay, scale
-from pneumoscope.report.palette import ORANGE, SKY
+from pneumoscope.palette import ORANGE, SKY
 from pneumoscope.serving.encode import words
 from pneumoscope.serving.encode.instance import Case
 from pneumoscope.serving.encode.regions import outlines

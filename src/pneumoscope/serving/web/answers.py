@@ -9,8 +9,8 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from pneumoscope.bundle.files import Bundle
+from pneumoscope.numerals import figure, percent
 from pneumoscope.records import PNEUMONIA, Prediction
-from pneumoscope.report.html import figure, percent
 from pneumoscope.serving.accounts import ADMIN, Person
 from pneumoscope.serving.encode import words
 from pneumoscope.serving.finding import Finding
