@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import MetaData, insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tests.serving.orthanc import free_ports
 from tests.serving.postgres import Postgres
@@ -22,13 +23,14 @@ from tests.serving.test_gateway import gateway
 
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving import jobs, outbox
+from pneumoscope.serving import store as database
 from pneumoscope.serving.accounts import vouched
 from pneumoscope.serving.config import Gateway
 from pneumoscope.serving.outbox import Answer, Outcome
 from pneumoscope.serving.process_names import KINDS
 from pneumoscope.serving.retention import sweep
 from pneumoscope.serving.send import DELIVERED
-from pneumoscope.serving.store import MIGRATIONS, Store, database_time, hidden, now, open_store, revision, upgrade
+from pneumoscope.serving.store import MIGRATIONS, Store, database_time, hidden, now, open_store, revision
 from pneumoscope.serving.supervisor import _tidy
 from pneumoscope.serving.tables import (
     DEAD,
@@ -89,42 +91,39 @@ def test_migrations_give_the_models(store: Store) -> None:
     assert revision(store) == (ScriptDirectory(str(MIGRATIONS)).get_current_head(),) * 2
 
 
-def add_to_old(store: Store) -> int:
-    """Add a job to tables that lack what the models of today have."""
-    known, moment = MetaData(), now()
-    known.reflect(store.engine)
-    image = {
-        "sop_uid": "1.2.0", "version": 1, "digest": "d" * 64, "sop_class": "1", "study_uid": "1", "series_uid": "1",
-        "file": "f", "size": 1, "source": "test", "received_at": moment, "header": {}, "notes": "",
-    }  # fmt: skip
-    job = {
-        "state": WAITING, "priority": 0, "attempts": 0, "claims": 0, "created_at": moment, "not_before": moment,
-    }  # fmt: skip
-    with store.write() as session:
-        rows = {}
-        for name, values in (("images", image), ("jobs", job)):
-            table = known.tables[name]
-            fitting = {key: value for key, value in values.items() if key in table.columns}
-            if name == "jobs":
-                fitting["image_id"] = rows["images"]
-            rows[name] = session.scalar(insert(table).values(fitting).returning(table.c.id))
-    return int(rows["jobs"])
+@pytest.fixture
+def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """When called, this version knows one more step of the tables than before."""
+
+    def advance() -> None:
+        folder = tmp_path / "migrations"
+        shutil.copytree(database.MIGRATIONS, folder)
+        (folder / "versions" / "v0002_next.py").write_text(
+            "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '0002', '0001'\n\n\n"
+            "def upgrade():\n    op.add_column('jobs', sa.Column('more', sa.Text(), nullable=True))\n"
+        )
+        monkeypatch.setattr(database, "MIGRATIONS", folder)
+
+    return advance
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_what_the_first_version_kept_is_there_after_the_last(
-    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+def test_what_an_earlier_version_kept_is_there_after_a_later_one(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, later: Callable[[], None]
 ) -> None:
     url = f"sqlite:///{tmp_path / 'a'}" if kind == "sqlite" else request.getfixturevalue("postgres").database()
-    old = Store(url)
-    upgrade(old, "0001")
-    job_id = add_to_old(old)
-    with pytest.raises(StorageError, match="version 0001"):
-        open_store(url)
-    old.close()
     with ThreadPoolExecutor() as pool:  # several processes may start at once
         for opened in pool.map(lambda _: open_store(url, migrate=True), range(3)):
+            opened.close()
+        old = open_store(url)
+        job_id = add(old)
+        old.close()
+        later()
+        with pytest.raises(StorageError, match="version 0001, this version needs 0002"):
+            open_store(url, create=True)
+        for opened in pool.map(lambda _: open_store(url, migrate=True), range(3)):
             assert state(opened, job_id) == WAITING
+            assert revision(opened) == ("0002", "0002")
             opened.close()
 
 
@@ -416,9 +415,5 @@ def test_no_connection_in_time_is_a_database_that_cannot_be_used(tmp_path: Path)
         raise PoolTimeout("QueuePool limit reached")
 
 
-def test_tables_are_made_but_not_moved_by_who_only_looks(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'gateway.sqlite'}"
-    upgrade(Store(url), "0001")
-    with pytest.raises(StorageError, match="version 0001"):
-        open_store(url, create=True)
+def test_tables_are_made_by_who_only_looks(tmp_path: Path) -> None:
     open_store(f"sqlite:///{tmp_path / 'new.sqlite'}", create=True).close()

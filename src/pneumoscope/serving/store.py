@@ -170,8 +170,8 @@ def revision(store: Store) -> tuple[str | None, str]:
     return found, max(file.name[1:5] for file in (MIGRATIONS / "versions").glob("v*.py"))
 
 
-def upgrade(store: Store, to: str = "head") -> None:
-    """Bring the tables to a version, the latest by default, all or nothing."""
+def upgrade(store: Store) -> None:
+    """Bring the tables to the latest version, all or nothing."""
     from alembic.migration import MigrationContext
     from alembic.operations import Operations
 
@@ -183,7 +183,7 @@ def upgrade(store: Store, to: str = "head") -> None:
             connection,
             opts={
                 "target_metadata": Base.metadata,
-                "fn": lambda found, context: scripts._upgrade_revs(to, found),  # as in Alembic's cookbook
+                "fn": lambda found, context: scripts._upgrade_revs("head", found),  # as in Alembic's cookbook
                 "transactional_ddl": True,
             },
         )
