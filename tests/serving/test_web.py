@@ -53,8 +53,8 @@ from pneumoscope.serving.tables import (
 from pneumoscope.serving.tables import Job as JobRow
 from pneumoscope.serving.web.app import create_app
 from pneumoscope.serving.web.guard import HEADERS, PUBLIC, Limiter
+from pneumoscope.serving.web.pages import ago, day, person_name
 from pneumoscope.serving.web.pixels import rendition
-from pneumoscope.serving.web.site import ago, day, person_name
 
 PASSWORD = "correct horse battery"
 HTML = {"accept": "text/html"}

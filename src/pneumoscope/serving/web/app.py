@@ -29,7 +29,7 @@ from pneumoscope.serving.store import Store, database_time
 from pneumoscope.serving.tables import Beat
 from pneumoscope.serving.web import signin, study, technical, upload, worklist
 from pneumoscope.serving.web.guard import Guard, SignInNeededError, dress, faults, from_our_page, signed_in
-from pneumoscope.serving.web.site import Site, page
+from pneumoscope.serving.web.pages import Pages, page
 from pneumoscope.serving.web.stow import create_router
 
 _SILENT = timedelta(seconds=60)  # a process that said nothing for so long is not well
@@ -78,7 +78,7 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
         responses=_EVERYWHERE,
         dependencies=[Depends(signed_in), Depends(from_our_page)],
     )
-    app.state.site = Site(config, store)
+    app.state.pages = Pages(config, store)
     if config.web.oidc is not None:
         from pneumoscope.serving.web import oidc
 
@@ -89,7 +89,7 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
     for part in (signin, worklist, study, technical, upload):
         app.include_router(part.router())
     if config.stow is not None:
-        app.include_router(create_router(config, app.state.site.intake), responses=_STOW)
+        app.include_router(create_router(config, app.state.pages.intake), responses=_STOW)
     _add_faults(app, config)
     return app
 

@@ -26,8 +26,8 @@ from pneumoscope.serving.logs import logger
 from pneumoscope.serving.secret import read_secret
 from pneumoscope.serving.tls import client_tls
 from pneumoscope.serving.web.guard import OIDC, OIDC_ANSWER
+from pneumoscope.serving.web.pages import Here, Pages
 from pneumoscope.serving.web.signin import HOME, give, inside
-from pneumoscope.serving.web.site import Here, Site
 
 COOKIE = "pneumoscope_oidc"
 _PENDING = 600  # seconds in which somebody must sign in at the issuer
@@ -165,35 +165,35 @@ def router(settings: Oidc) -> APIRouter:
         return answer
 
     @routes.get(OIDC_ANSWER, include_in_schema=False)
-    async def arrive(request: Request, site: Here) -> Response:
+    async def arrive(request: Request, pages: Here) -> Response:
         """Open a sign-in for whom the issuer vouches."""
         back = inside(str(request.session.get("back", HOME)))
         try:
             claims = await issuer.claims(request)
         except HTTPException:
-            await run_in_threadpool(audit.note, site.store, None, audit.REFUSED, detail="oidc")
+            await run_in_threadpool(audit.note, pages.store, None, audit.REFUSED, detail="oidc")
             raise
         finally:
             request.session.clear()
-        token = await run_in_threadpool(_open, site, claims, settings)
+        token = await run_in_threadpool(_open, pages, claims, settings)
         answer = RedirectResponse(back, 303)
-        give(answer, site, token)
+        give(answer, pages, token)
         return answer
 
     return routes
 
 
-def _open(site: Site, claims: Mapping[str, Any], settings: Oidc) -> str:
+def _open(pages: Pages, claims: Mapping[str, Any], settings: Oidc) -> str:
     role = role_of(claims, settings)
     if role is None:
-        audit.note(site.store, None, audit.REFUSED, detail="oidc: no role")
+        audit.note(pages.store, None, audit.REFUSED, detail="oidc: no role")
         raise HTTPException(403, "your account has no role here: ask who manages accounts for one")
     subject, name = f"{settings.issuer} {claims['sub']}", str(claims.get(settings.name_claim) or "user")
-    who = vouched(site.store, subject, name, role, site.config.web.session_minutes)
+    who = vouched(pages.store, subject, name, role, pages.config.web.session_minutes)
     if who is None:
-        audit.note(site.store, None, audit.REFUSED, detail="oidc: disabled")
+        audit.note(pages.store, None, audit.REFUSED, detail="oidc: disabled")
         raise HTTPException(403, "your account is disabled here")
-    audit.note(site.store, who, audit.SIGNED_IN, detail="oidc")
+    audit.note(pages.store, who, audit.SIGNED_IN, detail="oidc")
     return who.token
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pneumoscope.serving import audit
 from pneumoscope.serving.accounts import LONGEST, VIEWER, Person, form_secret, sign_in, sign_out
 from pneumoscope.serving.web.guard import COOKIE, OIDC, Limiter, needs
-from pneumoscope.serving.web.site import PRINTABLE, Here, Site, page
+from pneumoscope.serving.web.pages import PRINTABLE, Here, Pages, page
 
 HOME = "/worklist"
 FAILURES, WITHIN = 5, 300.0  # of one name or one address, within so many seconds; then nobody gets in
@@ -24,42 +24,42 @@ def router() -> APIRouter:
     led: dict[int | str, dict[str, Any]] = {303: {"description": "led to a page"}}
 
     @routes.get("/signin", response_class=HTMLResponse, responses=led)
-    def form(request: Request, site: Here, back: str = HOME) -> Response:
+    def form(request: Request, pages: Here, back: str = HOME) -> Response:
         """Show the form."""
         if request.state.person is not None:
             return RedirectResponse(inside(back), 303)
-        return _form(request, site, back, None)
+        return _form(request, pages, back, None)
 
     @routes.post("/signin", response_class=RedirectResponse, status_code=303)
     def enter(
         request: Request,
-        site: Here,
+        pages: Here,
         name: Annotated[str, Form(max_length=40, pattern=PRINTABLE)],
         password: Annotated[str, Form(max_length=LONGEST)],
         back: Annotated[str, Form(max_length=200)] = HOME,
     ) -> Response:
         """Open a sign-in; a new secret, so that one that was known before is worth nothing."""
-        if not site.config.web.passwords:
+        if not pages.config.web.passwords:
             raise HTTPException(403, "passwords are switched off here")
         keys = (f"name {name.lower()}", f"address {request.client.host if request.client else ''}")
         if any(failures.full(key) for key in keys):
-            return _form(request, site, back, "Too many attempts: wait five minutes.", 429)
-        who = sign_in(site.store, name, password, site.config.web.session_minutes)
+            return _form(request, pages, back, "Too many attempts: wait five minutes.", 429)
+        who = sign_in(pages.store, name, password, pages.config.web.session_minutes)
         if who is None:
             for key in keys:
                 failures.count(key)
-            audit.note(site.store, None, audit.REFUSED)
-            return _form(request, site, back, "Name and password do not fit.", 401)
-        audit.note(site.store, who, audit.SIGNED_IN)
+            audit.note(pages.store, None, audit.REFUSED)
+            return _form(request, pages, back, "Name and password do not fit.", 401)
+        audit.note(pages.store, who, audit.SIGNED_IN)
         answer = RedirectResponse(inside(back), 303)
-        give(answer, site, who.token)
+        give(answer, pages, who.token)
         return answer
 
     @routes.post("/signout", response_class=RedirectResponse, status_code=303)
-    def leave(site: Here, who: Annotated[Person, Depends(needs(VIEWER))]) -> Response:
+    def leave(pages: Here, who: Annotated[Person, Depends(needs(VIEWER))]) -> Response:
         """End the sign-in."""
-        sign_out(site.store, who)
-        audit.note(site.store, who, audit.SIGNED_OUT)
+        sign_out(pages.store, who)
+        audit.note(pages.store, who, audit.SIGNED_OUT)
         answer = RedirectResponse("/signin", 303)
         answer.delete_cookie(COOKIE)
         return answer
@@ -67,22 +67,22 @@ def router() -> APIRouter:
     return routes
 
 
-def _form(request: Request, site: Site, back: str, fault: str | None, status: int = 200) -> HTMLResponse:
+def _form(request: Request, pages: Pages, back: str, fault: str | None, status: int = 200) -> HTMLResponse:
     """Show the form, bound to this browser by a secret that is nobody's yet."""
     token = request.cookies.get(COOKIE) or secrets.token_urlsafe(32)
-    web = site.config.web
+    web = pages.config.web
     values = {"back": inside(back), "fault": fault, "form_secret": form_secret(token), "passwords": web.passwords}
     answer = page(request, "signin.html.j2", status, oidc=web.oidc, oidc_path=OIDC, **values)
-    give(answer, site, token)
+    give(answer, pages, token)
     return answer
 
 
-def give(answer: Response, site: Site, token: str) -> None:
+def give(answer: Response, pages: Pages, token: str) -> None:
     """Hand a browser its secret."""
-    answer.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=site.config.web.https)
+    answer.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=pages.config.web.https)
 
 
 def inside(back: str) -> str:
-    """Return a place on this site: nobody is led elsewhere by a link to the form."""
+    """Return a place on these pages: nobody is led elsewhere by a link to the form."""
     inside = back.startswith("/") and not back.startswith("//") and "\\" not in back and back.isprintable()
     return back if inside else HOME

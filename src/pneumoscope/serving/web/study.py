@@ -26,8 +26,8 @@ from pneumoscope.serving.store import database_time
 from pneumoscope.serving.tables import Feedback, Image, Job, Result
 from pneumoscope.serving.web.answers import answer_of, calibration, hidden, limits
 from pneumoscope.serving.web.guard import faults, needs
+from pneumoscope.serving.web.pages import PRINTABLE, Here, Number, Pages, page
 from pneumoscope.serving.web.pixels import rendition
-from pneumoscope.serving.web.site import PRINTABLE, Here, Number, Site, page
 
 AGREE, DISAGREE, UNSURE = "agree", "disagree", "unsure"
 VERDICTS = {AGREE: "Agree", DISAGREE: "Disagree", UNSURE: "Not sure"}
@@ -58,10 +58,10 @@ def router() -> APIRouter:
     routes = APIRouter(responses=faults({404: "there is no such image, or no map of it"}))
 
     @routes.get("/study/{image_id}", response_class=HTMLResponse)
-    def study(request: Request, site: Here, who: Viewer, image_id: Number) -> HTMLResponse:
+    def study(request: Request, pages: Here, who: Viewer, image_id: Number) -> HTMLResponse:
         """Show a radiograph with its answer."""
-        audit.note(site.store, who, audit.VIEWED, image_id if _exists(site, image_id) else None)
-        return page(request, "study.html.j2", **_content(site, who, image_id))
+        audit.note(pages.store, who, audit.VIEWED, image_id if _exists(pages, image_id) else None)
+        return page(request, "study.html.j2", **_content(pages, who, image_id))
 
     @routes.post(
         "/study/{image_id}/feedback",
@@ -70,7 +70,7 @@ def router() -> APIRouter:
         responses=faults({409: "there is no answer that could be agreed with"}),
     )
     def feedback(
-        site: Here,
+        pages: Here,
         who: Reader,
         image_id: Number,
         verdict: Annotated[Literal["agree", "disagree", "unsure"], Form()],
@@ -78,15 +78,15 @@ def router() -> APIRouter:
         comment: Annotated[str, Form(max_length=2000, pattern=PRINTABLE)] = "",
     ) -> Response:
         """Keep what the reader says of the answer, and tell the journal what the study then is."""
-        keep_feedback(site, who, image_id, verdict, key, comment.strip() or None)
+        keep_feedback(pages, who, image_id, verdict, key, comment.strip() or None)
         return RedirectResponse(f"/study/{image_id}#feedback", 303)
 
     @routes.get("/api/studies/{image_id}", tags=["api"])
-    def told(site: Here, who: Viewer, image_id: Number) -> Study:
+    def told(pages: Here, who: Viewer, image_id: Number) -> Study:
         """Return an image's state and answer, without identity."""
-        with site.store.read() as session:
+        with pages.store.read() as session:
             image = _image(session, image_id)
-            answer = answer_of(image.job, who, site.bundle)
+            answer = answer_of(image.job, who, pages.bundle)
             known: dict[str, Any] = {name: getattr(answer, name) for name in ("kind", "headline", "detail", "score")}
             found = Study(
                 image_id=image.id,
@@ -94,7 +94,7 @@ def router() -> APIRouter:
                 header={name: image.header.get(name) for name in _TOLD},
                 **known,
             )
-        audit.note(site.store, who, audit.VIEWED, image_id)
+        audit.note(pages.store, who, audit.VIEWED, image_id)
         return found
 
     routes.include_router(_pictures())
@@ -105,15 +105,15 @@ def _pictures() -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/study/{image_id}/pixels", response_class=Response, responses=_told("application/octet-stream"))
-    def pixels(site: Here, who: Viewer, image_id: Number) -> Response:
+    def pixels(pages: Here, who: Viewer, image_id: Number) -> Response:
         """Return the stored pixels, uint16 little-endian, row by row; size and first window in `X-Rendition`."""
-        with site.store.read() as session:
+        with pages.store.read() as session:
             file = _image(session, image_id).file
         if file is None:
             raise HTTPException(410, "the file of this image was erased")
-        audit.note(site.store, who, audit.PIXELS, image_id)
+        audit.note(pages.store, who, audit.PIXELS, image_id)
         try:
-            found = rendition(site.config.images / file)
+            found = rendition(pages.config.images / file)
         except ImageError as error:
             raise HTTPException(422, error.what) from error
         height, width = found.values.shape
@@ -123,14 +123,14 @@ def _pictures() -> APIRouter:
         return Response(body, media_type="application/octet-stream", headers={"X-Rendition": json.dumps(told)})
 
     @routes.get("/study/{image_id}/overlay.png", response_class=Response, responses=_told("image/png"))
-    def overlay(site: Here, who: Viewer, image_id: Number) -> Response:
+    def overlay(pages: Here, who: Viewer, image_id: Number) -> Response:
         """Return the heat map as a layer over the whole image."""
-        with site.store.read() as session:
+        with pages.store.read() as session:
             result = _image(session, image_id).job.result
             if result is None or result.map_png is None or hidden(result, who):
                 raise HTTPException(404, "there is no map of this image")
             stored = result.map_png
-        audit.note(site.store, who, audit.OVERLAY, image_id)
+        audit.note(pages.store, who, audit.OVERLAY, image_id)
         with PIL.Image.open(io.BytesIO(stored), formats=("PNG",)) as grey:
             heat = np.asarray(grey.convert("L"), np.float32) / np.float32(255)
         buffer = io.BytesIO()
@@ -145,7 +145,7 @@ def _told(kind: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": binary}, **faults({410: "the file of this image was erased"})}
 
 
-def keep_feedback(site: Site, who: Person, image_id: int, verdict: str, key: str, comment: str | None) -> bool:
+def keep_feedback(pages: Pages, who: Person, image_id: int, verdict: str, key: str, comment: str | None) -> bool:
     """Keep feedback in the tables, and its label in the journal; False where this form was sent before.
 
     The comment stays out of the journal: it may name a patient. The journal first, under the form's key: whoever
@@ -153,15 +153,15 @@ def keep_feedback(site: Site, who: Person, image_id: int, verdict: str, key: str
     transaction, because it may be locked for long, as while months of it are archived.
     """
     with _ONE_BY_ONE:  # one form sent twice with two verdicts has the same one in journal and tables
-        with site.store.read() as session:
+        with pages.store.read() as session:
             result = _answered(session, image_id, who)
             if _known(session, key):
                 return False
             label = None if verdict == UNSURE else result.label if verdict == AGREE else _OTHER[str(result.label)]
-            moment, study = database_time(session), site.pseudonyms.of("study", result.job.image.study_uid)
+            moment, study = database_time(session), pages.pseudonyms.of("study", result.job.image.study_uid)
         if label is not None and study is not None:
-            site.journal.append_label(Label(f"page-{key}", moment, study, label, SOURCE, verdict))
-        with site.store.write() as session:
+            pages.journal.append_label(Label(f"page-{key}", moment, study, label, SOURCE, verdict))
+        with pages.store.write() as session:
             result = _answered(session, image_id, who)  # it may have been erased meanwhile
             if _known(session, key):
                 return False
@@ -191,11 +191,11 @@ def _known(session: Session, key: str) -> bool:
     return session.scalar(select(Feedback.id).where(Feedback.key == key)) is not None
 
 
-def _content(site: Site, who: Person, image_id: int) -> dict[str, Any]:
-    with site.store.read() as session:
+def _content(pages: Pages, who: Person, image_id: int) -> dict[str, Any]:
+    with pages.store.read() as session:
         image = _image(session, image_id)
         result = image.job.result
-        answer = answer_of(image.job, who, site.bundle)
+        answer = answer_of(image.job, who, pages.bundle)
         shown = result is not None and not hidden(result, who)
         others = select(Image.id, Image.received_at).where(
             Image.study_uid == image.study_uid, Image.patient_id == image.patient_id, Image.id != image.id
@@ -206,8 +206,8 @@ def _content(site: Site, who: Person, image_id: int) -> dict[str, Any]:
             "can_show": image.file is not None,
             "has_map": shown and result is not None and result.map_png is not None,
             "explained_by": result.explained_by if shown and result is not None else None,
-            "calibration": calibration(result, site.bundle) if answer.scored and result is not None else [],
-            "limits": limits(result, site.bundle) if answer.scored and result is not None else (),
+            "calibration": calibration(result, pages.bundle) if answer.scored and result is not None else [],
+            "limits": limits(result, pages.bundle) if answer.scored and result is not None else (),
             "feedback": _feedback(session, result) if shown else [],
             "verdicts": VERDICTS,
             "key": secrets.token_hex(16),
@@ -256,6 +256,6 @@ def _image(session: Session, image_id: int) -> Image:
     return found
 
 
-def _exists(site: Site, image_id: int) -> bool:
-    with site.store.read() as session:
+def _exists(pages: Pages, image_id: int) -> bool:
+    with pages.store.read() as session:
         return session.scalar(select(Image.id).where(Image.id == image_id)) is not None

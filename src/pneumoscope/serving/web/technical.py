@@ -35,7 +35,7 @@ from pneumoscope.serving.tables import (
     Result,
 )
 from pneumoscope.serving.web.guard import faults, needs
-from pneumoscope.serving.web.site import Here, Number, Site, page
+from pneumoscope.serving.web.pages import Here, Number, Pages, page
 
 _LATEST = 500  # answers that times are told of
 _MOST = 100  # rows of each list
@@ -49,74 +49,74 @@ def router() -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/technical", response_class=HTMLResponse)
-    def technical(request: Request, site: Here, who: Admin) -> HTMLResponse:
+    def technical(request: Request, pages: Here, who: Admin) -> HTMLResponse:
         """Show how the gateway is."""
-        return page(request, "technical.html.j2", **content(site))
+        return page(request, "technical.html.j2", **content(pages))
 
     @routes.get("/technical/rows", response_class=HTMLResponse)
-    def rows(request: Request, site: Here, who: Admin) -> HTMLResponse:
+    def rows(request: Request, pages: Here, who: Admin) -> HTMLResponse:
         """Return the same without its frame, which an open page asks for again and again."""
-        return page(request, "technical_rows.html.j2", **content(site))
+        return page(request, "technical_rows.html.j2", **content(pages))
 
     stale = faults({409: "it is not in the state that allows this"})
 
     @routes.post(
         "/technical/deliveries/{delivery_id}/replay", response_class=RedirectResponse, status_code=303, responses=stale
     )
-    def replay(site: Here, who: Admin, delivery_id: Number) -> Response:
+    def replay(pages: Here, who: Admin, delivery_id: Number) -> Response:
         """Owe again what was given up."""
-        if not outbox.replay(site.store, delivery_id):
+        if not outbox.replay(pages.store, delivery_id):
             raise HTTPException(409, "this delivery is not given up, or its bytes were erased")
-        audit.note(site.store, who, audit.REPLAYED, detail=f"delivery {delivery_id}")
+        audit.note(pages.store, who, audit.REPLAYED, detail=f"delivery {delivery_id}")
         return RedirectResponse("/technical", 303)
 
     @routes.post("/technical/jobs/{job_id}/again", response_class=RedirectResponse, status_code=303, responses=stale)
-    def again(site: Here, who: Admin, job_id: Number) -> Response:
+    def again(pages: Here, who: Admin, job_id: Number) -> Response:
         """Send an image that could not be analysed back to the queue."""
-        if not jobs.try_again(site.store, job_id):
+        if not jobs.try_again(pages.store, job_id):
             raise HTTPException(409, "this image is not quarantined")
-        audit.note(site.store, who, audit.AGAIN, detail=f"job {job_id}")
+        audit.note(pages.store, who, audit.AGAIN, detail=f"job {job_id}")
         return RedirectResponse("/technical", 303)
 
     @routes.get("/audit", response_class=HTMLResponse)
-    def trail(request: Request, site: Here, who: Admin) -> HTMLResponse:
+    def trail(request: Request, pages: Here, who: Admin) -> HTMLResponse:
         """Show who saw or did what, the newest first."""
-        audit.note(site.store, who, audit.READ_AUDIT)
-        return page(request, "audit.html.j2", events=audit.latest(site.store, _EVENTS), most=_EVENTS)
+        audit.note(pages.store, who, audit.READ_AUDIT)
+        return page(request, "audit.html.j2", events=audit.latest(pages.store, _EVENTS), most=_EVENTS)
 
     return routes
 
 
-def content(site: Site) -> dict[str, Any]:
+def content(pages: Pages) -> dict[str, Any]:
     """Return what the page shows."""
-    disk = shutil.disk_usage(site.config.folder)
-    with site.store.read() as session:
+    disk = shutil.disk_usage(pages.config.folder)
+    with pages.store.read() as session:
         images = select(func.sum(Image.size)).where(Image.file.is_not(None))
         return {
             "jobs": list(jobs.counts(session).items()),
             "waiting_since": jobs.waiting_since(session),
-            "destinations": _destinations(site, session),
-            "feeds": _feeds(site, session),
+            "destinations": _destinations(pages, session),
+            "feeds": _feeds(pages, session),
             "dead": _dead(session),
             "quarantined": _quarantined(session),
-            "processes": _processes(site, session),
+            "processes": _processes(pages, session),
             "stages": _stages(session),
             "disk": {
                 "free": f"{disk.free / 2**30:.1f} GiB",
                 "share": f"{100 * disk.free / disk.total:.0f} %",
                 "images": f"{(session.scalar(images) or 0) / 2**20:,.0f} MiB",
-                "low": disk.free < 2 * (site.config.receive.free_mb << 20),
-                "limit": f"{site.config.receive.free_mb:,} MiB",
+                "low": disk.free < 2 * (pages.config.receive.free_mb << 20),
+                "limit": f"{pages.config.receive.free_mb:,} MiB",
             },
-            "versions": _versions(site),
-            "shadow": site.config.shadow,
+            "versions": _versions(pages),
+            "shadow": pages.config.shadow,
             "moment": database_time(session),
         }
 
 
-def _destinations(site: Site, session: Session) -> list[dict[str, Any]]:
+def _destinations(pages: Pages, session: Session) -> list[dict[str, Any]]:
     counts = outbox.counts(session)
-    known = {item.name: item for item in site.config.destination}
+    known = {item.name: item for item in pages.config.destination}
     every = list(dict.fromkeys([*known, *(name for name, _ in counts)]))
     return [
         {
@@ -130,9 +130,9 @@ def _destinations(site: Site, session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def _feeds(site: Site, session: Session) -> list[dict[str, Any]]:
+def _feeds(pages: Pages, session: Session) -> list[dict[str, Any]]:
     found = {feed.name: feed for feed in session.scalars(select(Feed))}
-    return [{"name": item.name, "feed": found.get(item.name)} for item in site.config.orthanc]
+    return [{"name": item.name, "feed": found.get(item.name)} for item in pages.config.orthanc]
 
 
 def _dead(session: Session) -> list[dict[str, Any]]:
@@ -160,9 +160,9 @@ def _quarantined(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def _processes(site: Site, session: Session) -> list[dict[str, Any]]:
+def _processes(pages: Pages, session: Session) -> list[dict[str, Any]]:
     beats = {beat.name: (beat.at, beat.pid) for beat in session.scalars(select(Beat))}
-    mine = [] if site.config.host else names(site.config)  # which of them run here is told at the start alone
+    mine = [] if pages.config.host else names(pages.config)  # which of them run here is told at the start alone
     every = dict.fromkeys([*mine, *sorted(beats)])
     return [{"name": name, "at": beats.get(name, (None, None))[0], "pid": beats.get(name, (None, None))[1]}
             for name in every]  # fmt: skip
@@ -192,12 +192,12 @@ def _times(name: str, seconds: Sequence[float]) -> dict[str, Any]:
     return {"name": name, "n": len(seconds), "median": middle, "p95": late}
 
 
-def _versions(site: Site) -> list[tuple[str, str]]:
-    found, _ = revision(site.store)
+def _versions(pages: Pages) -> list[tuple[str, str]]:
+    found, _ = revision(pages.store)
     return [
         ("Pneumoscope", __version__),
-        ("Bundle", site.bundle.label),
-        ("Tables", f"{site.store.engine.dialect.name}, version {found}"),
+        ("Bundle", pages.bundle.label),
+        ("Tables", f"{pages.store.engine.dialect.name}, version {found}"),
         ("Python", platform.python_version()),
         ("System", platform.system()),
     ]

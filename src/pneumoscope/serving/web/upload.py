@@ -17,7 +17,7 @@ from pneumoscope.serving import audit
 from pneumoscope.serving.accounts import READER, Person
 from pneumoscope.serving.intake import OWN_RESULT, Receipt
 from pneumoscope.serving.web.guard import UPLOAD, faults, needs
-from pneumoscope.serving.web.site import Here, Site, page
+from pneumoscope.serving.web.pages import Here, Pages, page
 
 Reader = Annotated[Person, Depends(needs(READER))]
 _BODY = {
@@ -44,9 +44,9 @@ def router() -> APIRouter:
     routes = APIRouter()
 
     @routes.get(UPLOAD, response_class=HTMLResponse)
-    def form(request: Request, site: Here, who: Reader) -> HTMLResponse:
+    def form(request: Request, pages: Here, who: Reader) -> HTMLResponse:
         """Show the form."""
-        return _form(request, site, None)
+        return _form(request, pages, None)
 
     # The form is read by the guard, after it knows who asks: nobody else fills the disk.
     @routes.post(
@@ -56,47 +56,47 @@ def router() -> APIRouter:
         responses=faults({507: "the disk is full"}),
         openapi_extra=_BODY,
     )
-    async def take(request: Request, site: Here, who: Reader) -> Response:
+    async def take(request: Request, pages: Here, who: Reader) -> Response:
         """Take a file, and show what became of it."""
         given = (await request.form()).get("file")
         if not isinstance(given, UploadFile):
             raise HTTPException(422, "the form holds no file")
         try:
-            receipt = await run_in_threadpool(bring, site, who, given)
+            receipt = await run_in_threadpool(bring, pages, who, given)
         except ImageError as error:
-            return _form(request, site, f"The file was not taken: {error.what}.", 422)
+            return _form(request, pages, f"The file was not taken: {error.what}.", 422)
         except StorageError as error:
-            return _form(request, site, f"The file was not taken: {error.what}.", 507)
+            return _form(request, pages, f"The file was not taken: {error.what}.", 507)
         if receipt.outcome == OWN_RESULT or receipt.image_id is None:
-            return _form(request, site, "The file was not taken: it is a result of this software.", 422)
+            return _form(request, pages, "The file was not taken: it is a result of this software.", 422)
         return RedirectResponse(f"/study/{receipt.image_id}", 303)
 
     return routes
 
 
-def bring(site: Site, who: Person, given: UploadFile) -> Receipt:
+def bring(pages: Pages, who: Person, given: UploadFile) -> Receipt:
     """Copy what was sent beside what comes in over the network, and take it; its name is not used.
 
     Raises:
         ImageError: it is no DICOM object.
         StorageError: the disk is full.
     """
-    with storage_errors(site.config.folder):
-        for folder in (site.config.incoming, site.config.images):
+    with storage_errors(pages.config.folder):
+        for folder in (pages.config.incoming, pages.config.images):
             folder.mkdir(parents=True, exist_ok=True)
-        site.intake.room()
-        with tempfile.NamedTemporaryFile(dir=site.config.incoming, prefix="page-", delete=False) as empty:
+        pages.intake.room()
+        with tempfile.NamedTemporaryFile(dir=pages.config.incoming, prefix="page-", delete=False) as empty:
             arrival = Path(empty.name)
     try:
         with storage_errors(arrival), arrival.open("wb") as target:
             shutil.copyfileobj(given.file, target)
-        receipt = site.intake.take(arrival, f"page:{who.name}")
+        receipt = pages.intake.take(arrival, f"page:{who.name}")
     finally:
         arrival.unlink(missing_ok=True)
-    audit.note(site.store, who, audit.UPLOADED, receipt.image_id, receipt.outcome)
+    audit.note(pages.store, who, audit.UPLOADED, receipt.image_id, receipt.outcome)
     return receipt
 
 
-def _form(request: Request, site: Site, fault: str | None, status: int = 200) -> HTMLResponse:
-    names = [item.name for item in site.config.deliveries]
-    return page(request, "upload.html.j2", status, fault=fault, destinations=names, most=site.config.web.upload_mb)
+def _form(request: Request, pages: Pages, fault: str | None, status: int = 200) -> HTMLResponse:
+    names = [item.name for item in pages.config.deliveries]
+    return page(request, "upload.html.j2", status, fault=fault, destinations=names, most=pages.config.web.upload_mb)

@@ -33,7 +33,7 @@ from pneumoscope.serving.tables import (
 )
 from pneumoscope.serving.web.answers import Answer, answer_of
 from pneumoscope.serving.web.guard import needs
-from pneumoscope.serving.web.site import Here, Site, page
+from pneumoscope.serving.web.pages import Here, Pages, page
 
 MOST = 200  # rows on one page
 Show = Literal["all", "flagged", "not-flagged", "pending", "not-analysed"]
@@ -103,20 +103,20 @@ def router() -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/worklist", response_class=HTMLResponse)
-    def worklist(request: Request, site: Here, who: Viewer, filters: Filtered) -> HTMLResponse:
+    def worklist(request: Request, pages: Here, who: Viewer, filters: Filtered) -> HTMLResponse:
         """Show the list with its filters."""
         names: dict[str, Any] = {"shows": SHOWS, "reads": READS, "spans": SPANS, "sought": ""}
-        return page(request, "worklist.html.j2", **names, **_content(site, who, filters))
+        return page(request, "worklist.html.j2", **names, **_content(pages, who, filters))
 
     @routes.get("/worklist/rows", response_class=HTMLResponse)
-    def rows(request: Request, site: Here, who: Viewer, filters: Filtered) -> HTMLResponse:
+    def rows(request: Request, pages: Here, who: Viewer, filters: Filtered) -> HTMLResponse:
         """Return the list alone, which an open page asks for again and again."""
-        return page(request, "rows.html.j2", **_content(site, who, filters))
+        return page(request, "rows.html.j2", **_content(pages, who, filters))
 
     @routes.get("/api/worklist", tags=["api"])
-    def listing(site: Here, who: Viewer, filters: Filtered) -> list[Line]:
+    def listing(pages: Here, who: Viewer, filters: Filtered) -> list[Line]:
         """Return the list without identities, in its order."""
-        found = lines(site, who, filters)
+        found = lines(pages, who, filters)
         return [
             Line(
                 image_id=row.image.id,
@@ -132,40 +132,40 @@ def router() -> APIRouter:
         ]
 
     @routes.post("/worklist/search", response_class=HTMLResponse)
-    def search(request: Request, site: Here, who: Viewer, text: Sought) -> HTMLResponse:
+    def search(request: Request, pages: Here, who: Viewer, text: Sought) -> HTMLResponse:
         """Show the images of a patient or an order. What is sought is a form's, so that no address names a patient."""
-        found = lines(site, who, text)
-        audit.note(site.store, who, audit.SEARCHED, detail=f"{found.total} found")
-        audit.listed(site.store, who, [row.image.id for row in found.rows])
+        found = lines(pages, who, text)
+        audit.note(pages.store, who, audit.SEARCHED, detail=f"{found.total} found")
+        audit.listed(pages.store, who, [row.image.id for row in found.rows])
         return page(request, "search.html.j2", listing=found, sought=text, filters=None)
 
     return routes
 
 
-def lines(site: Site, who: Person, asked: Filters | str) -> Listing:
+def lines(pages: Pages, who: Person, asked: Filters | str) -> Listing:
     """Return a page of the list: what fits the filters, or a text that is sought, in order."""
     read = exists().where(Feedback.result_id == Result.id)
     visible = Result.id.is_not(None) if who.may(ADMIN) else Result.shadow.is_(False)
     query = select(Image).join(Image.job).outerjoin(Job.result)
     query = query.where(_named(asked) if isinstance(asked, str) else and_(true(), *_wanted(asked, read, visible)))
     found: list[Row] = []
-    with site.store.read() as session:
+    with pages.store.read() as session:
         total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
-        pages = max(1, -(-total // MOST))
-        number = 1 if isinstance(asked, str) else min(asked.page, pages)
+        last = max(1, -(-total // MOST))
+        number = 1 if isinstance(asked, str) else min(asked.page, last)
         ordered: Select[Any] = query.add_columns(read).order_by(*_order(read, visible))
         ordered = ordered.limit(MOST).offset((number - 1) * MOST)
         loaded = ordered.options(joinedload(Image.job).joinedload(Job.result).defer(Result.map_png))
         for image, seen in session.execute(loaded):
-            answer = answer_of(image.job, who, site.bundle)
+            answer = answer_of(image.job, who, pages.bundle)
             found.append(Row(image, answer, _PRIORITIES.get(image.job.priority, "Routine"), bool(seen)))
         session.expunge_all()
-    return Listing(found, total, number, pages)
+    return Listing(found, total, number, last)
 
 
-def _content(site: Site, who: Person, filters: Filters) -> dict[str, Any]:
-    found = lines(site, who, filters)
-    audit.listed(site.store, who, [row.image.id for row in found.rows])
+def _content(pages: Pages, who: Person, filters: Filters) -> dict[str, Any]:
+    found = lines(pages, who, filters)
+    audit.listed(pages.store, who, [row.image.id for row in found.rows])
     return {"listing": found, "filters": filters}
 
 

@@ -24,7 +24,7 @@ from pneumoscope.serving.web.guard import COOKIE, FIELD
 
 
 @dataclass(frozen=True)
-class Site:
+class Pages:
     """One gateway as its pages see it; what is costly is opened when it is first asked for."""
 
     config: Gateway
@@ -61,13 +61,13 @@ class Site:
         return found
 
 
-def site_of(request: Request) -> Site:
-    """Return the site that a request is about."""
-    found: Site = request.app.state.site
+def pages_of(request: Request) -> Pages:
+    """Return what the pages share that a request is about."""
+    found: Pages = request.app.state.pages
     return found
 
 
-Here = Annotated[Site, Depends(site_of)]
+Here = Annotated[Pages, Depends(pages_of)]
 PRINTABLE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f]*$"  # of texts; databases refuse some control characters
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]  # of a row
 
@@ -86,7 +86,7 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         "admin": ADMIN,
         "now": now(),
     }
-    text = site_of(request).templates.get_template(template).render(known | values)
+    text = pages_of(request).templates.get_template(template).render(known | values)
     return HTMLResponse(text, status)
 
 
