@@ -72,7 +72,7 @@ def read_toml(example: Example) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(str(example.parsed), encoding="utf-8")
     if file.name == "gateway.toml":
-        from pneumoscope.serving.config import load_gateway
+        from pneumoscope.serving.settings.gateway import load_gateway
 
         load_gateway(file)
     else:

@@ -16,9 +16,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from tests.serving.radiographs import finding, radiograph
 
-from pneumoscope.serving.encode import encode
-from pneumoscope.serving.store import now
-from pneumoscope.serving.tables import DECLINED, DONE, QUARANTINED
+from pneumoscope.serving.results import encode
+from pneumoscope.serving.store.database import now
+from pneumoscope.serving.store.tables import DECLINED, DONE, QUARANTINED
 
 TAKEN, NO_OBJECT, NONE = "0x0000", "0xC000", "not kept"
 

@@ -41,10 +41,10 @@ from tests.serving.postgres import start_postgres
 from pneumoscope.files import write_json
 from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
-from pneumoscope.serving import jobs
-from pneumoscope.serving.config import load_gateway
-from pneumoscope.serving.store import Store, open_store
-from pneumoscope.serving.tables import DONE, QUARANTINED, RUNNING, SENT, Delivery, Image, Job
+from pneumoscope.serving.settings.gateway import load_gateway
+from pneumoscope.serving.store import jobs
+from pneumoscope.serving.store.database import Store, open_store
+from pneumoscope.serving.store.tables import DONE, QUARANTINED, RUNNING, SENT, Delivery, Image, Job
 
 ALL, SUPERVISOR, CHILD, WORKER = "all", "supervisor", "child", "worker"
 SHARES = {"receive": 0.2, WORKER: 0.2, CHILD: 0.2, "send": 0.15, "web": 0.1, SUPERVISOR: 0.05, ALL: 0.1}

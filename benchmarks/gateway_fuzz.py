@@ -40,9 +40,9 @@ from sqlalchemy import func, select
 from pneumoscope.errors import ImageError, PneumoscopeError
 from pneumoscope.files import write_json
 from pneumoscope.images import read_image
-from pneumoscope.serving.child import Child, ChildLostError
-from pneumoscope.serving.tables import Image
-from pneumoscope.serving.web.app import create_app
+from pneumoscope.serving.analysis.child import Child, ChildLostError
+from pneumoscope.serving.store.tables import Image
+from pneumoscope.serving.web.server import create_app
 
 SECONDS, MEMORY = 30.0, 3072  # of one analysis
 INTAKE = 30.0

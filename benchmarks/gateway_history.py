@@ -9,9 +9,9 @@ from pydicom.uid import generate_uid
 from sqlalchemy import insert
 
 from pneumoscope.records import NORMAL, PNEUMONIA
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.store import now, open_store
-from pneumoscope.serving.tables import DONE, SENT, Delivery, Image, Job, Object, Result
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store.database import now, open_store
+from pneumoscope.serving.store.tables import DONE, SENT, Delivery, Image, Job, Object, Result
 
 _BATCH = 2000
 _APART = timedelta(minutes=10)

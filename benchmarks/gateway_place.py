@@ -17,13 +17,13 @@ from pydicom.uid import UID
 from pynetdicom import AE, _config
 from sqlalchemy import select
 
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.intake import open_intake
-from pneumoscope.serving.logs import configure
-from pneumoscope.serving.receive import Receiver, start_receiver
-from pneumoscope.serving.store import Store, open_store
-from pneumoscope.serving.tables import Image
-from pneumoscope.serving.worker import Worker
+from pneumoscope.serving.analysis.worker import Worker
+from pneumoscope.serving.intake.listener import Receiver, start_receiver
+from pneumoscope.serving.intake.receipt import open_intake
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store.database import Store, open_store
+from pneumoscope.serving.store.tables import Image
+from pneumoscope.serving.watch.logs import configure
 
 CALLER, TITLE = "XRAYROOM1", "PNEUMOSCOPE"
 

@@ -26,7 +26,7 @@ from tests.serving.orthanc import Orthanc, free_ports, start_orthanc
 from tests.serving.radiographs import radiograph
 
 from pneumoscope.images import read_image
-from pneumoscope.serving.config import Gateway, load_gateway
+from pneumoscope.serving.settings.gateway import Gateway, load_gateway
 
 CALLER = "XRAYROOM1"
 TOML = """

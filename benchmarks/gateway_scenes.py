@@ -25,18 +25,18 @@ from sqlalchemy import event as events
 from sqlalchemy import func, select, update
 from tests.serving.radiographs import finding
 
-from pneumoscope.serving import outbox
-from pneumoscope.serving import send as sending
-from pneumoscope.serving.analysis import Analysis, Task
-from pneumoscope.serving.config import Receive
-from pneumoscope.serving.encode import encode
-from pneumoscope.serving.intake import open_intake
-from pneumoscope.serving.neighbours import Destination, Tls
-from pneumoscope.serving.receive import Receiver, start_receiver
-from pneumoscope.serving.spool import spool_into
-from pneumoscope.serving.store import now
-from pneumoscope.serving.tables import Image, Job
-from pneumoscope.serving.worker import Worker
+from pneumoscope.serving.analysis.task import Analysis, Task
+from pneumoscope.serving.analysis.worker import Worker
+from pneumoscope.serving.delivery import send as sending
+from pneumoscope.serving.intake.listener import Receiver, start_receiver
+from pneumoscope.serving.intake.receipt import open_intake
+from pneumoscope.serving.results import encode
+from pneumoscope.serving.settings.gateway import Receive
+from pneumoscope.serving.settings.neighbours import Destination, Tls
+from pneumoscope.serving.store import outbox
+from pneumoscope.serving.store.database import now
+from pneumoscope.serving.store.tables import Image, Job
+from pneumoscope.serving.wire.spool import spool_into
 
 Told = tuple[str, str]  # what came back; state and reason
 

@@ -296,10 +296,10 @@ def conformance_page() -> str:
     """Return the conformance statement: the text with the tables of what the code takes."""
     from pydicom.uid import UID, AllTransferSyntaxes
 
-    from pneumoscope.serving.association import COMMITMENT, VERIFICATION
-    from pneumoscope.serving.config import Receive
-    from pneumoscope.serving.encode import codes
-    from pneumoscope.serving.receive import accepted_classes
+    from pneumoscope.serving.intake.listener import accepted_classes
+    from pneumoscope.serving.results import codes
+    from pneumoscope.serving.settings.gateway import Receive
+    from pneumoscope.serving.wire.association import COMMITMENT, VERIFICATION
 
     every = {code for code in vars(codes).values() if isinstance(code, codes.Code)}
     tables = [

@@ -69,7 +69,7 @@ def test_python_reference_lists_every_module() -> None:
     listed = set(
         re.findall(r"^   (pneumoscope\S+)$", (DOCS / "reference" / "python.md").read_text(), flags=re.MULTILINE)
     )
-    packages = {"pneumoscope.explanation", "pneumoscope.images", "pneumoscope.serving.encode"}
+    packages = {"pneumoscope.explanation", "pneumoscope.images", "pneumoscope.serving.results"}
     assert listed - packages == {name for name in modules if ".cli." not in name}
 
 

@@ -29,9 +29,9 @@ from tests.serving.orthanc import free_ports, start_orthanc
 from tests.serving.radiographs import radiograph
 
 from pneumoscope.phantom.synthetic import render
-from pneumoscope.serving.config import load_gateway
-from pneumoscope.serving.store import Store, open_store
-from pneumoscope.serving.tables import RUNNING, WAITING, Delivery, Image, Job, Object, Result
+from pneumoscope.serving.settings.gateway import load_gateway
+from pneumoscope.serving.store.database import Store, open_store
+from pneumoscope.serving.store.tables import RUNNING, WAITING, Delivery, Image, Job, Object, Result
 
 TITLE = "TESTPACS"
 SIDE = 512

@@ -98,7 +98,7 @@ from pneumoscope.predict import Classifier
 from pathlib import Path
 classifier = Classifier.load(Path({str(SHIPPED["default"])!r}))
 layer(METHODS["gradcam"](classifier, np.zeros((256, 256), np.uint8)).values)
-import pneumoscope.serving.web.app, pneumoscope.serving.worker, pneumoscope.serving.encode.sr
+import pneumoscope.serving.web.server, pneumoscope.serving.analysis.worker, pneumoscope.serving.results.sr
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

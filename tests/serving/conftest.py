@@ -11,7 +11,7 @@ from tests.serving.orthanc import Orthanc, start_orthanc
 from tests.serving.postgres import INSTALL as INSTALL_POSTGRES
 from tests.serving.postgres import Postgres, start_postgres
 
-from pneumoscope.serving.store import open_store
+from pneumoscope.serving.store.database import open_store
 
 DATABASES = ("sqlite", "postgresql")
 INSTALL = Path(__file__).parents[2] / "scripts" / "pacs" / "install"

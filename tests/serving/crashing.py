@@ -11,13 +11,13 @@ from tests.serving.dying import die_at
 from tests.serving.radiographs import CARD, finding, saved
 
 from pneumoscope.records import PNEUMONIA, Prediction
-from pneumoscope.serving import send
-from pneumoscope.serving.analysis import Analysis, Task
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.encode import Encoded, encode
-from pneumoscope.serving.intake import open_intake
-from pneumoscope.serving.store import open_store
-from pneumoscope.serving.worker import Worker
+from pneumoscope.serving.analysis.task import Analysis, Task
+from pneumoscope.serving.analysis.worker import Worker
+from pneumoscope.serving.delivery import send
+from pneumoscope.serving.intake.receipt import open_intake
+from pneumoscope.serving.results import Encoded, encode
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store.database import open_store
 
 
 def quick_factory(settings: Any) -> Callable[[Task], Analysis]:
@@ -54,7 +54,7 @@ def take(config: Gateway, arrival: Path, stage: str) -> None:
 
 def work(config: Gateway, stage: str) -> None:
     """Do what waits as a worker of the same name as its dead predecessor, then send what is due."""
-    from pneumoscope.serving import jobs
+    from pneumoscope.serving.store import jobs
 
     store = open_store(config.database)
     jobs.release(store, "worker-1")

@@ -6,10 +6,10 @@ import os
 import signal
 from collections.abc import Callable
 
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.intake import open_intake
-from pneumoscope.serving.poll import Poller
-from pneumoscope.serving.store import open_store
+from pneumoscope.serving.intake.poller import Poller
+from pneumoscope.serving.intake.receipt import open_intake
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store.database import open_store
 
 
 def die_at(wanted: str) -> Callable[[str], None]:

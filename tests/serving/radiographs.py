@@ -13,7 +13,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 from pneumoscope.phantom.synthetic import render
 from pneumoscope.records import NORMAL, PNEUMONIA, Prediction
-from pneumoscope.serving.finding import Finding
+from pneumoscope.serving.results.finding import Finding
 
 SHA = "0123456789abcdef" * 4
 CARD = {

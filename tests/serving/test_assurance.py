@@ -22,11 +22,12 @@ from tests.serving.test_gateway import CALLER, chest, gateway, push, receiving, 
 from tests.serving.test_peers import owing
 from tests.serving.test_serve import until
 
-from pneumoscope.serving import assurance, outbox, send
-from pneumoscope.serving.association import COMMITMENT, INSTANCE, NOT_AUTHORIZED, associate
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.store import Store, now
-from pneumoscope.serving.tables import COMMITTED, DEAD, SENT, WAITING, Delivery
+from pneumoscope.serving.delivery import assurance, send
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store import outbox
+from pneumoscope.serving.store.database import Store, now
+from pneumoscope.serving.store.tables import COMMITTED, DEAD, SENT, WAITING, Delivery
+from pneumoscope.serving.wire.association import COMMITMENT, INSTANCE, NOT_AUTHORIZED, associate
 
 RECEIVE = {"port": 0, "callers": (CALLER,), "free_mb": 0, "seconds": 20.0}
 

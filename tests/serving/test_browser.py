@@ -24,8 +24,8 @@ from tests.serving.test_web import PASSWORD, Place, answer, bring, opened, with_
 
 from pneumoscope.journal.journal import Journal
 from pneumoscope.records import NORMAL
-from pneumoscope.serving.store import now
-from pneumoscope.serving.tables import DEAD, QUARANTINED, WAITING, Delivery, Feedback, Job, Object
+from pneumoscope.serving.store.database import now
+from pneumoscope.serving.store.tables import DEAD, QUARANTINED, WAITING, Delivery, Feedback, Job, Object
 
 __all__ = ["with_users"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pneumoscope.errors import ImageError
-from pneumoscope.serving.child import Child, ChildLostError
+from pneumoscope.serving.analysis.child import Child, ChildLostError
 
 
 def obedient(settings: Any) -> Callable[[Any], Any]:

@@ -19,12 +19,12 @@ from tests.serving.orthanc import free_ports
 from tests.serving.test_gateway import CALLER, chest, gateway, push, receiving
 from tests.serving.test_serve import until
 
-from pneumoscope.serving import commitment
-from pneumoscope.serving.association import COMMITMENT, INSTANCE, INVALID_ARGUMENT, NO_SUCH_ACTION, associate
-from pneumoscope.serving.config import Receive
-from pneumoscope.serving.receive import Receiver
-from pneumoscope.serving.store import Store, now, open_store
-from pneumoscope.serving.tables import SENT, WAITING, Image, Report
+from pneumoscope.serving.intake import commitment
+from pneumoscope.serving.intake.listener import Receiver
+from pneumoscope.serving.settings.gateway import Receive
+from pneumoscope.serving.store.database import Store, now, open_store
+from pneumoscope.serving.store.tables import SENT, WAITING, Image, Report
+from pneumoscope.serving.wire.association import COMMITMENT, INSTANCE, INVALID_ARGUMENT, NO_SUCH_ACTION, associate
 
 RECEIVE = {"port": 0, "callers": (CALLER,), "free_mb": 0, "commitment": True}
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pydicom
 from tests.serving.radiographs import finding
 
-from pneumoscope.serving.encode import encode
-from pneumoscope.serving.neighbours import DICOM_KINDS
-from pneumoscope.serving.outbox import Outcome
-from pneumoscope.serving.send import classify
+from pneumoscope.serving.delivery.send import classify
+from pneumoscope.serving.results import encode
+from pneumoscope.serving.settings.neighbours import DICOM_KINDS
+from pneumoscope.serving.store.outbox import Outcome
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/conformance.md").read_text(encoding="utf-8")
 

@@ -15,8 +15,8 @@ from tests.serving.crashing import take, work
 from tests.serving.test_gateway import chest, gateway, sink
 
 from pneumoscope.journal.journal import Journal
-from pneumoscope.serving.store import open_store
-from pneumoscope.serving.tables import DONE, SENT, Delivery, Image, Job, Result
+from pneumoscope.serving.store.database import open_store
+from pneumoscope.serving.store.tables import DONE, SENT, Delivery, Image, Job, Result
 
 NEVER = "never"
 FORKS = multiprocessing.get_context("forkserver")  # imports once what each process needs

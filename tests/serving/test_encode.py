@@ -26,9 +26,9 @@ from tests.serving.radiographs import abstained, chest, finding, heat, predictio
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.predict import Classifier
-from pneumoscope.serving.encode import KINDS, Encoded, encode, words
-from pneumoscope.serving.encode.regions import outlines
-from pneumoscope.serving.finding import Finding
+from pneumoscope.serving.results import KINDS, Encoded, encode, words
+from pneumoscope.serving.results.finding import Finding
+from pneumoscope.serving.results.regions import outlines
 
 MADE = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 DICOM = ("sr", "sc", "gsps", "seg")

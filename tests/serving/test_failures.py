@@ -26,13 +26,13 @@ from tests.serving.test_serve import until
 
 from pneumoscope.errors import ImageError, StorageError
 from pneumoscope.images import read_image
-from pneumoscope.serving import jobs
-from pneumoscope.serving.config import Receive
-from pneumoscope.serving.peers import Peers
-from pneumoscope.serving.receive import Receiver
-from pneumoscope.serving.spool import Spool
-from pneumoscope.serving.store import Store, now
-from pneumoscope.serving.tables import WAITING, Image, Job
+from pneumoscope.serving.intake.listener import Receiver
+from pneumoscope.serving.settings.gateway import Receive
+from pneumoscope.serving.store import jobs
+from pneumoscope.serving.store.database import Store, now
+from pneumoscope.serving.store.tables import WAITING, Image, Job
+from pneumoscope.serving.wire.peers import Peers
+from pneumoscope.serving.wire.spool import Spool
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom quotes what is damaged, at length
 

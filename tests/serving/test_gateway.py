@@ -36,17 +36,20 @@ from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import BundleError, ConfigError, ImageUnavailableError, StorageError
 from pneumoscope.images.header import read
 from pneumoscope.journal.journal import Journal
-from pneumoscope.serving import assurance, intake, jobs, outbox, send
-from pneumoscope.serving.analysis import open_analysis
-from pneumoscope.serving.child import ChildLostError
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.intake import open_intake
-from pneumoscope.serving.neighbours import Destination
-from pneumoscope.serving.outbox import Answer, Parcel
-from pneumoscope.serving.receive import Receiver, start_receiver
-from pneumoscope.serving.rules import why_not
-from pneumoscope.serving.store import Store, now, open_store
-from pneumoscope.serving.tables import (
+from pneumoscope.serving.analysis.child import ChildLostError
+from pneumoscope.serving.analysis.task import open_analysis
+from pneumoscope.serving.analysis.worker import Worker
+from pneumoscope.serving.delivery import assurance, send
+from pneumoscope.serving.intake import receipt
+from pneumoscope.serving.intake.listener import Receiver, start_receiver
+from pneumoscope.serving.intake.receipt import open_intake
+from pneumoscope.serving.intake.rules import why_not
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.settings.neighbours import Destination
+from pneumoscope.serving.store import jobs, outbox
+from pneumoscope.serving.store.database import Store, now, open_store
+from pneumoscope.serving.store.outbox import Answer, Parcel
+from pneumoscope.serving.store.tables import (
     DEAD,
     DECLINED,
     DONE,
@@ -59,7 +62,6 @@ from pneumoscope.serving.tables import (
     Object,
     Result,
 )
-from pneumoscope.serving.worker import Worker
 
 CALLER = "XRAYROOM1"
 
@@ -423,7 +425,7 @@ def test_what_the_system_refuses_to_read_may_be_sent_again(tmp_path: Path, monke
     with receiving(gateway(tmp_path)) as (receiver, _):
         for error in (ImageUnavailableError("too many open files"), OSError(24, "too many"), SQLAlchemyError("pool")):
             with monkeypatch.context() as patched:
-                patched.setattr(intake, "read", raising(error))
+                patched.setattr(receipt, "read", raising(error))
                 assert push(receiver, chest()) == [0xA700]
         assert push(receiver, chest()) == [0]
 
@@ -515,7 +517,7 @@ def test_what_the_pacs_answers_decides(tmp_path: Path, worked: Any, status: int,
 
 
 def dataset_time() -> Any:
-    from pneumoscope.serving.store import now
+    from pneumoscope.serving.store.database import now
 
     return now()
 

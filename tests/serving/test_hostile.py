@@ -42,11 +42,11 @@ from tests.serving.test_web import (
 
 from pneumoscope.errors import ImageError
 from pneumoscope.records import RESEARCH_ONLY
-from pneumoscope.serving import audit
-from pneumoscope.serving.config import Logs
-from pneumoscope.serving.logs import configure, logger
-from pneumoscope.serving.store import now
-from pneumoscope.serving.tables import DEAD, QUARANTINED, Delivery, Image, Job, Object
+from pneumoscope.serving.people import trail
+from pneumoscope.serving.settings.gateway import Logs
+from pneumoscope.serving.store.database import now
+from pneumoscope.serving.store.tables import DEAD, QUARANTINED, Delivery, Image, Job, Object
+from pneumoscope.serving.watch.logs import configure, logger
 from pneumoscope.serving.web.guard import HEADERS, PUBLIC
 from pneumoscope.serving.web.pixels import rendition
 
@@ -318,7 +318,7 @@ def test_a_patient_is_found_and_the_search_is_written_down_without_its_words(pla
     assert re.findall(r'href="/study/(\d+)"', answered.text) == [str(wanted)]
     found = browser.post("/worklist/search", data={"form_secret": secret, "text": "a77"})
     assert re.findall(r'href="/study/(\d+)"', found.text) == [str(wanted)]
-    written = events(place, audit.SEARCHED)
+    written = events(place, trail.SEARCHED)
     assert [event.detail for event in written] == ["1 found"] * 2
     assert text not in place.as_("admin").get("/audit").text
 
@@ -331,7 +331,7 @@ def test_what_is_found_is_written_down_as_seen(place: Place) -> None:
     text = browser.get("/worklist").text
     assert "No image fits" in text
     browser.post("/worklist/search", data={"form_secret": secret_of(text), "text": "Doe"})
-    assert [event.image_id for event in events(place, audit.LISTED)] == [image_id]
+    assert [event.image_id for event in events(place, trail.LISTED)] == [image_id]
 
 
 def test_a_long_list_has_pages(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

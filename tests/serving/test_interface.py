@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.serving.test_gateway import chest
 from tests.serving.test_web import PASSWORD, Place, answer, bring, opened, with_users
 
-from pneumoscope.serving import accounts
+from pneumoscope.serving.people import accounts
 from pneumoscope.serving.web.guard import COOKIE
 
 __all__ = ["with_users"]

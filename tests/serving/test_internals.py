@@ -14,7 +14,7 @@ from pynetdicom import AE, _config, dimse_messages, evt
 from tests.serving.radiographs import radiograph
 
 import pneumoscope
-from pneumoscope.serving import internals
+from pneumoscope.serving.wire import internals
 
 SOURCES = Path(pneumoscope.__file__).parent
 PRIVATE = re.compile(r"\bimport .*\b_config\b|\bdimse_messages\b|\.dul\b|\.dimse\b|\._(started_dul|data_?set_file)\b")

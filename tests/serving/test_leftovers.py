@@ -12,9 +12,10 @@ import pytest
 from tests.serving.test_gateway import chest, gateway
 
 from pneumoscope.errors import StorageError
-from pneumoscope.serving import leftovers, receive
-from pneumoscope.serving.intake import STORED, Intake, Receipt, open_intake, sweep
-from pneumoscope.serving.store import now, open_store
+from pneumoscope.serving.intake import listener
+from pneumoscope.serving.intake.receipt import STORED, Intake, Receipt, open_intake, sweep
+from pneumoscope.serving.keeping import leftovers
+from pneumoscope.serving.store.database import now, open_store
 
 NAME = "ab" + 62 * "0"
 
@@ -125,13 +126,13 @@ def test_so_many_are_no_crash(intake: Intake, monkeypatch: pytest.MonkeyPatch) -
     files = {put(intake, f"{number:02x}" + 62 * "0") for number in range(3)}
     with pytest.raises(StorageError, match="older database"):
         leftovers.remove(intake.folder, intake.store)
-    receive.clear(intake)  # tells, and goes on
+    listener.clear(intake)  # tells, and goes on
     assert everything(intake) == files
 
 
 def test_the_receiver_looks_by_itself(intake: Intake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receive, "_HOUR", 0.0)
-    monkeypatch.setattr(receive, "_BEAT", 0.01)
+    monkeypatch.setattr(listener, "_HOUR", 0.0)
+    monkeypatch.setattr(listener, "_BEAT", 0.01)
     config, left, stop = gateway(tmp_path), put(intake), threading.Event()
     config.incoming.mkdir()
 
@@ -148,6 +149,6 @@ def test_the_receiver_looks_by_itself(intake: Intake, tmp_path: Path, monkeypatc
 
     limit = threading.Timer(60.0, stop.set)
     limit.start()
-    receive.run(Listener(), config, stop, beat)  # type: ignore[arg-type]
+    listener.run(Listener(), config, stop, beat)  # type: ignore[arg-type]
     limit.cancel()
     assert not left.exists()

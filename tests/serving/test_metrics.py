@@ -13,12 +13,12 @@ from tests.serving.crashing import Here
 from tests.serving.test_gateway import chest, gateway, only_job, push, receiving
 
 from pneumoscope.records import PNEUMONIA
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.meters import folder_of
-from pneumoscope.serving.metrics import render
-from pneumoscope.serving.store import Store, open_store
-from pneumoscope.serving.tables import DONE
-from pneumoscope.serving.worker import Worker
+from pneumoscope.serving.analysis.worker import Worker
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store.database import Store, open_store
+from pneumoscope.serving.store.tables import DONE
+from pneumoscope.serving.watch.meters import folder_of
+from pneumoscope.serving.watch.prometheus import render
 
 BIG = ("images", "jobs", "results", "objects", "deliveries", "events")
 
@@ -43,7 +43,7 @@ def store(config: Gateway):
 @pytest.mark.parametrize("shadow", [False, True])
 def test_in_shadow_mode_answers_are_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shadow: bool) -> None:
     counted: list[str | None] = []
-    monkeypatch.setattr("pneumoscope.serving.meters.answered", lambda label, abstained: counted.append(label))
+    monkeypatch.setattr("pneumoscope.serving.watch.meters.answered", lambda label, abstained: counted.append(label))
     with receiving(gateway(tmp_path / "g", shadow=shadow)) as (receiver, store):
         assert push(receiver, chest()) == [0]
         worker = Worker(gateway(tmp_path / "g", shadow=shadow), store, "worker-1")
@@ -79,17 +79,18 @@ def test_there_is_a_plan_that_this_would_not_let_pass(store: Store) -> None:
 def test_processes_count_apart_and_are_added_up(config: Gateway, store: Store, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, None)
     count = (
-        "import sys; from pathlib import Path; from pneumoscope.serving import meters\n"
+        "import sys; from pathlib import Path; from pneumoscope.serving.watch import meters\n"
         "meters.count_in(Path(sys.argv[1])); meters.took('send', 0.2, 'pacs'); meters.process_started('worker')\n"
         "meters.answered(None, abstained=True)"
     )
     for _ in range(2):
         subprocess.run([sys.executable, "-c", count, str(folder)], check=True)
     look = (
-        "import sys; from pathlib import Path; from pneumoscope.serving import meters\n"
+        "import sys; from pathlib import Path; from pneumoscope.serving.watch import meters\n"
         "meters.count_in(Path(sys.argv[1]))\n"
-        "from pneumoscope.serving.metrics import render; from pneumoscope.serving.store import open_store\n"
-        "from pneumoscope.serving.config import load_gateway\n"
+        "from pneumoscope.serving.watch.prometheus import render\n"
+        "from pneumoscope.serving.store.database import open_store\n"
+        "from pneumoscope.serving.settings.gateway import load_gateway\n"
         "config = load_gateway(Path(sys.argv[2])); print(render(config, open_store(config.database)).decode())"
     )
     file = tmp_path / "gateway.toml"

@@ -25,9 +25,10 @@ from tests.serving.test_gateway import CALLER, gateway
 from tests.serving.test_web import Place, events, opened, sign_in, with_users
 
 from pneumoscope.errors import ConfigError, StorageError
-from pneumoscope.serving import accounts, audit, check
-from pneumoscope.serving.config import Oidc, load_gateway
-from pneumoscope.serving.tables import User
+from pneumoscope.serving.people import accounts, trail
+from pneumoscope.serving.run import check
+from pneumoscope.serving.settings.gateway import Oidc, load_gateway
+from pneumoscope.serving.store.tables import User
 from pneumoscope.serving.web.oidc import role_of
 
 __all__ = ["with_users"]
@@ -165,11 +166,11 @@ def test_who_the_issuer_vouches_for_is_signed_in(place: Place, issuer: Issuer) -
     assert page.status_code == 200
     assert "jane" in page.text
     assert [browser.get(path).status_code for path in ("/upload", "/technical")] == [200, 403]
-    (event,) = events(place, audit.SIGNED_IN)
+    (event,) = events(place, trail.SIGNED_IN)
     assert event.detail == "oidc"
     secret = page.text.split('name="form_secret" value="')[1][:64]
     assert browser.post("/signout", data={"form_secret": secret}).status_code == 303
-    assert len(events(place, audit.SIGNED_OUT)) == 1
+    assert len(events(place, trail.SIGNED_OUT)) == 1
     assert browser.get("/worklist").status_code == 303
 
 
@@ -205,8 +206,8 @@ def test_a_token_that_does_not_fit_lets_nobody_in(place: Place, issuer: Issuer, 
     assert answered.status_code == 401
     assert "try again" in answered.text
     assert browser.get("/worklist").status_code == 303
-    assert [event.detail for event in events(place, audit.REFUSED)] == ["oidc"]
-    assert events(place, audit.SIGNED_IN) == []
+    assert [event.detail for event in events(place, trail.REFUSED)] == ["oidc"]
+    assert events(place, trail.SIGNED_IN) == []
 
 
 @pytest.mark.filterwarnings("ignore:JWS algorithm")  # that is what is tried
@@ -237,7 +238,7 @@ def test_without_a_role_nobody_gets_in(place: Place, issuer: Issuer, roles: Any)
     assert "no role" in answered.text
     assert "research use only" in answered.text
     assert browser.get("/worklist").status_code == 303
-    assert [event.detail for event in events(place, audit.REFUSED)] == ["oidc: no role"]
+    assert [event.detail for event in events(place, trail.REFUSED)] == ["oidc: no role"]
     assert all(user.subject is None for user in accounts.users(place.store))
 
 
@@ -298,7 +299,7 @@ def test_passwords_may_be_switched_off(tmp_path: Path, with_users: Path, issuer:
         page = browser.get("/signin?back=/study/7").text
         assert 'type="password"' not in page
         assert 'href="/signin/oidc?back=/study/7"' in page
-        from pneumoscope.serving.accounts import form_secret
+        from pneumoscope.serving.people.accounts import form_secret
 
         values = {"name": "reader", "password": "correct horse battery"}
         secret = form_secret(browser.cookies["pneumoscope"])

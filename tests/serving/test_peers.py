@@ -37,13 +37,14 @@ from tests.serving.test_gateway import CALLER, chest, gateway, only_job, receivi
 from tests.serving.test_serve import until
 from tests.serving.test_stow import encoded
 
-from pneumoscope.serving import outbox, send
-from pneumoscope.serving.check import check
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.encode import Encoded, encode
-from pneumoscope.serving.neighbours import ClientTls
-from pneumoscope.serving.store import Store, now, open_store
-from pneumoscope.serving.tables import DEAD, DONE, SENT, WAITING, Delivery, Image, Job, Object, Result
+from pneumoscope.serving.delivery import send
+from pneumoscope.serving.results import Encoded, encode
+from pneumoscope.serving.run.check import check
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.settings.neighbours import ClientTls
+from pneumoscope.serving.store import outbox
+from pneumoscope.serving.store.database import Store, now, open_store
+from pneumoscope.serving.store.tables import DEAD, DONE, SENT, WAITING, Delivery, Image, Job, Object, Result
 from pneumoscope.serving.web import technical
 
 DICOM = ("sr", "sc", "gsps", "seg")

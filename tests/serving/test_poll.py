@@ -25,16 +25,16 @@ from tests.serving.test_serve import ready, until
 from tests.serving.test_stow import encoded
 
 from pneumoscope.errors import StorageError
-from pneumoscope.serving import orthanc as rest
-from pneumoscope.serving.check import check
-from pneumoscope.serving.encode import encode
-from pneumoscope.serving.intake import open_intake
-from pneumoscope.serving.metrics import render
-from pneumoscope.serving.orthanc import OrthancError
-from pneumoscope.serving.poll import _ATTEMPTS, Poller, place, pollers
-from pneumoscope.serving.process_names import names
-from pneumoscope.serving.store import Store, now, open_store
-from pneumoscope.serving.tables import WAITING, Feed, Image, Job
+from pneumoscope.serving.intake.poller import _ATTEMPTS, Poller, place, pollers
+from pneumoscope.serving.intake.receipt import open_intake
+from pneumoscope.serving.results import encode
+from pneumoscope.serving.run.check import check
+from pneumoscope.serving.settings.process_names import names
+from pneumoscope.serving.store.database import Store, now, open_store
+from pneumoscope.serving.store.tables import WAITING, Feed, Image, Job
+from pneumoscope.serving.watch.prometheus import render
+from pneumoscope.serving.wire import orthanc as rest
+from pneumoscope.serving.wire.orthanc import OrthancError
 
 
 @contextmanager

@@ -24,13 +24,15 @@ from pneumoscope.errors import DataError, StorageError
 from pneumoscope.journal.entry import Label
 from pneumoscope.journal.journal import Journal, archives
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
-from pneumoscope.serving import audit, jobs, process_names
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.erasure import erase_patient
-from pneumoscope.serving.intake import DUPLICATE, STORED, open_intake
-from pneumoscope.serving.retention import run, sweep
-from pneumoscope.serving.store import now
-from pneumoscope.serving.tables import (
+from pneumoscope.serving.intake.receipt import DUPLICATE, STORED, open_intake
+from pneumoscope.serving.keeping.erasure import erase_patient
+from pneumoscope.serving.keeping.retention import run, sweep
+from pneumoscope.serving.people import trail
+from pneumoscope.serving.settings import process_names
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store import jobs
+from pneumoscope.serving.store.database import now
+from pneumoscope.serving.store.tables import (
     DEAD,
     QUARANTINED,
     RUNNING,
@@ -44,7 +46,7 @@ from pneumoscope.serving.tables import (
     Result,
     SignIn,
 )
-from pneumoscope.serving.tables import Job as JobRow
+from pneumoscope.serving.store.tables import Job as JobRow
 
 __all__ = ["with_users"]
 ALL = {"images": 30, "results": 30, "jobs": 60}
@@ -100,7 +102,7 @@ def test_without_the_section_nothing_is_erased(tmp_path: Path, with_users: Path)
         assert sweep(place.config, place.store) == {}
         assert kept(place, image_id) == (True, True, True, True)
         assert "retain" not in process_names.names(place.config)
-        assert events(place, audit.ERASED) == []
+        assert events(place, trail.ERASED) == []
 
 
 def test_what_is_due_is_erased_and_told(place: Place) -> None:
@@ -111,7 +113,7 @@ def test_what_is_due_is_erased_and_told(place: Place) -> None:
     assert kept(place, eldest) == (False, False, False, False)
     row = image(place, eldest)
     assert (row.patient_id, row.patient_name, row.study_uid, row.header) == (None, None, "", {})
-    told = [event.detail for event in events(place, audit.ERASED)]
+    told = [event.detail for event in events(place, trail.ERASED)]
     assert told == ["1 jobs, after 60 days", "1 images, after 30 days", "1 results, after 30 days"]
     assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
     assert len(list(place.config.images.rglob("*.dcm"))) == 1
@@ -180,19 +182,19 @@ def test_who_dies_after_the_file_is_finished_by_the_next(
     image_id = old(place, ago)
     file = place.config.images / str(image(place, image_id).file)
     with monkeypatch.context() as patch:
-        patch.setattr("pneumoscope.serving.erasure.sync_folder", lambda folder: (_ for _ in ()).throw(Dead))
+        patch.setattr("pneumoscope.serving.keeping.erasure.sync_folder", lambda folder: (_ for _ in ()).throw(Dead))
         with pytest.raises(Dead):
             sweep(place.config, place.store)
     assert not file.exists()
     assert image(place, image_id).file is not None  # the row still says what is to be finished
-    assert events(place, audit.ERASED) == []
+    assert events(place, trail.ERASED) == []
     assert sum(sweep(place.config, place.store).values()) > 0
     assert image(place, image_id).file is None
-    assert len(events(place, audit.ERASED)) > 0
+    assert len(events(place, trail.ERASED)) > 0
 
 
 def test_many_go_in_small_transactions_until_told_to_stop(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pneumoscope.serving.retention._BATCH", 2)
+    monkeypatch.setattr("pneumoscope.serving.keeping.retention._BATCH", 2)
     for number in range(5):
         old(place, StudyInstanceUID=f"1.2.{number}")
     asked = iter([True, True, True, False])  # jobs, reports, then images once
@@ -203,7 +205,7 @@ def test_many_go_in_small_transactions_until_told_to_stop(place: Place, monkeypa
         "results": 0,
     }
     assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 3, "results": 5}
-    told = [event.detail for event in events(place, audit.ERASED) if "images" in str(event.detail)]
+    told = [event.detail for event in events(place, trail.ERASED) if "images" in str(event.detail)]
     assert told == ["2 images, after 30 days", "2 images, after 30 days", "1 images, after 30 days"]
 
 
@@ -217,7 +219,7 @@ def test_many_go_in_small_transactions_until_told_to_stop(place: Place, monkeypa
 def test_a_file_that_cannot_be_erased_keeps_its_row_and_holds_up_no_other(
     place: Place, monkeypatch: pytest.MonkeyPatch, fault: OSError, batch: int, ago: datetime, kind: str
 ) -> None:
-    monkeypatch.setattr("pneumoscope.serving.retention._BATCH", batch)
+    monkeypatch.setattr("pneumoscope.serving.keeping.retention._BATCH", batch)
     stuck, other = old(place, ago, StudyInstanceUID="1.2.1"), old(place, ago, StudyInstanceUID="1.2.2")
     file, unlink = place.config.images / str(image(place, stuck).file), Path.unlink
 
@@ -248,7 +250,7 @@ def test_a_sweep_that_the_system_stops_is_told_and_tried_again(place: Place, mon
         stop.set()
         raise OSError(errno.ESTALE, "x")
 
-    monkeypatch.setattr("pneumoscope.serving.retention.sweep", fail)
+    monkeypatch.setattr("pneumoscope.serving.keeping.retention.sweep", fail)
     with capture_logs() as logs:
         run(place.config, place.store, stop, lambda: None)
     assert [line["event"] for line in logs] == ["not swept"]
@@ -307,7 +309,7 @@ def test_events_and_sign_ins(tmp_path: Path, with_users: Path) -> None:
         with place.store.read() as session:
             assert session.scalar(select(func.count()).select_from(SignIn)) == 1
             assert [e.action for e in session.scalars(select(Event))] == [
-                audit.SIGNED_IN, audit.ERASED, audit.ERASED,
+                trail.SIGNED_IN, trail.ERASED, trail.ERASED,
             ]  # fmt: skip
 
 
@@ -328,7 +330,7 @@ def test_the_process_says_that_it_is_well_and_outlives_a_full_disk(
         raise StorageError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pneumoscope.serving.retention.sweep", full)
+        patch.setattr("pneumoscope.serving.keeping.retention.sweep", full)
         run(place.config, place.store, Stop(), lambda: beats.append(1))
     assert kept(place, image_id)[0]
     run(place.config, place.store, Stop(), lambda: beats.append(1))
@@ -448,7 +450,7 @@ def test_one_patient_is_erased_everywhere(place: Place, monkeypatch: pytest.Monk
     assert kept(place, other) == (True,) * 4
     assert keys(journal) == (["k3"], ["k3"])
     assert [keys(Journal(file)) for file in archives(journal.path)] == [([], [])]
-    (event,) = events(place, audit.ERASED_ON_REQUEST)
+    (event,) = events(place, trail.ERASED_ON_REQUEST)
     assert event.detail == str(done)
 
 

@@ -18,12 +18,12 @@ from tests.serving.orthanc import free_ports
 from tests.serving.test_gateway import chest, gateway, push, sink
 
 from pneumoscope.errors import ConfigError, StorageError
-from pneumoscope.serving.check import check
-from pneumoscope.serving.config import load_gateway
-from pneumoscope.serving.process_names import KINDS, kind_of, names, signed
-from pneumoscope.serving.store import open_store, revision
-from pneumoscope.serving.supervisor import _prepare, only_here, serve
-from pneumoscope.serving.tables import SENT, Beat, Delivery
+from pneumoscope.serving.run.check import check
+from pneumoscope.serving.run.supervisor import _prepare, only_here, serve
+from pneumoscope.serving.settings.gateway import load_gateway
+from pneumoscope.serving.settings.process_names import KINDS, kind_of, names, signed
+from pneumoscope.serving.store.database import open_store, revision
+from pneumoscope.serving.store.tables import SENT, Beat, Delivery
 
 TOML = """
 folder = "{folder}"

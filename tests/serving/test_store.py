@@ -22,17 +22,16 @@ from tests.serving.postgres import Postgres
 from tests.serving.test_gateway import gateway
 
 from pneumoscope.errors import ConfigError, StorageError
-from pneumoscope.serving import jobs, outbox
-from pneumoscope.serving import store as database
-from pneumoscope.serving.accounts import vouched
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.outbox import Answer, Outcome
-from pneumoscope.serving.process_names import KINDS
-from pneumoscope.serving.retention import sweep
-from pneumoscope.serving.send import DELIVERED
-from pneumoscope.serving.store import MIGRATIONS, Store, database_time, hidden, now, open_store, revision
-from pneumoscope.serving.supervisor import _tidy
-from pneumoscope.serving.tables import (
+from pneumoscope.serving.delivery.send import DELIVERED
+from pneumoscope.serving.keeping.retention import sweep
+from pneumoscope.serving.people.accounts import vouched
+from pneumoscope.serving.run.supervisor import _tidy
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.settings.process_names import KINDS
+from pneumoscope.serving.store import database, jobs, outbox
+from pneumoscope.serving.store.database import MIGRATIONS, Store, database_time, hidden, now, open_store, revision
+from pneumoscope.serving.store.outbox import Answer, Outcome
+from pneumoscope.serving.store.tables import (
     DEAD,
     DONE,
     QUARANTINED,
@@ -187,7 +186,7 @@ def test_a_host_whose_clock_is_wrong_keeps_to_the_databases(
     store = open_store(postgres.database(migrated))
     job_id = add(store)
     wrong = datetime.now(UTC) + timedelta(hours=hours)
-    monkeypatch.setattr("pneumoscope.serving.store.now", lambda: wrong)
+    monkeypatch.setattr("pneumoscope.serving.store.database.now", lambda: wrong)
     held = jobs.claim(store, "a", HOUR, HOUR)
     assert held is not None
     assert jobs.claim(store, "b", HOUR, HOUR) is None, "a lease of an hour has not passed"

@@ -24,9 +24,9 @@ from tests.serving.test_gateway import chest, gateway
 from tests.serving.test_serve import until
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.serving.store import Store, open_store
-from pneumoscope.serving.tables import WAITING, Image, Job
-from pneumoscope.serving.web.app import create_app
+from pneumoscope.serving.store.database import Store, open_store
+from pneumoscope.serving.store.tables import WAITING, Image, Job
+from pneumoscope.serving.web.server import create_app
 
 KIND = 'multipart/related; type="application/dicom"; boundary=B'
 TOKEN = "0123456789abcdef"

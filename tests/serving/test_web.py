@@ -34,11 +34,11 @@ from pneumoscope.errors import ConfigError
 from pneumoscope.journal.entry import Label
 from pneumoscope.journal.journal import Journal
 from pneumoscope.records import NORMAL, PNEUMONIA, RESEARCH_ONLY
-from pneumoscope.serving import accounts, audit
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.intake import open_intake
-from pneumoscope.serving.store import Store, now, open_store
-from pneumoscope.serving.tables import (
+from pneumoscope.serving.intake.receipt import open_intake
+from pneumoscope.serving.people import accounts, trail
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store.database import Store, now, open_store
+from pneumoscope.serving.store.tables import (
     DEAD,
     DONE,
     QUARANTINED,
@@ -50,11 +50,11 @@ from pneumoscope.serving.tables import (
     Object,
     Result,
 )
-from pneumoscope.serving.tables import Job as JobRow
-from pneumoscope.serving.web.app import create_app
+from pneumoscope.serving.store.tables import Job as JobRow
 from pneumoscope.serving.web.guard import HEADERS, PUBLIC, Limiter
 from pneumoscope.serving.web.pages import ago, day, person_name
 from pneumoscope.serving.web.pixels import rendition
+from pneumoscope.serving.web.server import create_app
 
 PASSWORD = "correct horse battery"
 HTML = {"accept": "text/html"}
@@ -271,7 +271,7 @@ def test_a_wrong_password_and_an_unknown_name_look_alike(place: Place) -> None:
     unknown = sign_in(place.browser(), "nobody", "wrong password")
     assert wrong.status_code == unknown.status_code == 401
     assert re.sub(r"[0-9a-f]{64}", "", wrong.text) == re.sub(r"[0-9a-f]{64}", "", unknown.text)
-    assert len(events(place, audit.REFUSED)) == 2
+    assert len(events(place, trail.REFUSED)) == 2
 
 
 def test_guessing_ends_soon_also_with_the_right_password(place: Place) -> None:
@@ -550,7 +550,7 @@ def test_feedback_is_kept_and_tells_the_journal(
     assert "Jane" not in str(labels)
     assert source.StudyInstanceUID not in str(labels)
     assert "left base" in browser.get(f"/study/{image_id}").text
-    assert [event.image_id for event in events(place, audit.FEEDBACK)] == [image_id]
+    assert [event.image_id for event in events(place, trail.FEEDBACK)] == [image_id]
 
 
 def form_of(place: Place, image_id: int) -> tuple[Any, dict[str, str]]:
@@ -588,7 +588,7 @@ def test_feedback_that_was_cut_off_is_written_once_in_both(place: Place, monkeyp
     answer(place, image_id)
     browser, form = form_of(place, image_id)
     with monkeypatch.context() as patch:
-        patch.setattr("pneumoscope.serving.web.study.audit.add", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        patch.setattr("pneumoscope.serving.web.study_page.trail.add", lambda *_: (_ for _ in ()).throw(RuntimeError))
         with pytest.raises(RuntimeError):
             browser.post(f"/study/{image_id}/feedback", data=form)
     assert counted(place) == (0, 1)
@@ -637,7 +637,7 @@ def test_dead_letters_and_quarantined_images_go_back(place: Place) -> None:
     with place.store.read() as session:
         assert session.get_one(Delivery, delivery_id).state == WAITING
         assert session.get_one(JobRow, job_id).state == WAITING
-    assert len(events(place, audit.REPLAYED)) == len(events(place, audit.AGAIN)) == 1
+    assert len(events(place, trail.REPLAYED)) == len(events(place, trail.AGAIN)) == 1
     assert "Nothing was given up." in browser.get("/technical/rows").text
 
 
@@ -666,7 +666,7 @@ def test_an_upload_goes_the_way_of_every_image(place: Place) -> None:
         assert (place.config.images / str(image.file)).is_file()
         assert answered.headers["location"] == f"/study/{image.id}"
     assert list(place.config.incoming.iterdir()) == []
-    assert len(events(place, audit.UPLOADED)) == 2
+    assert len(events(place, trail.UPLOADED)) == 2
 
 
 @pytest.mark.parametrize(
@@ -715,7 +715,7 @@ def test_every_look_at_a_patient_is_written_down(place: Place) -> None:
     for path in ("", "/pixels", "/overlay.png"):
         assert browser.get(f"/study/{image_id}{path}").status_code == 200
     browser.get(f"/api/studies/{image_id}")
-    for action, times in {audit.LISTED: 1, audit.VIEWED: 2, audit.PIXELS: 1, audit.OVERLAY: 1}.items():
+    for action, times in {trail.LISTED: 1, trail.VIEWED: 2, trail.PIXELS: 1, trail.OVERLAY: 1}.items():
         assert [event.image_id for event in events(place, action)] == [image_id] * times
     with place.store.read() as session:
         assert {event.user.name for event in session.scalars(select(Event)) if event.user} == {"viewer"}

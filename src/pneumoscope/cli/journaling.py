@@ -71,7 +71,7 @@ def _erase_from_gateway(config: Path, issuer: str | None, committed: bool) -> No
     from pneumoscope.cli.serving import extra, opened
 
     with extra():
-        from pneumoscope.serving.erasure import erase_patient
+        from pneumoscope.serving.keeping.erasure import erase_patient
     with opened(config) as (found, store):
         counts = erase_patient(found, store, _patient(), issuer, committed=committed)
     typer.echo(str(counts))

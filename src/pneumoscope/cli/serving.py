@@ -14,8 +14,8 @@ from pneumoscope.cli.console import say
 from pneumoscope.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pneumoscope.serving.config import Gateway
-    from pneumoscope.serving.store import Store
+    from pneumoscope.serving.settings.gateway import Gateway
+    from pneumoscope.serving.store.database import Store
 
 Config = Annotated[Path, typer.Option("--config", help="The gateway's TOML file.")]
 users = typer.Typer(no_args_is_help=True, help="Who may use the gateway's page.")
@@ -42,16 +42,16 @@ def serve(
     from pneumoscope.records import RESEARCH_ONLY
 
     with extra():
-        from pneumoscope.serving.config import load_gateway
-        from pneumoscope.serving.process_names import KINDS
-        from pneumoscope.serving.supervisor import serve as run
+        from pneumoscope.serving.run.supervisor import serve as run
+        from pneumoscope.serving.settings.gateway import load_gateway
+        from pneumoscope.serving.settings.process_names import KINDS
 
     found = load_gateway(config)
     say(RESEARCH_ONLY)
     if not check:
         run(found, only or KINDS)
         return
-    from pneumoscope.serving.check import check as look
+    from pneumoscope.serving.run.check import check as look
 
     fatal = False
     for item in look(found):
@@ -70,7 +70,7 @@ def add(
 ) -> None:
     """Add a user of the page; the password is asked for, or read from standard input."""
     with extra():
-        from pneumoscope.serving.accounts import add_user
+        from pneumoscope.serving.people.accounts import add_user
     with opened(config) as (_, store):
         add_user(store, name, role, _password())
     typer.echo(f"{name}: {role}")
@@ -80,7 +80,7 @@ def add(
 def list_(config: Config) -> None:
     """List the users of the page with their roles."""
     with extra():
-        from pneumoscope.serving.accounts import users as every
+        from pneumoscope.serving.people.accounts import users as every
     with opened(config) as (_, store):
         for user in every(store):
             typer.echo(f"{user.name}: {user.role}" + (", disabled" if user.disabled else ""))
@@ -90,7 +90,7 @@ def list_(config: Config) -> None:
 def disable(name: Annotated[str, typer.Argument(help="Of the user.")], config: Config) -> None:
     """Let a user sign in no more; what the user did stays in the audit trail."""
     with extra():
-        from pneumoscope.serving.accounts import disable_user
+        from pneumoscope.serving.people.accounts import disable_user
     with opened(config) as (_, store):
         disable_user(store, name)
     typer.echo(f"{name}: disabled")
@@ -111,8 +111,8 @@ def extra() -> Iterator[None]:
 def opened(config: Path) -> Iterator[tuple[Gateway, Store]]:
     """Yield a gateway's configuration with its tables, which are made where there are none."""
     from pneumoscope.files import private_folder
-    from pneumoscope.serving.config import load_gateway
-    from pneumoscope.serving.store import open_store
+    from pneumoscope.serving.settings.gateway import load_gateway
+    from pneumoscope.serving.store.database import open_store
 
     found = load_gateway(config)
     private_folder(found.folder)

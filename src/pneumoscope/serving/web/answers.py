@@ -11,10 +11,10 @@ from pydicom.dataset import Dataset
 from pneumoscope.bundle.files import Bundle
 from pneumoscope.numerals import figure, percent
 from pneumoscope.records import PNEUMONIA, Prediction
-from pneumoscope.serving.accounts import ADMIN, Person
-from pneumoscope.serving.encode import words
-from pneumoscope.serving.finding import Finding
-from pneumoscope.serving.tables import DECLINED, QUARANTINED, RUNNING, Job, Result
+from pneumoscope.serving.people.accounts import ADMIN, Person
+from pneumoscope.serving.results import words
+from pneumoscope.serving.results.finding import Finding
+from pneumoscope.serving.store.tables import DECLINED, QUARANTINED, RUNNING, Job, Result
 
 FLAGGED, CLEAR, NOT_ANALYSED, PENDING, HIDDEN = "flagged", "not-flagged", "not-analysed", "pending", "hidden"
 

@@ -15,8 +15,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pneumoscope.serving.accounts import Person, form_secret, person
-from pneumoscope.serving.config import Web
+from pneumoscope.serving.people.accounts import Person, form_secret, person
+from pneumoscope.serving.settings.gateway import Web
 
 COOKIE = "pneumoscope"
 FIELD = "form_secret"

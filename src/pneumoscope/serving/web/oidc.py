@@ -19,15 +19,15 @@ from joserfc.errors import JoseError
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.sessions import SessionMiddleware
 
-from pneumoscope.serving import audit
-from pneumoscope.serving.accounts import ROLES, vouched
-from pneumoscope.serving.config import Oidc, Web, is_private
-from pneumoscope.serving.logs import logger
-from pneumoscope.serving.secret import read_secret
-from pneumoscope.serving.tls import client_tls
+from pneumoscope.serving.people import trail
+from pneumoscope.serving.people.accounts import ROLES, vouched
+from pneumoscope.serving.settings.gateway import Oidc, Web, is_private
+from pneumoscope.serving.settings.secret import read_secret
+from pneumoscope.serving.watch.logs import logger
 from pneumoscope.serving.web.guard import OIDC, OIDC_ANSWER
 from pneumoscope.serving.web.pages import Here, Pages
 from pneumoscope.serving.web.signin import HOME, give, inside
+from pneumoscope.serving.wire.tls import client_tls
 
 COOKIE = "pneumoscope_oidc"
 _PENDING = 600  # seconds in which somebody must sign in at the issuer
@@ -171,7 +171,7 @@ def router(settings: Oidc) -> APIRouter:
         try:
             claims = await issuer.claims(request)
         except HTTPException:
-            await run_in_threadpool(audit.note, pages.store, None, audit.REFUSED, detail="oidc")
+            await run_in_threadpool(trail.note, pages.store, None, trail.REFUSED, detail="oidc")
             raise
         finally:
             request.session.clear()
@@ -186,14 +186,14 @@ def router(settings: Oidc) -> APIRouter:
 def _open(pages: Pages, claims: Mapping[str, Any], settings: Oidc) -> str:
     role = role_of(claims, settings)
     if role is None:
-        audit.note(pages.store, None, audit.REFUSED, detail="oidc: no role")
+        trail.note(pages.store, None, trail.REFUSED, detail="oidc: no role")
         raise HTTPException(403, "your account has no role here: ask who manages accounts for one")
     subject, name = f"{settings.issuer} {claims['sub']}", str(claims.get(settings.name_claim) or "user")
     who = vouched(pages.store, subject, name, role, pages.config.web.session_minutes)
     if who is None:
-        audit.note(pages.store, None, audit.REFUSED, detail="oidc: disabled")
+        trail.note(pages.store, None, trail.REFUSED, detail="oidc: disabled")
         raise HTTPException(403, "your account is disabled here")
-    audit.note(pages.store, who, audit.SIGNED_IN, detail="oidc")
+    trail.note(pages.store, who, trail.SIGNED_IN, detail="oidc")
     return who.token
 
 

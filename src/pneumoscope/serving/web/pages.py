@@ -16,10 +16,10 @@ from pneumoscope.bundle.files import Bundle, load_bundle
 from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.records import RESEARCH_ONLY
-from pneumoscope.serving.accounts import ADMIN, READER, form_secret
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.intake import Intake, open_intake
-from pneumoscope.serving.store import Store, now
+from pneumoscope.serving.intake.receipt import Intake, open_intake
+from pneumoscope.serving.people.accounts import ADMIN, READER, form_secret
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store.database import Store, now
 from pneumoscope.serving.web.guard import COOKIE, FIELD
 
 

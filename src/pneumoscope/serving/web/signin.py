@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from pneumoscope.serving import audit
-from pneumoscope.serving.accounts import LONGEST, VIEWER, Person, form_secret, sign_in, sign_out
+from pneumoscope.serving.people import trail
+from pneumoscope.serving.people.accounts import LONGEST, VIEWER, Person, form_secret, sign_in, sign_out
 from pneumoscope.serving.web.guard import COOKIE, OIDC, Limiter, needs
 from pneumoscope.serving.web.pages import PRINTABLE, Here, Pages, page
 
@@ -48,9 +48,9 @@ def router() -> APIRouter:
         if who is None:
             for key in keys:
                 failures.count(key)
-            audit.note(pages.store, None, audit.REFUSED)
+            trail.note(pages.store, None, trail.REFUSED)
             return _form(request, pages, back, "Name and password do not fit.", 401)
-        audit.note(pages.store, who, audit.SIGNED_IN)
+        trail.note(pages.store, who, trail.SIGNED_IN)
         answer = RedirectResponse(inside(back), 303)
         give(answer, pages, who.token)
         return answer
@@ -59,7 +59,7 @@ def router() -> APIRouter:
     def leave(pages: Here, who: Annotated[Person, Depends(needs(VIEWER))]) -> Response:
         """End the sign-in."""
         sign_out(pages.store, who)
-        audit.note(pages.store, who, audit.SIGNED_OUT)
+        trail.note(pages.store, who, trail.SIGNED_OUT)
         answer = RedirectResponse("/signin", 303)
         answer.delete_cookie(COOKIE)
         return answer

@@ -23,12 +23,12 @@ from starlette.requests import ClientDisconnect
 from pneumoscope.errors import ImageError, StorageError, storage_errors
 from pneumoscope.files import out_folder
 from pneumoscope.images.header import Header, read
-from pneumoscope.serving.config import SHORTEST_TOKEN, Gateway, Stow
-from pneumoscope.serving.intake import Intake, sweep
-from pneumoscope.serving.logs import logger
-from pneumoscope.serving.receive import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, accepted_classes
-from pneumoscope.serving.references import reference
-from pneumoscope.serving.secret import read_secret
+from pneumoscope.serving.intake.listener import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, accepted_classes
+from pneumoscope.serving.intake.receipt import Intake, sweep
+from pneumoscope.serving.settings.gateway import SHORTEST_TOKEN, Gateway, Stow
+from pneumoscope.serving.settings.secret import read_secret
+from pneumoscope.serving.watch.logs import logger
+from pneumoscope.serving.wire.references import reference
 
 # PS3.18, table 10.5.3-1, and PS3.7, annex C.
 NOT_ITS_STUDY, CLASS_UNKNOWN = 0xA900, 0x0122

@@ -15,11 +15,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope import __version__
-from pneumoscope.serving import audit, jobs, outbox
-from pneumoscope.serving.accounts import ADMIN, Person
-from pneumoscope.serving.process_names import names
-from pneumoscope.serving.store import database_time, revision
-from pneumoscope.serving.tables import (
+from pneumoscope.serving.people.accounts import ADMIN, Person
+from pneumoscope.serving.settings.process_names import names
+from pneumoscope.serving.store import jobs, outbox
+from pneumoscope.serving.store.database import database_time, revision
+from pneumoscope.serving.store.tables import (
     COMMITTED,
     DEAD,
     DELIVERY_STATES,
@@ -67,7 +67,7 @@ def router() -> APIRouter:
         """Owe again what was given up."""
         if not outbox.replay(pages.store, delivery_id):
             raise HTTPException(409, "this delivery is not given up, or its bytes were erased")
-        audit.note(pages.store, who, audit.REPLAYED, detail=f"delivery {delivery_id}")
+        trail.note(pages.store, who, trail.REPLAYED, detail=f"delivery {delivery_id}")
         return RedirectResponse("/technical", 303)
 
     @routes.post("/technical/jobs/{job_id}/again", response_class=RedirectResponse, status_code=303, responses=stale)
@@ -75,14 +75,14 @@ def router() -> APIRouter:
         """Send an image that could not be analysed back to the queue."""
         if not jobs.try_again(pages.store, job_id):
             raise HTTPException(409, "this image is not quarantined")
-        audit.note(pages.store, who, audit.AGAIN, detail=f"job {job_id}")
+        trail.note(pages.store, who, trail.AGAIN, detail=f"job {job_id}")
         return RedirectResponse("/technical", 303)
 
     @routes.get("/audit", response_class=HTMLResponse)
     def trail(request: Request, pages: Here, who: Admin) -> HTMLResponse:
         """Show who saw or did what, the newest first."""
-        audit.note(pages.store, who, audit.READ_AUDIT)
-        return page(request, "audit.html.j2", events=audit.latest(pages.store, _EVENTS), most=_EVENTS)
+        trail.note(pages.store, who, trail.READ_AUDIT)
+        return page(request, "audit.html.j2", events=trail.latest(pages.store, _EVENTS), most=_EVENTS)
 
     return routes
 

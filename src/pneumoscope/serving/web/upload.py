@@ -13,9 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from pneumoscope.errors import ImageError, StorageError, storage_errors
-from pneumoscope.serving import audit
-from pneumoscope.serving.accounts import READER, Person
-from pneumoscope.serving.intake import OWN_RESULT, Receipt
+from pneumoscope.serving.intake.receipt import OWN_RESULT, Receipt
+from pneumoscope.serving.people import trail
+from pneumoscope.serving.people.accounts import READER, Person
 from pneumoscope.serving.web.guard import UPLOAD, faults, needs
 from pneumoscope.serving.web.pages import Here, Pages, page
 
@@ -93,7 +93,7 @@ def bring(pages: Pages, who: Person, given: UploadFile) -> Receipt:
         receipt = pages.intake.take(arrival, f"page:{who.name}")
     finally:
         arrival.unlink(missing_ok=True)
-    audit.note(pages.store, who, audit.UPLOADED, receipt.image_id, receipt.outcome)
+    trail.note(pages.store, who, trail.UPLOADED, receipt.image_id, receipt.outcome)
     return receipt
 
 

@@ -15,10 +15,10 @@ from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, sel
 from sqlalchemy.orm import joinedload
 
 from pneumoscope.records import PNEUMONIA
-from pneumoscope.serving import audit
-from pneumoscope.serving.accounts import ADMIN, VIEWER, Person
-from pneumoscope.serving.store import now
-from pneumoscope.serving.tables import (
+from pneumoscope.serving.people import trail
+from pneumoscope.serving.people.accounts import ADMIN, VIEWER, Person
+from pneumoscope.serving.store.database import now
+from pneumoscope.serving.store.tables import (
     DECLINED,
     DONE,
     HIGH,
@@ -135,8 +135,8 @@ def router() -> APIRouter:
     def search(request: Request, pages: Here, who: Viewer, text: Sought) -> HTMLResponse:
         """Show the images of a patient or an order. What is sought is a form's, so that no address names a patient."""
         found = lines(pages, who, text)
-        audit.note(pages.store, who, audit.SEARCHED, detail=f"{found.total} found")
-        audit.listed(pages.store, who, [row.image.id for row in found.rows])
+        trail.note(pages.store, who, trail.SEARCHED, detail=f"{found.total} found")
+        trail.listed(pages.store, who, [row.image.id for row in found.rows])
         return page(request, "search.html.j2", listing=found, sought=text, filters=None)
 
     return routes
@@ -165,7 +165,7 @@ def lines(pages: Pages, who: Person, asked: Filters | str) -> Listing:
 
 def _content(pages: Pages, who: Person, filters: Filters) -> dict[str, Any]:
     found = lines(pages, who, filters)
-    audit.listed(pages.store, who, [row.image.id for row in found.rows])
+    trail.listed(pages.store, who, [row.image.id for row in found.rows])
     return {"listing": found, "filters": filters}
 
 

@@ -1,0 +1,175 @@
+"""One radiograph from file to finished results. Runs in the child that may be killed."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from pneumoscope.errors import ConfigError
+from pneumoscope.images import Radiograph, read_header
+from pneumoscope.images.preparation import image_box
+from pneumoscope.records import PNEUMONIA, FloatArray, Prediction
+from pneumoscope.serving.results.finding import Encoded, Finding
+from pneumoscope.serving.settings.gateway import BundleChoice
+
+if TYPE_CHECKING:
+    from pneumoscope.predict import Classifier
+
+NO_MAP = "none"
+_USUAL = ("sr", "sc")
+_COARSE = 512  # side of a map that covers more than what the network saw
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the child is asked: a DICOM file, the objects to be built, and the time that they carry."""
+
+    path: Path
+    kinds: Sequence[str]
+    made: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What the child answers. `map_png`: grey PNG over the whole image.
+
+    `seconds`: of all, `encoding` of them for the objects.
+    """
+
+    prediction: Prediction
+    card_sha256: str
+    calibrated: bool
+    operating_point: str
+    urgent: bool
+    objects: tuple[Encoded, ...] = ()
+    map_png: bytes | None = None
+    explained_by: str | None = None
+    seconds: float = 0.0
+    encoding: float = 0.0
+
+
+def open_analysis(choice: BundleChoice) -> Callable[[Task], Analysis]:
+    """Load a bundle, and return the function that answers about an image with it, at full speed from the first on.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        ConfigError: no method of explanation has that name.
+    """
+    classifier = _classifier(choice)
+    _warm(classifier, choice.explain)
+    return partial(_analyse, classifier, choice.explain)
+
+
+def open_in_haste(choice: BundleChoice) -> Callable[[Task], Analysis]:
+    """Do the same, and let the first image wait for what is loaded on first use: for when one waits already."""
+    return partial(_analyse, _classifier(choice), choice.explain)
+
+
+def _classifier(choice: BundleChoice) -> Classifier:
+    from pneumoscope.explanation import METHODS
+    from pneumoscope.predict import Classifier
+
+    if choice.explain != NO_MAP and choice.explain not in METHODS:
+        raise ConfigError(f"no method is called {choice.explain!r}", remedy=f"use {', '.join(METHODS)} or none")
+    return Classifier.load(choice.path, operating_point=choice.operating_point)
+
+
+def _warm(classifier: Classifier, method: str) -> None:
+    """Go once through all of it, so that no patient waits for what is loaded and compiled on first use."""
+    from pydicom import Dataset
+
+    from pneumoscope.serving.results import encode
+
+    side = classifier.bundle.preparation.canvas
+    noise = np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)
+    with NamedTemporaryFile(suffix=".png") as file:
+        Image.fromarray(noise).save(file.name)
+        classifier.predict_one(file.name)  # refused, which takes the lungs too
+    heat = None if method == NO_MAP else _map(classifier, method, noise)[0]
+    flagged = Prediction("", 0.5, PNEUMONIA, 0.5)
+    grey = np.divide(noise, 255, dtype=np.float32)
+    finding = Finding(Dataset(), flagged, grey, heat, classifier.bundle.card, method, urgent=False)
+    encode(finding, _USUAL, datetime.now(UTC))
+
+
+def _analyse(classifier: Classifier, method: str, task: Task) -> Analysis:
+    from pneumoscope.serving.results import encode
+
+    started = time.perf_counter()
+    prediction, radiograph = classifier.predict_one(task.path)
+    heat, explained_by = None, None
+    if radiograph is not None and method != NO_MAP and not prediction.abstained:
+        heat, explained_by = _explain(classifier, method, radiograph)
+    urgent = prediction.label == PNEUMONIA
+    finding = Finding(
+        source=read_header(task.path),
+        # The file's place in the store is nobody's business outside.
+        prediction=replace(prediction, path=""),
+        image=None if radiograph is None else radiograph.pixels,
+        heatmap=heat,
+        bundle=classifier.bundle.card,
+        explained_by=explained_by,
+        urgent=urgent,
+    )
+    analysed = time.perf_counter()
+    objects = encode(finding, task.kinds, task.made) if task.kinds and prediction.error is None else ()
+    return Analysis(
+        prediction=prediction,
+        card_sha256=classifier.bundle.sha256,
+        calibrated=bool(classifier.bundle.card.get("calibration")),
+        operating_point=classifier.operating_point,
+        urgent=urgent,
+        objects=objects,
+        map_png=None if heat is None else _png(heat),
+        explained_by=explained_by,
+        seconds=time.perf_counter() - started,
+        encoding=time.perf_counter() - analysed,
+    )
+
+
+def _explain(classifier: Classifier, method: str, radiograph: Radiograph) -> tuple[FloatArray | None, str]:
+    values, verdict = _map(classifier, method, classifier.canvas(radiograph))
+    told = f"{method}, {verdict}"
+    return (None if verdict == "blank" else _over_image(classifier, values, radiograph.pixels)), told
+
+
+def _map(
+    classifier: Classifier, method: str, canvas: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+) -> tuple[FloatArray, str]:
+    from pneumoscope.explanation import METHODS
+
+    heatmap = METHODS[method](classifier, canvas)
+    return heatmap.values, heatmap.verdict
+
+
+def _over_image(classifier: Classifier, values: FloatArray, pixels: FloatArray) -> FloatArray:
+    """Return a map float32 [h, w] stretched over the whole image, not over what the network saw of it alone."""
+    shown = pixels if classifier.crop is None else classifier.crop(pixels)
+    top, bottom, left, right = image_box(shown.shape, classifier.bundle.preparation)
+    values = values[top:bottom, left:right]
+    if classifier.crop is None:
+        return values
+    height, width = pixels.shape
+    top, bottom, left, right = classifier.crop.box(pixels)
+    scale = _COARSE / max(height, width)
+    whole = np.zeros((max(1, round(height * scale)), max(1, round(width * scale))), np.float32)
+    place = whole[round(top * scale) : round(bottom * scale), round(left * scale) : round(right * scale)]
+    size = (place.shape[1], place.shape[0])
+    place[:] = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+    return whole
+
+
+def _png(heat: FloatArray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,315 @@
+"""The gateway in one TOML file; an unknown key, a wrong type or what does not fit together is an error."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pneumoscope.config import Section, read_toml
+from pneumoscope.images import PLAIN
+from pneumoscope.serving.settings.neighbours import (
+    AETitle,
+    ClientTls,
+    Count,
+    Destination,
+    File,
+    Orthanc,
+    Peer,
+    Port,
+    Seconds,
+    Tls,
+)
+
+PAGE = "docs/reference/gateway.md"
+SHORTEST_TOKEN = 16  # characters of what admits a sender
+
+
+class Receive(Section):
+    """The DICOM listener. `callers`: the titles that may send; at least one.
+
+    `associations`: at once, `peer_associations`: of one address. `seconds`: how long a peer may be silent, or take for
+    one PDU. `object_seconds`, `object_mb`: how long one object may take, and how large it may be, also one
+    that comes from an Orthanc. `free_mb`: with less
+    space left on the disk images are refused (0xA700). `port` 0 takes a free one. `commitment`: answer requests for
+    storage commitment; a sender may erase what is committed, and the gateway is no archive. `commitment_peer`: senders
+    that release before the report.
+    """
+
+    aet: AETitle = "PNEUMOSCOPE"
+    port: Port = 11112
+    bind: str = "127.0.0.1"
+    callers: Annotated[tuple[AETitle, ...], Field(min_length=1)]
+    associations: Count = 20
+    peer_associations: Count = 10
+    seconds: Seconds = 60.0
+    object_seconds: Seconds = 300.0
+    object_mb: Count = 512
+    free_mb: Annotated[int, Field(ge=0)] = 500
+    commitment: bool = False
+    commitment_peer: tuple[Peer, ...] = ()
+    tls: Tls | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Receive:
+        if self.commitment_peer and not self.commitment:
+            raise ValueError("commitment_peer needs commitment = true")
+        return self
+
+
+class Analyse(Section):
+    """Which images are analysed; of the others it is said why not.
+
+    `age_years`: lowest and highest age; the bundle's own where it is missing, and no limit where the bundle
+    does not tell either. `unknown`: whether an image is analysed whose view, body part or age is not told.
+    """
+
+    modalities: tuple[str, ...] = PLAIN
+    views: tuple[str, ...] = ("PA", "AP")
+    body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG")
+    age_years: tuple[float, float] | None = None
+    unknown: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> Analyse:
+        if self.age_years and not 0 <= self.age_years[0] <= self.age_years[1]:
+            raise ValueError("age_years goes from the lowest to the highest")
+        return self
+
+
+class BundleChoice(Section):
+    """`path`: a folder, or `default` or `fast`. `explain`: a method of `pneumoscope explain`, or `none`."""
+
+    path: File = Path("default")
+    operating_point: str | None = None
+    explain: str = "gradcam"
+
+
+class Worker(Section):
+    """`seconds` and `memory_mb` for one image; what needs more is killed, and quarantined after `attempts`."""
+
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    seconds: Seconds = 60.0
+    start_seconds: Seconds = 180.0
+    memory_mb: Annotated[int, Field(ge=256)] = 6144
+    attempts: Count = 3
+
+
+class Priority(Section):
+    """`max_wait_minutes`: who has waited longer goes before everything urgent, so that nobody waits for ever."""
+
+    max_wait_minutes: Seconds = 60.0
+
+
+class Database(Section):
+    """`url`: of SQLAlchemy, `sqlite` or `postgresql+psycopg`; a SQLite file in the gateway's folder by default.
+
+    `host`: what this machine is called among several with one PostgreSQL; its own name by default.
+    """
+
+    url: Annotated[str, Field(pattern=r"^(sqlite|postgresql\+psycopg)://")] | None = None
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Database:
+        if self.host is not None and (self.url is None or self.url.startswith("sqlite")):
+            raise ValueError("host is for several machines, which need a PostgreSQL in url")
+        return self
+
+
+def is_private(url: str) -> bool:
+    """Say whether nobody on the way can read or change what goes to a URL: HTTPS, or this machine itself."""
+    parts = urlsplit(url)
+    here = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    return bool(parts.hostname) and (parts.scheme == "https" or (here and parts.scheme == "http"))
+
+
+def _private(url: str) -> str:
+    if not is_private(url):
+        raise ValueError("must begin with https://; http:// is for this machine alone (127.0.0.1)")
+    return url
+
+
+PrivateUrl = Annotated[str, AfterValidator(_private)]
+
+
+class Oidc(Section):
+    """Signing in at an issuer of OpenID Connect.
+
+    `issuer`: as it calls itself. `address`: under which browsers reach the pages; the issuer must know
+    `ADDRESS/signin/oidc/answer`. `claim`: of the ID token, a name or a dotted path, that holds what `roles` turns into
+    a role here; of several the highest counts. `ask_again`: the issuer asks for the password each time, as is right
+    where several people share a screen.
+    """
+
+    issuer: PrivateUrl
+    client_id: Annotated[str, Field(min_length=1)]
+    client_secret_file: File
+    address: PrivateUrl
+    claim: Annotated[str, Field(min_length=1)] = "roles"
+    roles: Annotated[dict[str, Literal["viewer", "reader", "admin"]], Field(min_length=1)]
+    name_claim: str = "preferred_username"
+    scopes: tuple[str, ...] = ("openid", "profile")
+    label: str = "your organisation's account"
+    ask_again: bool = True
+    tls: ClientTls | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Oidc:
+        if "openid" not in self.scopes:
+            raise ValueError("scopes must name openid")
+        return self
+
+
+class Web(Section):
+    """Pages, health and metrics.
+
+    `https`: browsers reach the pages through HTTPS only, by a proxy before them; cookies are then marked secure.
+    `session_minutes`: after that a user signs in again. `upload_mb`: the largest file that is taken. `passwords`: false
+    lets users in through `oidc` alone.
+    """
+
+    bind: str = "127.0.0.1"
+    port: Port = 8042
+    https: bool = False
+    session_minutes: Annotated[int, Field(ge=1, le=1440)] = 600
+    upload_mb: Annotated[int, Field(ge=1, le=1024)] = 128
+    passwords: bool = True
+    oidc: Oidc | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Web:
+        if not self.passwords and self.oidc is None:
+            raise ValueError("with passwords = false nobody could sign in: add the section web.oidc")
+        return self
+
+
+class Stow(Section):
+    """Receiving over DICOMweb, at the address of the pages, where this section is there, be it empty.
+
+    `token_file`: who sends must show what it holds; without it only this machine may send. `request_mb` and `objects`:
+    the most of one request.
+    """
+
+    token_file: File | None = None
+    request_mb: Count = 1024
+    objects: Count = 500
+
+
+class Retention(Section):
+    """After how many days something is erased; what is not named is kept for ever. See `serving.keeping.retention`."""
+
+    images: Count | None = None
+    results: Count | None = None
+    jobs: Count | None = None
+    events: Count | None = None
+    journal: Count | None = None
+
+
+class Journal(Section):
+    """The pseudonymous record of predictions. `key`: secret of the pseudonyms, made where it is missing."""
+
+    path: File | None = None
+    key: File | None = None
+    site: str | None = None
+
+
+class Logs(Section):
+    """`file`: standard error where it is missing."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    file: File | None = None
+
+
+class Gateway(Section):
+    """The whole file. `folder`: where images, database and journal lie. `shadow`: analyse, journal, send nothing."""
+
+    folder: File
+    shadow: bool = False
+    receive: Receive
+    analyse: Analyse = Analyse()
+    bundle: BundleChoice = BundleChoice()
+    worker: Worker = Worker()
+    destination: tuple[Destination, ...] = ()
+    priority: Priority = Priority()
+    store: Database = Database()
+    web: Web = Web()
+    stow: Stow | None = None
+    orthanc: tuple[Orthanc, ...] = ()
+    journal: Journal = Journal()
+    retention: Retention = Retention()
+    logs: Logs = Logs()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Gateway:
+        for what, items in (("destinations", self.destination), ("orthancs", self.orthanc)):
+            names = [item.name for item in items]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two {what} are called {twice[0]}")
+        return self
+
+    @property
+    def images(self) -> Path:
+        """Where received images lie."""
+        return self.folder / "images"
+
+    @property
+    def incoming(self) -> Path:
+        """Where images lie until they are complete, on the same file system as `images`; each host has its own."""
+        return self.folder / "incoming" / (self.host or "")
+
+    @property
+    def host(self) -> str | None:
+        """What tells this machine from others that share the database; None with SQLite, which is one machine's."""
+        if self.database.startswith("sqlite"):
+            return None
+        return self.store.host or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:40]
+
+    @property
+    def database(self) -> str:
+        """URL of the database."""
+        return self.store.url or f"sqlite:///{self.folder / 'gateway.sqlite'}"
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal."""
+        return self.journal.path or self.folder / "journal.sqlite"
+
+    @property
+    def deliveries(self) -> tuple[Destination, ...]:
+        """Destinations that get results: none in shadow mode."""
+        if self.shadow:
+            return ()
+        ours = {"calling": self.receive.aet}
+        return tuple(i if i.calling else i.model_copy(update=ours) for i in self.destination if i.enabled)
+
+
+def load_gateway(path: Path) -> Gateway:
+    """Read `gateway.toml`; its paths are relative to its folder.
+
+    Raises:
+        ConfigError: a key is unknown, ill-typed or out of range, or keys do not fit together.
+        StorageError: the file cannot be read.
+    """
+    config = read_toml(path, Gateway, PAGE)
+    found = _anchored(config, path.resolve().parent)
+    assert isinstance(found, Gateway)
+    return found
+
+
+def _anchored(section: Section, folder: Path) -> Section:
+    """Return a section with its relative paths found from anywhere; a bundle's shipped name stays a name."""
+    found: dict[str, object] = {}
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if isinstance(value, Path) and not (isinstance(section, BundleChoice) and str(value) in ("default", "fast")):
+            found[key] = folder / value
+        elif isinstance(value, Section):
+            found[key] = _anchored(value, folder)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            found[key] = tuple(_anchored(item, folder) for item in value)
+    return section.model_copy(update=found)

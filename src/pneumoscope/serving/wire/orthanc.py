@@ -1,0 +1,141 @@
+"""The few requests to Orthanc's REST API that following its changes needs (Orthanc Book, "Tracking changes")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+
+from pneumoscope.errors import storage_errors
+from pneumoscope.serving.wire.tls import why
+
+NEW = "NewInstance"
+PAGE = 100  # changes of one request
+
+_Id = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{8}){4}$")]  # it becomes part of an address
+_Read = TypeVar("_Read", bound=BaseModel)
+
+
+class Change(BaseModel):
+    """One change. `date`: UTC as Orthanc writes it, such as 20260304T050000, so that texts order as times do."""
+
+    seq: Annotated[int, Field(alias="Seq", ge=1)]
+    kind: Annotated[str, Field(alias="ChangeType")]
+    resource: Annotated[_Id, Field(alias="ID")]
+    date: Annotated[str, Field(alias="Date", max_length=20)]
+
+
+class Page(BaseModel):
+    """Some changes in order. `done`: no later ones were there; `last`: the highest number given out, or asked from."""
+
+    changes: Annotated[tuple[Change, ...], Field(alias="Changes")]
+    done: Annotated[bool, Field(alias="Done")]
+    last: Annotated[int, Field(alias="Last", ge=0)]
+
+
+class Instance(BaseModel):
+    """`size`: of its file, in bytes."""
+
+    series: Annotated[_Id, Field(alias="ParentSeries")]
+    size: Annotated[int, Field(alias="FileSize", ge=0)]
+
+
+class _Series(BaseModel):
+    tags: Annotated[Mapping[str, Any], Field(alias="MainDicomTags")]
+
+
+class OrthancError(Exception):
+    """It did not answer as it should, said without identity. `status`: of HTTP, where it answered at all."""
+
+    def __init__(self, what: str, status: int | None = None) -> None:
+        super().__init__(what)
+        self.status = status
+
+
+class Gone(OrthancError):  # noqa: N818 - no fault of anybody
+    """What was asked for was erased meanwhile."""
+
+
+class Client:
+    """Orthanc's REST API at `url`, through a client that carries certificates and secrets.
+
+    All methods raise `OrthancError`.
+    """
+
+    def __init__(self, url: str, http: httpx.Client) -> None:
+        self.url, self.http = url.rstrip("/"), http
+
+    def version(self) -> str:
+        """Return the version that it names."""
+        told = self._json("/system")
+        if not isinstance(told, dict) or "Version" not in told:
+            raise OrthancError("what answers is no Orthanc")
+        return str(told["Version"])
+
+    def changes(self, since: int) -> Page:
+        """Return the changes after number `since`, the first hundred of them."""
+        return self._read(f"/changes?since={since}&limit={PAGE}", Page)
+
+    def newest(self) -> Page:
+        """Return the page of the last change alone, empty where none is kept."""
+        return self._read("/changes?last", Page)
+
+    def instance(self, resource: str) -> Instance:
+        """Return what is known of an instance; raises `Gone` where it was erased."""
+        return self._read(f"/instances/{resource}", Instance)
+
+    def modality(self, series: str) -> str | None:
+        """Return the modality of a series, None where it tells none; raises `Gone` where it was erased."""
+        told = self._read(f"/series/{series}", _Series).tags.get("Modality")
+        return str(told).strip().upper() or None if told else None
+
+    def fetch(self, resource: str, size: int, to: Path) -> None:
+        """Write the file of an instance, `size` bytes, to `to`.
+
+        Raises:
+            Gone: it was erased meanwhile.
+            StorageError: the disk is full.
+        """
+        written = 0
+        try:
+            # Uncompressed: Orthanc takes a hundred times as long to compress a radiograph as to send it.
+            with self.http.stream(
+                "GET", f"{self.url}/instances/{resource}/file", headers={"Accept-Encoding": "identity"}
+            ) as response:
+                _checked(response)
+                with storage_errors(to), to.open("wb") as stream:
+                    for chunk in response.iter_bytes():
+                        written += len(chunk)
+                        if written > size:
+                            break
+                        stream.write(chunk)
+        except httpx.HTTPError as error:
+            raise OrthancError(why(error)) from error
+        if written != size:
+            raise OrthancError("a file had another length than was told", response.status_code)
+
+    def _read(self, path: str, kind: type[_Read]) -> _Read:
+        try:
+            return kind.model_validate(self._json(path))
+        except ValidationError as error:
+            raise OrthancError("an answer is not as Orthanc's are", 200) from error
+
+    def _json(self, path: str) -> Any:
+        try:
+            response = self.http.get(self.url + path)
+            _checked(response)
+            return response.json()
+        except httpx.HTTPError as error:
+            raise OrthancError(why(error)) from error
+        except ValueError as error:
+            raise OrthancError("an answer is no JSON", 200) from error
+
+
+def _checked(response: httpx.Response) -> None:
+    if response.status_code == 404:
+        raise Gone("HTTP 404", 404)
+    if response.status_code != 200:
+        raise OrthancError(f"HTTP {response.status_code}", response.status_code)
