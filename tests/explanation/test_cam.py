@@ -77,7 +77,7 @@ def test_without_a_gradient_it_is_the_same_map(
     classifier = Classifier.load(make_bundle(tmp_path / "bundle", name, mirror=mirror))
     canvas = noise(classifier.bundle.preparation.canvas, 1)
     found, expected = gradcam(classifier, canvas), cam.gradcam(classifier, canvas)
-    places = classifier.runtime.places(
+    places = classifier.runtime.maps(
         canvas[None, : classifier.bundle.preparation.size, : classifier.bundle.preparation.size]
     )
     assert (places is not None) == linear

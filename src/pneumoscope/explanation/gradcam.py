@@ -58,7 +58,7 @@ def gradcam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS)
 def _linear_maps(classifier: Classifier, canvas: Pixels) -> FloatArray | None:
     """Return the signed map of each view, float32 [V, h, w], upright; None where it takes a gradient to know."""
     bundle = classifier.bundle
-    places = classifier.runtime.places(to_input(canvas[None], bundle.preparation))
+    places = classifier.runtime.maps(to_input(canvas[None], bundle.preparation))
     head = None if places is None else bundle.head()
     if places is None or head is None:
         return None
