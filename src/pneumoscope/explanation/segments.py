@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.lungs import LungSegmenter, why_not_found, zones
+from pneumoscope.lungs import LungSegmenter, mask_fault, zones
 
 Labels = NDArray[np.int32]
 MOST = 50  # more parts need more answers than a reader waits for
@@ -45,7 +45,7 @@ def lung_zones(image: Pixels) -> Labels:
         ConfigError: no plausible lungs are found.
     """
     mask = LungSegmenter.load().masks(image[None])[0]
-    if reason := why_not_found(mask):
+    if reason := mask_fault(mask):
         raise ConfigError(reason, remedy="use the segments slic or grid")
     return zones(mask).astype(np.int32)
 

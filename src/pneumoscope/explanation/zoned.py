@@ -17,7 +17,7 @@ from pneumoscope.explanation.perturbation import FILLS, answers
 from pneumoscope.explanation.segments import Labels
 from pneumoscope.explanation.surrogate import LEAST_R2, Surrogate, fit_lime, fit_shap, shap_masks
 from pneumoscope.images.preparation import Pixels, to_input
-from pneumoscope.lungs import ZONES, LungSegmenter, why_not_found, zones
+from pneumoscope.lungs import ZONES, LungSegmenter, mask_fault, zones
 from pneumoscope.predict import Classifier
 
 
@@ -51,7 +51,7 @@ def find_lungs(classifier: Classifier, canvas: Pixels, segmenter: LungSegmenter 
     # An even histogram is for the network; the segmenter learned from greys as they are.
     as_stored = to_input(np.asarray(canvas)[None], replace(classifier.bundle.preparation, tone="as-is"))
     mask = segmenter.masks(np.asarray(as_stored, np.uint8))[0]
-    if reason := why_not_found(mask):
+    if reason := mask_fault(mask):
         return Lungs(None, reason, segmenter.label)
     return Lungs(zones(mask), None, segmenter.label)
 

@@ -14,7 +14,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.lungs import why_not_found
+from pneumoscope.lungs import mask_fault
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA, FloatArray, Sample
 from pneumoscope.shortcuts.conditions import Chest, chest_of, mean_fill, with_region
@@ -110,7 +110,7 @@ def gather(
             if good:
                 found_masks = masks(np.stack([found[0] for _, found in good]))
                 for (sample, (canvas, *size)), mask in zip(good, found_masks, strict=True):
-                    if why_not_found(mask) is None:
+                    if mask_fault(mask) is None:
                         kept.append((sample, canvas, (size[0], size[1]), chest_of(canvas, mask)))
             if progress is not None:
                 progress(min(start + _BATCH, len(samples)), len(samples))

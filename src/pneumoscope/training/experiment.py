@@ -33,7 +33,7 @@ from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json, write_text
 from pneumoscope.gate.fitting import add_gate, drawn, least_side
 from pneumoscope.images.preparation import Pixels, Preparation
-from pneumoscope.lungs import LungSegmenter, crop_of, why_not_found
+from pneumoscope.lungs import LungSegmenter, crop_of, mask_fault
 from pneumoscope.networks.network import Network, build_network, require_size, round_weights
 from pneumoscope.networks.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
@@ -195,7 +195,7 @@ def _found_lungs(segmenter: LungSegmenter, pixels: Pixels) -> Pixels:
     masks = np.zeros(pixels.shape, np.uint8)
     for start in range(0, len(pixels), _BATCH):
         found = segmenter.masks(np.array(pixels[start : start + _BATCH]))
-        usable = np.array([why_not_found(mask) is None for mask in found])
+        usable = np.array([mask_fault(mask) is None for mask in found])
         masks[start : start + _BATCH] = np.round(found * 255) * usable[:, None, None]
     return masks
 
