@@ -189,8 +189,8 @@ class Thorax:
 
     def _along(self, *knots: tuple[float, float]) -> FloatArray:
         """Spread a smooth curve through (v / dome, value) over the image."""
-        places, values = np.array(knots).T
-        corners = np.interp(_V_AXIS, places * self.dome, values)
+        heights, values = np.array(knots).T
+        corners = np.interp(_V_AXIS, heights * self.dome, values)
         return np.asarray(np.convolve(corners, _ROUNDING, mode="same"), np.float32)[self._row]
 
     @cached_property
