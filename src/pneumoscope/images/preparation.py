@@ -21,8 +21,8 @@ class Preparation:
 
     `canvas`: side in pixels of the square that is cached; `size`: side of the network's input;
     `aspect`: `squash`, or `pad` with black to a square; `mean`, `std`: per RGB channel, for input in 0..1;
-    `tone`: `as-is`, or `equalise` the input's histogram, which removes the exposure; `mirror`: logits are the mean of the
-    image's and its mirror image's; `crop`: `none`, or `lungs`: cropped to the lungs and a margin first.
+    `tone`: `as-is`, or `equalise` the input's histogram, which removes the exposure; `mirror`: logits are the mean
+    over the image and its mirror image; `crop`: `none`, or `lungs`: cropped to the lungs and a margin first.
     """
 
     size: int
