@@ -92,7 +92,7 @@ def _facts(radiographs: Radiographs, manifest: Manifest, answers: Mapping[str, A
     conditions = {}
     for name, answer in answers.items():
         area = None
-        if not radiographs.why_no_auroc() and radiographs.labels is not None:
+        if not radiographs.auroc_fault() and radiographs.labels is not None:
             area = auroc_estimate(cohort(radiographs.labels, answer.score, radiographs.codes)).as_json()
         conditions[name] = {
             "auroc": area,
