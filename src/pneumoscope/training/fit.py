@@ -162,16 +162,16 @@ class _AtomicCheckpoints(TorchCheckpointIO):
 
 
 class _Checkpoint(ModelCheckpoint):
-    """Knows its best checkpoint again where the run folder was moved before the resume."""
+    """Recognises its best checkpoint where the run folder was moved before the resume."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = Path(str(self.dirpath))
 
-        def here(path: str) -> str:
+        def moved_path(path: str) -> str:
             return str(folder / Path(path).name) if path else path
 
-        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        moved = {key: moved_path(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+        best = {moved_path(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
 
 
@@ -184,8 +184,8 @@ class _Average(WeightAveraging):
 
 # At the top of the module, because spawned processes can take no other function.
 def _average(decay: float, means: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-    seen = float(count)
-    rate = min(decay, (1 + seen) / (10 + seen))
+    steps = float(count)
+    rate = min(decay, (1 + steps) / (10 + steps))
     if means[0].is_floating_point():
         torch._foreach_lerp_(means, currents, 1 - rate)
     else:  # counters of batch norm

@@ -39,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """All that a strategy needs: the experiment, the images, where to write, how to tell of progress.
+    """All that a strategy needs: the experiment, the images, where to write, how to report progress.
 
     `lungs`: masks like the cache's pixels, uint8 0..255, where the experiment asks for them.
     """
