@@ -26,7 +26,7 @@ from pneumoscope.data.sources import open_source
 from pneumoscope.evaluation.auc import auroc
 from pneumoscope.files import write_json, write_text
 from pneumoscope.predict import Classifier
-from pneumoscope.validation.validate import taught
+from pneumoscope.validation.validate import calibrated_prevalence
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = tuple(name for name in METHODS if "batch norm" not in name)
@@ -103,7 +103,7 @@ def run(manifest: Manifest, bundle: Path | None, draws: int) -> dict[str, Any]:
     if images.failed:
         raise SystemExit(f"{len(images.failed)} images could not be read")
     view = np.array([sample.view or "" for sample in manifest.samples])
-    basis = Basis(classifier.bundle, taught(classifier.bundle.card), 0)
+    basis = Basis(classifier.bundle, calibrated_prevalence(classifier.bundle.card), 0)
     curve = {"0": summary([draw(basis, images, view, 0, 0)])}
     for k in LABELS:
         curve[str(k)] = summary([draw(basis, images, view, k, seed) for seed in range(draws)])

@@ -24,7 +24,7 @@ from pneumoscope.errors import ConfigError
 from pneumoscope.phantom.synthetic import write_dataset
 from pneumoscope.predict import Classifier
 from pneumoscope.records import NORMAL, PNEUMONIA
-from pneumoscope.validation.validate import taught
+from pneumoscope.validation.validate import calibrated_prevalence
 
 QUICK = Settings(resamples=400)
 SCORES = replace(QUICK, methods=tuple(name for name in METHODS if "batch norm" not in name))
@@ -228,7 +228,7 @@ def test_an_adapted_bundle_answers_as_measured_and_says_where_it_is_from(
     assert any("60 patients of one site" in limit for limit in new.card["limits"])
 
     images = read_labelled(Classifier(original), data)
-    change = METHODS[found["adopted"]].fit(Basis(original, taught(original.card), 0), images)
+    change = METHODS[found["adopted"]].fit(Basis(original, calibrated_prevalence(original.card), 0), images)
     expected = change.probability(original, images)
     paths = [sample.path for sample in data.samples]
     for engine in ("openvino", "torch"):
@@ -251,7 +251,7 @@ def test_a_recalibrated_bundle_keeps_its_network(
     assert new.card["weights"] == original.card["weights"]
     assert new.card["runtime"] == original.card["runtime"]
     assert new.calibration != original.calibration
-    assert taught(new.card) == found["fitted_to"]["with_pneumonia"] / found["fitted_to"]["images"]
+    assert calibrated_prevalence(new.card) == found["fitted_to"]["with_pneumonia"] / found["fitted_to"]["images"]
     sample = elsewhere.samples[0].path
     (line,) = Classifier(new).predict([sample])
     (old,) = Classifier(original).predict([sample])

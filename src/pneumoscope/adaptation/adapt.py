@@ -37,7 +37,7 @@ from pneumoscope.predict import Classifier
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.validation.study import Study
 from pneumoscope.validation.transfer import transfer, youden
-from pneumoscope.validation.validate import taught
+from pneumoscope.validation.validate import calibrated_prevalence
 
 LABELS = (20, 50, 100, 200)
 _DRAWS = 100
@@ -98,7 +98,7 @@ def adapt(
     classifier = Classifier(bundle)
     say(f"{len(manifest.labelled())} labelled images")
     images = read_labelled(classifier, manifest)
-    basis = Basis(bundle, taught(bundle.card), settings.seed)
+    basis = Basis(bundle, calibrated_prevalence(bundle.card), settings.seed)
     evidence: dict[str, Any] = {
         "schema": 1,
         "notice": RESEARCH_ONLY,

@@ -26,7 +26,7 @@ class Basis:
     """What a fit starts from: the bundle, the share of pneumonia it was calibrated at (None: unknown), a seed."""
 
     bundle: Bundle
-    taught: float | None
+    prevalence: float | None
     seed: int
 
     @property
@@ -106,9 +106,9 @@ def _as_it_is(basis: Basis, _: Labelled) -> Change:
 
 def _prior_shift(basis: Basis, images: Labelled) -> Change:
     temperature, bias = basis.bundle.calibration
-    assert basis.taught is not None
-    share = estimate_prevalence(probabilities(images.logits, temperature, bias)[0], basis.taught)
-    moved = np.log(share / (1 - share)) - np.log(basis.taught / (1 - basis.taught))
+    assert basis.prevalence is not None
+    share = estimate_prevalence(probabilities(images.logits, temperature, bias)[0], basis.prevalence)
+    moved = np.log(share / (1 - share)) - np.log(basis.prevalence / (1 - basis.prevalence))
     return Change(temperature, bias + float(moved), note=f"estimated share of pneumonia {share:.3f}")
 
 
@@ -182,7 +182,7 @@ def method_fault(name: str, basis: Basis, images: Labelled, labels: bool) -> str
         return "needs labels"
     if method.labels and (images.y.all() or not images.y.any()):
         return "the labelled images are of one class"
-    if name == "prior shift" and basis.taught is None:
+    if name == "prior shift" and basis.prevalence is None:
         return "the card does not say at what share of pneumonia the probabilities were calibrated"
     return _weights_fault(method, basis, images) if method.weights else None
 
