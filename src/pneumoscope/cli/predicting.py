@@ -180,7 +180,7 @@ def explain(
     ] = "gradcam",
     bundle: Bundle = None,
     layer: Annotated[
-        str | None, typer.Option("--layer", help="For the CAM methods: a module; the last map with places by default.")
+        str | None, typer.Option("--layer", help="For the CAM methods: a module; the last spatial map by default.")
     ] = None,
     samples: Annotated[
         int | None,
