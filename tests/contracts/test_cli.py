@@ -93,7 +93,7 @@ HELP = """
 import sys
 from typer.main import get_command
 from typer.testing import CliRunner
-from pneumoscope.cli.app import app
+from pneumoscope.cli.root import app
 
 def leaves(command, path):
     for name, child in getattr(command, "commands", {}).items():

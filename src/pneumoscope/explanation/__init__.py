@@ -1,7 +1,7 @@
 """Explanations: one signature, `(classifier, canvas, options) -> Heatmap`, many methods.
 
-A new method is one function and one line in `METHODS`. A method's module is loaded at first use: most need PyTorch, and showing
-a stored map does not.
+A new method is one function and one line in `METHODS`. A method's module is loaded at first use: most need
+PyTorch, and showing a stored map does not.
 """
 
 from __future__ import annotations
