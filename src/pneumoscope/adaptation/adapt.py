@@ -282,7 +282,7 @@ def _limits(evidence: Mapping[str, Any], original: Manifest | None) -> list[str]
         f"Fitted to {fitted['images']} images of {fitted['patients']} patients of one site"
         f" ({evidence['data']['source']}), measured on {on['images']} images of {on['patients']} patients of the same.",
         f"How the adapted bundle does on the original population {kept}.",
-        "Follow-up, view and device may tell the label here too: a gain counts once `validate` shows it within these.",
+        "Follow-up, view and device may predict the label too: a gain counts once `validate` shows it within these.",
         "The chosen candidate is the best of several on the images that measured: validate it on others before use.",
     ]
 

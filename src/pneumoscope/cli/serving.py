@@ -1,4 +1,4 @@
-"""`pneumoscope serve`, and who may use its page."""
+"""`pneumoscope serve`, and the users of its page."""
 
 from __future__ import annotations
 

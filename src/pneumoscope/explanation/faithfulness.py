@@ -202,7 +202,7 @@ def infidelity(
     Args:
         score: answers in batches, additive ones such as log-odds.
         image, fill: uint8 [S, S].
-        signed: float [S, S], above zero what speaks for pneumonia.
+        signed: float [S, S], above zero is evidence for pneumonia.
         seed: of the squares, whose sides are a tenth to a half of the image's.
         draws: how many squares, one in each changed image.
     """
@@ -223,7 +223,7 @@ def infidelity(
 def sensitivity(
     method: Method, classifier: Classifier, canvas: Pixels, options: Options, *, draws: int = 3, radius: int = 2
 ) -> float:
-    """Return the largest relative change of a map under noise that nobody sees: 0 is best.
+    """Return the largest relative change of a map under invisible noise: 0 is best.
 
     The change is the Euclidean norm of the difference over that of the map, infinite where the map is blank and a
     noisy one is not. Source: Yeh et al. 2019 (arXiv:1901.09392), maximum sensitivity by sampling.

@@ -61,7 +61,7 @@ def finish(signed: FloatArray, started: float, *, positive: FloatArray | None = 
     """Return the heat map of a signed map.
 
     Args:
-        signed: float32 [S, S], above zero what speaks for pneumonia.
+        signed: float32 [S, S], above zero is evidence for pneumonia.
         started: `time.perf_counter()` of the start.
         positive: float32 [S, S], at least 0, what is shown; None shows the positive part of `signed`.
         facts: further fields of `Heatmap`.

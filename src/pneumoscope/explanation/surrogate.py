@@ -76,7 +76,7 @@ def shap(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS) ->
 
 
 def _count(segments: Labels, samples: int) -> int:
-    """Return the number of segments; raises `ConfigError` where the samples cannot tell them apart."""
+    """Return the number of segments; raises `ConfigError` where the samples are too few for them."""
     count = int(segments.max()) + 1
     if samples < count + 2 and samples < 2**count:
         raise ConfigError(

@@ -127,7 +127,7 @@ def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _load_hub(network: Network, name: str) -> LoadReport:
     from huggingface_hub.errors import HfHubHTTPError
 
-    # Its base is the error of the client that the hub's library speaks through, which changes with its version.
+    # Its base is the error of the hub library's HTTP client, which changes with its version.
     bases: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
     expected: tuple[type[Exception], ...] = (*bases, SafetensorError, OSError, RuntimeError)
     try:

@@ -1,4 +1,4 @@
-"""A phantom of the chest: who the patient is, how they stand, and what the rays meet on their way.
+"""A phantom of the chest: anatomy of the patient, pose, and attenuation along the rays.
 
 Everything is drawn in body coordinates (u, v): u = 0 at the spine, u > 0 to the image's right (the
 patient's left), |u| = 1 at the widest inner rib cage; v = 0 at the lung apex, growing downwards, v = height

@@ -306,8 +306,8 @@ def write_dataset(
     Folders are `train|val|test/NORMAL|PNEUMONIA`, split 70/10/20 by patient within each kind; from three
     patients of a kind on, each split has one. File names follow Kermany et al. (2018):
     `IM-NNNN-000K.png`, `personN_bacteria_M.png`, `personN_virus_M.png`, where N counts within its kind.
-    `masks/SPLIT/CLASS/STEM-lungs.png` and `STEM-opacity.png` are 0 or 255. A `SYNTHETIC.txt` tells what
-    the images are. The folder appears whole or not at all.
+    `masks/SPLIT/CLASS/STEM-lungs.png` and `STEM-opacity.png` are 0 or 255. A `SYNTHETIC.txt` explains
+    the images. The folder appears whole or not at all.
 
     Raises:
         ConfigError: a count is below one or a fraction outside 0..1.

@@ -25,7 +25,7 @@ CAMS = ("gradcam", "hirescam", "layercam")
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """How much of a method's maps lies in the lungs, over images; estimates by patient.
+    """The share of a method's maps in the lungs, over images; estimates by patient.
 
     `inside`: share of the energy in the lungs. `even`: the share that an even map would have there, which is that of
     the lungs in the image. `elsewhere`: the share in the lungs of other patients. `follows`: `inside` less `elsewhere`,

@@ -114,7 +114,7 @@ def removal_items(radiographs: Radiographs, answers: Mapping[str, Answer], seed:
     clean = answers[CLEAN].score
     area = paired_auroc(cohort(y, clean, codes), cohort(y, clean, codes)).auc_a
     if area.low <= 0.5:
-        return [not_tested(key, "the network does not tell the classes apart: nothing can be lost") for key in keys]
+        return [not_tested(key, "the network does not separate the classes: nothing can be lost") for key in keys]
     by_outline = probe(outline(radiographs.chests), y, codes, seed)
     items = []
     for key in keys:
@@ -133,7 +133,7 @@ def removal_items(radiographs: Radiographs, answers: Mapping[str, Answer], seed:
             facts |= {"outline": by_outline.as_json(), "silhouette": _area(y, answers["silhouette"].score, codes)}
             if light != verdict.GREEN and by_outline.low > verdict.MOST_ALONG:
                 facts["void"] = (
-                    "the outline of the hole alone tells pneumonia, so that this cannot be laid on the network"
+                    "the outline of the hole alone predicts pneumonia, so this proves nothing about the network"
                 )
                 light = verdict.AMBER
         items.append(Item(key, light, "AUROC", pair.auc_b, limit, facts=facts))

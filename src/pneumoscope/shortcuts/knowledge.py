@@ -116,7 +116,7 @@ def probe_items(classifier: Classifier, radiographs: Radiographs, seed: int) -> 
     questions = [(name, known, true) for name, known, true in attributes(radiographs.samples)]
     questions = [(n, known, true) for n, known, true in questions if enough(true[known], radiographs.codes[known])]
     if not questions and radiographs.auroc_fault():
-        return [not_tested("probes", "the table tells neither labels nor age, sex, view or site of enough patients")]
+        return [not_tested("probes", "the table has neither labels nor age, sex, view or site of enough patients")]
     try:
         features = reduced(embeddings(classifier, radiographs.canvases))
     except BundleError as error:
@@ -133,7 +133,7 @@ def probe_items(classifier: Classifier, radiographs: Radiographs, seed: int) -> 
         pairs[name] = by_network, by_grey
         facts["attributes"][name] = {"embedding": by_network.as_json(), "exposure": by_grey.as_json()}
     if not questions:
-        reason = "the table tells no age, sex, view or site that differs in enough patients"
+        reason = "the table has no age, sex, view or site that differs in enough patients"
         return [Item("probes", verdict.NOT_TESTED, reason=reason, facts=facts)]
     name, (figure, grey_alone) = max(pairs.items(), key=lambda pair: pair[1][0].value)
     light = verdict.AMBER if figure.low > max(verdict.MOST_KNOWN, grey_alone.value) else verdict.GREEN

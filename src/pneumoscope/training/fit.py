@@ -156,7 +156,7 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """A checkpoint is whole or absent, also after a power cut."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        buffer = io.BytesIO()  # PyTorch's own writer does not tell a full disk from other faults
+        buffer = io.BytesIO()  # PyTorch's own writer reports a full disk like any other fault
         torch.save(checkpoint, buffer)
         write_bytes(Path(path), buffer.getvalue())
 
@@ -226,7 +226,7 @@ def fit(
     """
     network, groups, still = module_parts
     keep_freed_memory()
-    # Filling fresh memory with NaN shows who reads it unwritten, and costs a third of the speed.
+    # Filling fresh memory with NaN would show reads of unwritten memory, at a third of the speed.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - its types do not know it
     folder = run / "checkpoints" / phase.name
     done, best, last = (folder / name for name in ("done.json", "best.ckpt", "last.ckpt"))
@@ -327,7 +327,7 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
         return content
     except (EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
         raise TrainingError(
-            "the checkpoint is damaged", path=file, remedy="remove the folder it lies in to begin this phase anew"
+            "the checkpoint is damaged", path=file, remedy="remove its folder to begin this phase anew"
         ) from error
 
 

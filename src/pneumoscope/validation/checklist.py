@@ -134,7 +134,7 @@ def fill(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
             by = MEASURED if figures else HUMAN
             todo = human
             if by == HUMAN and missing:
-                todo = "; ".join([f"these images do not tell ({', '.join(missing)})", *([human] if human else [])])
+                todo = "; ".join([f"these images do not show ({', '.join(missing)})", *([human] if human else [])])
             rows.append(
                 {"standard": standard, "number": number, "item": item, "by": by, "figures": figures, "human": todo}
             )

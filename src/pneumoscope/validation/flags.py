@@ -57,7 +57,7 @@ def _headline(validation: Mapping[str, Any]) -> list[Flag]:
             _flag(
                 "no discrimination",
                 "all images",
-                says + "on these images it was not shown to tell pneumonia from normal",
+                says + "on these images it was not shown to separate pneumonia from normal",
                 "/headline/metrics/auroc",
             )
         )

@@ -1,4 +1,4 @@
-"""The images of a validation with their answers, and the columns by which they are told apart."""
+"""The images of a validation with their answers, and the columns that group them."""
 
 from __future__ import annotations
 
