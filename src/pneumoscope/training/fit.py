@@ -327,7 +327,7 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
         return content
     except (EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
         raise TrainingError(
-            "the checkpoint is damaged", path=file, remedy="remove its folder to begin this phase anew"
+            "the checkpoint is damaged", path=file, remedy="remove the folder to begin this phase anew"
         ) from error
 
 
