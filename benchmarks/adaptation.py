@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.adaptation.adapt import LABELS, Asked, decide
+from pneumoscope.adaptation.adapt import LABELS, Settings, decide
 from pneumoscope.adaptation.evidence import Answer, answers, plan
-from pneumoscope.adaptation.material import Material, read_material
-from pneumoscope.adaptation.methods import METHODS, Site
+from pneumoscope.adaptation.labelled import Labelled, read_labelled
+from pneumoscope.adaptation.methods import METHODS, Basis
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
 from pneumoscope.evaluation.auc import auroc
 from pneumoscope.files import write_json, write_text
 from pneumoscope.predict import Classifier
-from pneumoscope.validation.validate import taught
+from pneumoscope.validation.validate import calibrated_prevalence
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = tuple(name for name in METHODS if "batch norm" not in name)
@@ -53,14 +53,14 @@ def figures(y: np.ndarray, view: np.ndarray, answer: Answer) -> dict[str, float]
     }
 
 
-def draw(site: Site, images: Material, view: np.ndarray, labels: int | None, seed: int) -> dict[str, Any]:
+def draw(basis: Basis, images: Labelled, view: np.ndarray, labels: int | None, seed: int) -> dict[str, Any]:
     """Return the figures of every method in one draw, and what the guard adopts."""
     planned = plan(images, labels, seed=seed)
     at = planned.measured
-    given = answers(site, images, planned, NAMES, labels=labels != 0)
+    given = answers(basis, images, planned, NAMES, labels=labels != 0)
     found = {name: figures(images.y[at], view[at], answer) for name, answer, _ in given if answer is not None}
-    choice = decide(site, images, None, Asked(labels=labels, methods=NAMES, seed=seed, resamples=1000))
-    return {"methods": found, "adopted": choice.found["adopted"]}
+    choice = decide(basis, images, None, Settings(labels=labels, methods=NAMES, seed=seed, resamples=1000))
+    return {"methods": found, "adopted": choice.evidence["adopted"]}
 
 
 def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
@@ -99,15 +99,15 @@ def run(manifest: Manifest, bundle: Path | None, draws: int) -> dict[str, Any]:
     """Return the adaptation curve of a bundle on the labelled images of a site."""
     classifier = Classifier.load(bundle)
     manifest = manifest.labelled()
-    images = read_material(classifier, manifest)
+    images = read_labelled(classifier, manifest)
     if images.failed:
         raise SystemExit(f"{len(images.failed)} images could not be read")
     view = np.array([sample.view or "" for sample in manifest.samples])
-    site = Site(classifier.bundle, taught(classifier.bundle.card), 0)
-    curve = {"0": summary([draw(site, images, view, 0, 0)])}
+    basis = Basis(classifier.bundle, calibrated_prevalence(classifier.bundle.card), 0)
+    curve = {"0": summary([draw(basis, images, view, 0, 0)])}
     for k in LABELS:
-        curve[str(k)] = summary([draw(site, images, view, k, seed) for seed in range(draws)])
-    curve["all"] = summary([draw(site, images, view, None, 0)])
+        curve[str(k)] = summary([draw(basis, images, view, k, seed) for seed in range(draws)])
+    curve["all"] = summary([draw(basis, images, view, None, 0)])
     return {
         "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},
         "data": {"source": manifest.source.name, "sha256": manifest.fingerprint(), **images.counts()},

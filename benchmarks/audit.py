@@ -34,7 +34,7 @@ from pneumoscope.networks.network import build_network
 from pneumoscope.networks.weights import load_weights
 from pneumoscope.phantom.synthetic import KINDS, render
 from pneumoscope.predict import Classifier
-from pneumoscope.shortcuts.card import audit
+from pneumoscope.shortcuts.card import shortcut_card
 from pneumoscope.shortcuts.probes import embeddings
 from pneumoscope.shortcuts.verdict import RED
 
@@ -149,7 +149,7 @@ def one_seed(seed: int, train: int, held: int, maps: int, masks: Any) -> dict[st
         teach(classifier, planted(taught, ill_taught, plant), ill_taught)
         with tempfile.TemporaryDirectory() as folder:
             write_images(Path(folder) / "data", planted(images, ill, plant), ill)
-            card = audit(
+            card = shortcut_card(
                 classifier, open_source(Path(folder) / "data"), Path(folder) / "card", masks=masks, cam_images=maps
             )
         found[name] = {

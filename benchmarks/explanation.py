@@ -30,7 +30,7 @@ from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.explain import explain_canvas
 from pneumoscope.explanation.faithfulness import MOST_KEPT, faithfulness, probability, validated
 from pneumoscope.explanation.localisation import energy, iou, pointing_game, usual_location
-from pneumoscope.explanation.perturbation import BATCH, seen
+from pneumoscope.explanation.perturbation import BATCH, network_input
 from pneumoscope.explanation.randomisation import randomisation
 from pneumoscope.explanation.stability import agreement, ranked
 from pneumoscope.images import read_image
@@ -62,7 +62,7 @@ def main() -> None:
     canvases = computed[0]
     if arguments.data is not None:
         canvases = radiographs(classifier, arguments.data, arguments.part, arguments.images)
-    images = np.stack([seen(classifier, canvas) for canvas in canvases])
+    images = np.stack([network_input(classifier, canvas) for canvas in canvases])
     score = probability(classifier)
     shares = validated(score, images)
     fill = min(shares, key=lambda name: shares[name])
@@ -92,7 +92,7 @@ def cases(classifier: Classifier, count: int) -> tuple[list[Pixels], np.ndarray[
     for seed in range(_TRIES * count):
         drawn = render(np.random.default_rng(seed), kind=("bacterial", "viral")[seed % 2], size=preparation.canvas)
         canvas = to_canvas(drawn.pixels / np.float32(255), preparation.canvas, preparation.aspect)
-        if probability(classifier)(seen(classifier, canvas)[None])[0] < 0.5 or not drawn.opacity.any():
+        if probability(classifier)(network_input(classifier, canvas)[None])[0] < 0.5 or not drawn.opacity.any():
             continue
         canvases.append(canvas)
         size = (preparation.size, preparation.size)
@@ -111,7 +111,7 @@ def radiographs(classifier: Classifier, source: Path, part: str, count: int) -> 
         if sample.label != PNEUMONIA or sample.patient_id in patients or len(canvases) == count:
             continue
         canvas = classifier.canvas(read_image(sample.path))
-        if probability(classifier)(seen(classifier, canvas)[None])[0] >= 0.5:
+        if probability(classifier)(network_input(classifier, canvas)[None])[0] >= 0.5:
             canvases.append(canvas)
             patients.add(sample.patient_id)
     return canvases
@@ -127,7 +127,7 @@ def measured(
 ) -> dict[str, Any]:
     """Return all figures of one method; `computed`: the images for localisation, and their opacities."""
     method = METHODS[name]
-    images = np.stack([seen(classifier, canvas) for canvas in canvases])
+    images = np.stack([network_input(classifier, canvas) for canvas in canvases])
     maps = [method(classifier, canvas, options) for canvas in canvases]
     values = [heatmap.values for heatmap in maps]
     places = maps if canvases is computed[0] else [method(classifier, canvas, options) for canvas in computed[0]]
@@ -187,7 +187,7 @@ def line(name: str, row: Mapping[str, Any]) -> str:
 
 def cost(classifier: Classifier, canvas: Pixels, options: Options) -> dict[str, float]:
     """Print and return what LIME and KernelSHAP with 300 answers take against 300 images in batches."""
-    batch = np.repeat(seen(classifier, canvas)[None], BATCH, axis=0)
+    batch = np.repeat(network_input(classifier, canvas)[None], BATCH, axis=0)
     options = Options(samples=_COST, segments=options.segments, fill=options.fill)
     found: dict[str, list[float]] = {"forward": [], "lime": [], "shap": []}
     for turn in range(4):  # taking turns, because other programs come and go; the first warms up

@@ -28,7 +28,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
 from pneumoscope.evaluation.auc import auroc_estimate
 from pneumoscope.explanation.counterfactual import counterfactual
-from pneumoscope.explanation.perturbation import FILLS, remove, seen
+from pneumoscope.explanation.perturbation import FILLS, network_input, remove
 from pneumoscope.explanation.zoned import find_lungs, open_segmenter
 from pneumoscope.images import read_image
 from pneumoscope.lungs import LungSegmenter
@@ -91,7 +91,7 @@ def replaced(classifier: Classifier, segmenter: LungSegmenter | str, path: str, 
     row: dict[str, Any] = {"image": Path(path).name, "lungs": lungs.zones is not None, "fill": None}
     if lungs.zones is None:
         return row
-    removed = counterfactual(classifier, seen(classifier, canvas), lungs, fill)
+    removed = counterfactual(classifier, network_input(classifier, canvas), lungs, fill)
     row |= {"score": removed.score, "fill": removed.fill, "refused": dict(removed.refused)}
     if removed.fill is not None:
         row |= {"empty": removed.empty[removed.fill], "both": removed.together[removed.fill]["both lungs"]}
@@ -106,7 +106,7 @@ def tell_apart(classifier: Classifier, segmenter: LungSegmenter | str, held: Man
         lungs = find_lungs(classifier, canvas, segmenter)
         if lungs.zones is None:
             continue
-        image = seen(classifier, canvas)
+        image = network_input(classifier, canvas)
         names, labels = lungs.parts()
         inside = np.array([[name.partition(" ")[0] in ("right", "left") for name in names]])
         shown = [remove(image, FILLS[fill](image), labels, ~inside)[0] for fill in FILLS]

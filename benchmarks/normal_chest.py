@@ -19,7 +19,7 @@ from PIL import Image
 
 from pneumoscope.data.sources import open_source
 from pneumoscope.explanation.faithfulness import probability, validated
-from pneumoscope.explanation.perturbation import seen
+from pneumoscope.explanation.perturbation import network_input
 from pneumoscope.files import atomic_path
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import to_canvas
@@ -44,7 +44,7 @@ def main() -> None:
             Image.fromarray(typical(normal, arguments.nearest)).save(part, format="PNG", optimize=True)
     classifier = Classifier.load(threads=1)
     ill = [sample for sample in source.select(arguments.check).samples if sample.label == PNEUMONIA]
-    images = np.stack([seen(classifier, classifier.canvas(read_image(sample.path))) for sample in ill])
+    images = np.stack([network_input(classifier, classifier.canvas(read_image(sample.path))) for sample in ill])
     for name, share in validated(probability(classifier), images).items():
         print(f"{name}: the {len(images)} images keep {share:.0%}")
 

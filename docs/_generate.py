@@ -18,7 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, OptionInfo
 
-from pneumoscope.cli.app import app
+from pneumoscope.cli.root import app
 from pneumoscope.config import Experiment, Section
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -28,7 +28,7 @@ from pneumoscope.lungs import (
     crop_of,
     lung_box,
     lung_fraction,
-    why_not_found,
+    mask_fault,
     write_segmenter,
     zones,
 )
@@ -120,7 +120,7 @@ def test_it_finds_the_lungs_of_computed_radiographs(
     truth = np.stack([radiograph.lungs for radiograph in synthetic])
     masks = segmenter.masks(canvases(synthetic))
     found = masks >= 0.5
-    assert [why_not_found(mask) for mask in masks] == [None] * len(masks)
+    assert [mask_fault(mask) for mask in masks] == [None] * len(masks)
     assert np.mean(_dice(found, truth)) > 0.85
     assert (found & truth).sum() / truth.sum() > 0.93
 
@@ -134,7 +134,7 @@ def test_opacities_belong_to_the_lung(segmenter: LungSegmenter) -> None:
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
 def test_a_constant_image_has_no_lungs(segmenter: LungSegmenter, grey: int) -> None:
-    assert why_not_found(segmenter.masks(np.full((1, 96, 96), grey, np.uint8))[0]) is not None
+    assert mask_fault(segmenter.masks(np.full((1, 96, 96), grey, np.uint8))[0]) is not None
 
 
 def _dice(found: Any, truth: Any) -> Any:
@@ -165,7 +165,7 @@ def test_it_finds_the_lungs_of_children(segmenter: LungSegmenter, real_data: Pat
     if not files:
         pytest.skip("there are no radiographs of children")
     images = np.stack([np.asarray(Image.open(file).convert("L")) for file in files])
-    assert sum(why_not_found(mask) is None for mask in segmenter.masks(images)) >= 0.9 * len(files)
+    assert sum(mask_fault(mask) is None for mask in segmenter.masks(images)) >= 0.9 * len(files)
 
 
 # --- geometry ---------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_a_lung_in_two_pieces_is_one_lung(left_ends: int) -> None:
     mask[left_ends:, 60:90] = 0
     whole = zones(mask)
     mask[45:50, 10:40] = 0  # a band of opacity through the right lung
-    assert why_not_found(mask) is None
+    assert mask_fault(mask) is None
     whole[45:50, 10:40] = 0
     np.testing.assert_array_equal(zones(mask), whole)
 
@@ -206,7 +206,7 @@ def test_a_lung_in_two_pieces_is_one_lung(left_ends: int) -> None:
 def test_lungs_that_touch_are_divided_in_the_middle() -> None:
     mask = two_lungs()
     mask[40:44, 40:60] = 1.0
-    assert "one region" in str(why_not_found(mask))
+    assert "one region" in str(mask_fault(mask))
     found = zones(mask)
     assert set(np.unique(found[:, :50])) == {0, 1, 2, 3}
     assert set(np.unique(found[:, 50:])) == {0, 4, 5, 6}
@@ -223,8 +223,8 @@ def test_lungs_that_touch_are_divided_in_the_middle() -> None:
     ids=["none", "all", "one", "on one side"],
 )
 def test_implausible_masks(change: Callable[[FloatArray], FloatArray], reason: str) -> None:
-    assert why_not_found(two_lungs()) is None
-    assert reason in str(why_not_found(change(two_lungs())))
+    assert mask_fault(two_lungs()) is None
+    assert reason in str(mask_fault(change(two_lungs())))
 
 
 def test_the_share_of_lung() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.cohort import resampled_weights
 from pneumoscope.evaluation.bootstrap import RESAMPLES, interval
-from pneumoscope.lungs import LungSegmenter, why_not_found
+from pneumoscope.lungs import LungSegmenter, mask_fault
 
 
 def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -34,5 +34,5 @@ def figures(
         "side": images.shape[1],
         "dice": interval(float(by_patient.mean()), np.concatenate(drawn)).as_json(),
         "dice_over_images": {"mean": values.mean(), "median": np.median(values), "least": values.min()},
-        "lungs_found": int(sum(why_not_found(answer) is None for answer in answers)),
+        "lungs_found": int(sum(mask_fault(answer) is None for answer in answers)),
     }

@@ -20,7 +20,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.files import atomic_path
 from pneumoscope.images import RASTER_SUFFIXES, read_image
 from pneumoscope.images.preparation import to_canvas
-from pneumoscope.lungs import LungSegmenter, why_not_found, zones
+from pneumoscope.lungs import LungSegmenter, mask_fault, zones
 
 SIDE, COLUMNS = 224, 6
 OUTLINE, EDGE, MISSING = (255, 200, 0), (0, 150, 200), (255, 0, 0)
@@ -48,7 +48,7 @@ def outlined(canvas: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np
         picture[part & ~binary_erosion(part)] = EDGE
     lungs = mask >= 0.5
     picture[lungs & ~binary_erosion(lungs)] = OUTLINE
-    if why_not_found(mask):
+    if mask_fault(mask):
         picture[:6] = MISSING
     return picture
 
@@ -76,7 +76,7 @@ def main() -> None:
         pictures = [outlined(canvas, mask) for canvas, mask in zip(canvases, masks, strict=True)]
         sheet(pictures).save(temporary, format="PNG")
     for number, (file, mask) in enumerate(zip(files, masks, strict=True), 1):
-        print(f"{number:3} {file.name}: {why_not_found(mask) or 'two lungs'}")
+        print(f"{number:3} {file.name}: {mask_fault(mask) or 'two lungs'}")
 
 
 if __name__ == "__main__":

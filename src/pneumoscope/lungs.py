@@ -42,11 +42,11 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class LungSegmenter:
-    """A verified segmenter. `card`: what it is, learned from and was measured at; `size`: side of its input.
+    """A verified segmenter. `card`: its training data and measured figures; `size`: side of its input.
 
-    >>> from pneumoscope.lungs import LungSegmenter, why_not_found
+    >>> from pneumoscope.lungs import LungSegmenter, mask_fault
     >>> segmenter = LungSegmenter.load()  # doctest: +SKIP
-    >>> why_not_found(segmenter.masks(canvases)[0]) is None  # doctest: +SKIP
+    >>> mask_fault(segmenter.masks(canvases)[0]) is None  # doctest: +SKIP
     """
 
     card: Mapping[str, Any]
@@ -86,13 +86,13 @@ class LungSegmenter:
                 f"square images uint8 [B, S, S] are needed, not {canvases.dtype} {list(canvases.shape)}",
                 remedy="make them with preparation.to_canvas",
             )
-        found = np.zeros(canvases.shape, np.float32)
+        masks = np.zeros(canvases.shape, np.float32)
         for start in range(0, len(canvases), _BATCH):
             part = canvases[start : start + _BATCH]
             inputs = np.stack([np.asarray(_resized(Image.fromarray(canvas), self.size)) for canvas in part])
             for index, mask in enumerate(self._infer(inputs), start):
-                found[index] = np.asarray(_resized(Image.fromarray(mask), canvases.shape[1]))
-        return np.clip(found, 0, 1)
+                masks[index] = np.asarray(_resized(Image.fromarray(mask), canvases.shape[1]))
+        return np.clip(masks, 0, 1)
 
 
 def _resized(image: Image.Image, side: int) -> Image.Image:
@@ -107,11 +107,11 @@ def lung_fraction(mask: FloatArray) -> float:
     return float((mask >= _LUNG).mean())
 
 
-def why_not_found(mask: FloatArray) -> str | None:
+def mask_fault(mask: FloatArray) -> str | None:
     """Return why a mask float32 [S, S] of probabilities cannot be two lungs, in words, or None where it can.
 
-    It is where two sizeable regions lie beside each other and fill a likely share of the image. Nothing is said of how
-    good the outline is.
+    Two lungs are two sizeable regions beside each other that fill a usual share of the image. How good their outline is
+    is not judged.
     """
     share = lung_fraction(mask)
     if not _AREA[0] <= share <= _AREA[1]:
@@ -129,30 +129,30 @@ def zones(mask: FloatArray) -> NDArray[np.int64]:
     """Return int64 [S, S] from a mask float32 [S, S] of probabilities: an index into `ZONES` for each pixel.
 
     0 is outside; 1 to 3 are the upper, middle and lower third of the height of the right lung, 4 to 6 of the left.
-    Small regions are left out. Where `why_not_found` gives a reason, the sides are those of the image's middle.
+    Small regions are left out. Where `mask_fault` gives a reason, the sides are those of the image's middle.
     """
     regions = _regions(mask)
     middle = (mask.shape[1] - 1) / 2
-    if why_not_found(mask) is None:
+    if mask_fault(mask) is None:
         middles = [_middle(region) for region in regions]
         middle = (min(middles) + max(middles)) / 2
-        right = [region for region, its in zip(regions, middles, strict=True) if its < middle]
-        left = [region for region, its in zip(regions, middles, strict=True) if its >= middle]
+        right = [region for region, x in zip(regions, middles, strict=True) if x < middle]
+        left = [region for region, x in zip(regions, middles, strict=True) if x >= middle]
         lungs = [_union(right, mask), _union(left, mask)]
     else:
         whole, columns = _union(regions, mask), np.arange(mask.shape[1])
         lungs = [whole & (columns <= middle), whole & (columns > middle)]
-    found = np.zeros(mask.shape, np.int64)
+    numbers = np.zeros(mask.shape, np.int64)
     for first, lung in zip((1, 4), lungs, strict=True):
         rows = np.flatnonzero(lung.any(axis=1))
         if rows.size:
             third = (np.arange(mask.shape[0]) - rows[0]) * 3 // (rows[-1] - rows[0] + 1)
-            found[lung] = np.broadcast_to(first + third[:, None], mask.shape)[lung]
-    return found
+            numbers[lung] = np.broadcast_to(first + third[:, None], mask.shape)[lung]
+    return numbers
 
 
 def lung_box(mask: FloatArray, margin: float = 0.05) -> tuple[int, int, int, int]:
-    """Return top, bottom, left, right (half-open) of what holds the lungs, for `image[top:bottom, left:right]`.
+    """Return top, bottom, left, right (half-open) of the lungs, for `image[top:bottom, left:right]`.
 
     `mask`: float32 [S, S] of probabilities. `margin`: added on each side, in fractions of the box's height and width,
     as far as the image goes. Without lungs it is the whole image.
@@ -167,8 +167,8 @@ def lung_box(mask: FloatArray, margin: float = 0.05) -> tuple[int, int, int, int
         return 0, mask.shape[0], 0, mask.shape[1]
     box: list[int] = []
     for axis in (1, 0):
-        places = np.flatnonzero(lungs.any(axis=axis))
-        low, high = int(places[0]), int(places[-1]) + 1
+        positions = np.flatnonzero(lungs.any(axis=axis))
+        low, high = int(positions[0]), int(positions[-1]) + 1
         extra = round(margin * (high - low))
         box += [max(0, low - extra), min(lungs.shape[1 - axis], high + extra)]
     return box[0], box[1], box[2], box[3]
@@ -179,7 +179,7 @@ def lung_box(mask: FloatArray, margin: float = 0.05) -> tuple[int, int, int, int
 
 @dataclass(frozen=True)
 class LungCrop:
-    """Cuts a radiograph down to its lungs and a margin; where none are found it leaves the whole."""
+    """Crops a radiograph to its lungs and a margin; without two lungs it keeps the whole image."""
 
     segmenter: LungSegmenter
 
@@ -192,7 +192,7 @@ class LungCrop:
         """Return top, bottom, left, right (half-open) in pixels of an image float32 [H, W] in 0..1."""
         (height, width), side = pixels.shape, self.segmenter.size
         mask = self.segmenter.masks(to_canvas(pixels, side, "squash")[None])[0]
-        if why_not_found(mask) is not None:
+        if mask_fault(mask) is not None:
             return 0, height, 0, width
         top, bottom, left, right = lung_box(mask, _MARGIN)
         down, across = height / side, width / side
@@ -205,7 +205,7 @@ class LungCrop:
 
 
 def crop_of(preparation: Preparation) -> LungCrop | None:
-    """Return what a preparation cuts away first, or None; raises as `LungSegmenter.load` does."""
+    """Return the crop of a preparation, or None; raises as `LungSegmenter.load` does."""
     return LungCrop(LungSegmenter.load(threads=1)) if preparation.crop == "lungs" else None
 
 

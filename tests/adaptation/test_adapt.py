@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumoscope.adaptation.adapt import Asked, adapt, decide, evidence_file
+from pneumoscope.adaptation.adapt import Settings, adapt, decide, evidence_file
 from pneumoscope.adaptation.evidence import draw_patients, plan
 from pneumoscope.adaptation.fitting import calibration_near, head_near
-from pneumoscope.adaptation.material import Material, head_logits, read_material
-from pneumoscope.adaptation.methods import METHODS, Site
+from pneumoscope.adaptation.labelled import Labelled, head_logits, read_labelled
+from pneumoscope.adaptation.methods import METHODS, Basis
 from pneumoscope.adaptation.normalisation import renormalised
 from pneumoscope.bundle.calibration import fit_calibration, probabilities
 from pneumoscope.bundle.files import load_bundle
@@ -24,9 +24,9 @@ from pneumoscope.errors import ConfigError
 from pneumoscope.phantom.synthetic import write_dataset
 from pneumoscope.predict import Classifier
 from pneumoscope.records import NORMAL, PNEUMONIA
-from pneumoscope.validation.validate import taught
+from pneumoscope.validation.validate import calibrated_prevalence
 
-QUICK = Asked(resamples=400)
+QUICK = Settings(resamples=400)
 SCORES = replace(QUICK, methods=tuple(name for name in METHODS if "batch norm" not in name))
 FEATURES = 8
 
@@ -37,18 +37,18 @@ def bundle(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def site(bundle: Path) -> Site:
-    return Site(load_bundle(bundle), 0.5, 0)
+def basis(bundle: Path) -> Basis:
+    return Basis(load_bundle(bundle), 0.5, 0)
 
 
-def scored(site: Site, odds: np.ndarray, y: np.ndarray, features: np.ndarray | None = None) -> Material:
+def scored(basis: Basis, odds: np.ndarray, y: np.ndarray, features: np.ndarray | None = None) -> Labelled:
     """Images of one patient each, whose log-odds are calibrated exactly as the bundle's would be."""
-    temperature, bias = site.bundle.calibration
+    temperature, bias = basis.bundle.calibration
     logits = np.stack([np.zeros(y.size), temperature * (odds - bias)], axis=1)
     canvases = np.zeros((y.size, 2, 2), np.uint8)
     patients = np.array([f"p{i:04d}" for i in range(y.size)])
     seen = np.zeros((y.size, FEATURES)) if features is None else features
-    return Material(y, patients, logits, seen, canvases, {})
+    return Labelled(y, patients, logits, seen, canvases, {})
 
 
 def drawn(n: int, share: float, seed: int, *, added: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -61,84 +61,84 @@ def drawn(n: int, share: float, seed: int, *, added: float = 0.0) -> tuple[np.nd
 class TestGuard:
     """On made-up scores, which have no images: methods that look at images are left out."""
 
-    def test_a_constant_added_to_the_scores_is_taken_off_again(self, site: Site) -> None:
+    def test_a_constant_added_to_the_scores_is_taken_off_again(self, basis: Basis) -> None:
         y, odds = drawn(300, 0.5, 1, added=3.0)
-        choice = decide(site, scored(site, odds, y), None, SCORES)
-        assert choice.found["adopted"] in ("bias", "temperature and bias", "head")
+        choice = decide(basis, scored(basis, odds, y), None, SCORES)
+        assert choice.evidence["adopted"] in ("bias", "temperature and bias", "head")
         assert choice.change is not None
-        repaired = choice.change.probability(site.bundle, scored(site, odds, y))
+        repaired = choice.change.probability(basis.bundle, scored(basis, odds, y))
         assert abs(repaired.mean() - y.mean()) < 0.03
         before = 1 / (1 + np.exp(-odds))
         assert before.mean() - y.mean() > 0.25
 
-    def test_another_prevalence_is_mended_without_labels(self, site: Site) -> None:
+    def test_another_prevalence_is_mended_without_labels(self, basis: Basis) -> None:
         y, odds = drawn(400, 0.1, 2)
-        choice = decide(site, scored(site, odds, y), None, replace(SCORES, labels=0))
-        assert choice.found["adopted"] == "prior shift"
+        choice = decide(basis, scored(basis, odds, y), None, replace(SCORES, labels=0))
+        assert choice.evidence["adopted"] == "prior shift"
         assert choice.change is not None
-        p = choice.change.probability(site.bundle, scored(site, odds, y))
+        p = choice.change.probability(basis.bundle, scored(basis, odds, y))
         assert abs(p.mean() - y.mean()) < 0.05
-        assert {one["name"] for one in choice.found["left_out"] if one["why"] == "needs labels"} >= {"bias", "head"}
+        assert {one["name"] for one in choice.evidence["left_out"] if one["why"] == "needs labels"} >= {"bias", "head"}
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_a_bundle_that_fits_already_is_left_as_it_is(self, site: Site, seed: int) -> None:
+    def test_a_bundle_that_fits_already_is_left_as_it_is(self, basis: Basis, seed: int) -> None:
         y, odds = drawn(200, 0.5, 10 + seed)
-        choice = decide(site, scored(site, odds, y), None, SCORES)
+        choice = decide(basis, scored(basis, odds, y), None, SCORES)
         assert choice.change is None
-        assert choice.found["adopted"] is None
-        assert choice.found["statement"].startswith("not adapted, because")
+        assert choice.evidence["adopted"] is None
+        assert choice.evidence["statement"].startswith("not adapted, because")
 
-    def test_features_that_are_noise_do_not_make_a_head(self, site: Site) -> None:
+    def test_features_that_are_noise_do_not_make_a_head(self, basis: Basis) -> None:
         y, _ = drawn(200, 0.5, 20)
         rng = np.random.default_rng(3)
-        choice = decide(site, scored(site, np.zeros(y.size), y, rng.normal(size=(y.size, FEATURES))), None, SCORES)
+        choice = decide(basis, scored(basis, np.zeros(y.size), y, rng.normal(size=(y.size, FEATURES))), None, SCORES)
         assert choice.change is None
 
-    def test_features_that_tell_the_label_make_a_head(self, site: Site) -> None:
+    def test_features_that_tell_the_label_make_a_head(self, basis: Basis) -> None:
         y, odds = drawn(200, 0.5, 21)
         features = np.random.default_rng(4).normal(size=(y.size, FEATURES))
         features[:, 0] += np.where(y, 2.0, -2.0)
-        choice = decide(site, scored(site, odds, y, features), None, SCORES)
-        assert choice.found["adopted"] == "head"
-        assert next(c for c in choice.found["candidates"] if c["name"] == "head")["gains"]["auroc"]["low"] > 0
+        choice = decide(basis, scored(basis, odds, y, features), None, SCORES)
+        assert choice.evidence["adopted"] == "head"
+        assert next(c for c in choice.evidence["candidates"] if c["name"] == "head")["gains"]["auroc"]["low"] > 0
 
-    def test_what_ruins_the_original_population_is_refused(self, site: Site) -> None:
+    def test_what_ruins_the_original_population_is_refused(self, basis: Basis) -> None:
         y, odds = drawn(300, 0.5, 22)
         features = np.random.default_rng(5).normal(size=(y.size, FEATURES))
         features[:, 0] += np.where(y, 2.0, -2.0)
         turned = features * np.where(np.arange(FEATURES) == 0, -1.0, 1.0)
-        choice = decide(site, scored(site, odds, y, features), scored(site, odds, y, turned), SCORES)
-        head = next(c for c in choice.found["candidates"] if c["name"] == "head")
+        choice = decide(basis, scored(basis, odds, y, features), scored(basis, odds, y, turned), SCORES)
+        head = next(c for c in choice.evidence["candidates"] if c["name"] == "head")
         assert head["gains"]["auroc"]["low"] > 0
         assert not head["original"]["not_worse"]
-        assert choice.found["adopted"] != "head"
+        assert choice.evidence["adopted"] != "head"
 
-    def test_a_recalibration_orders_the_original_alike_and_passes(self, site: Site) -> None:
+    def test_a_recalibration_orders_the_original_alike_and_passes(self, basis: Basis) -> None:
         y, odds = drawn(300, 0.5, 23, added=3.0)
-        choice = decide(site, scored(site, odds, y), scored(site, odds - 3, y), SCORES)
-        adopted = next(c for c in choice.found["candidates"] if c["name"] == choice.found["adopted"])
+        choice = decide(basis, scored(basis, odds, y), scored(basis, odds - 3, y), SCORES)
+        adopted = next(c for c in choice.evidence["candidates"] if c["name"] == choice.evidence["adopted"])
         assert adopted["original"]["not_worse"]
         assert adopted["original"]["log_loss"]["after"] > adopted["original"]["log_loss"]["before"]
 
-    def test_scores_that_tell_nothing_are_not_worth_calibrating(self, site: Site) -> None:
+    def test_scores_that_tell_nothing_are_not_worth_calibrating(self, basis: Basis) -> None:
         _, odds = drawn(300, 0.5, 25, added=3.0)
         y = np.random.default_rng(7).random(300) < 0.5
-        choice = decide(site, scored(site, odds, y), None, SCORES)
-        bias = next(c for c in choice.found["candidates"] if c["name"] == "bias")
+        choice = decide(basis, scored(basis, odds, y), None, SCORES)
+        bias = next(c for c in choice.evidence["candidates"] if c["name"] == "bias")
         assert bias["gains"]["log_loss"]["low"] > 0
         assert bias["refused"] == "its AUROC was not shown to exceed .5"
         assert choice.change is None
 
-    def test_too_few_patients_decide_nothing(self, site: Site) -> None:
+    def test_too_few_patients_decide_nothing(self, basis: Basis) -> None:
         y, odds = drawn(300, 0.02, 24, added=3.0)
-        choice = decide(site, scored(site, odds, y), None, SCORES)
+        choice = decide(basis, scored(basis, odds, y), None, SCORES)
         assert choice.change is None
-        assert "patients with pneumonia images" in choice.found["statement"]
+        assert "patients with pneumonia images" in choice.evidence["statement"]
 
 
-def test_labels_are_whole_patients_and_the_others_measure(site: Site) -> None:
+def test_labels_are_whole_patients_and_the_others_measure(basis: Basis) -> None:
     y, odds = drawn(120, 0.5, 30)
-    images = replace(scored(site, odds, y), patients=np.array([f"p{i // 3}" for i in range(120)]))
+    images = replace(scored(basis, odds, y), patients=np.array([f"p{i // 3}" for i in range(120)]))
     planned = plan(images, 20, seed=0)
     fitted, measured = set(images.patients[planned.final]), set(images.patients[planned.measured])
     assert planned.final.size == 21
@@ -147,9 +147,9 @@ def test_labels_are_whole_patients_and_the_others_measure(site: Site) -> None:
     assert draw_patients(images.patients, 120, np.random.default_rng(0)).all()
 
 
-def test_few_labels_hardly_move_a_calibration_and_many_decide_it(site: Site) -> None:
+def test_few_labels_hardly_move_a_calibration_and_many_decide_it(basis: Basis) -> None:
     y, odds = drawn(4000, 0.5, 31, added=3.0)
-    images, start = scored(site, odds, y), site.bundle.calibration
+    images, start = scored(basis, odds, y), basis.bundle.calibration
     assert calibration_near(images.logits[:0], y[:0], start) == start
     few = calibration_near(images.logits[:4], y[:4], start, temperature=False)[1]
     many = calibration_near(images.logits, y, start)
@@ -183,7 +183,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 def relabelled(bundle: Path, manifest: Manifest) -> Manifest:
     """Labels that the bundle's own embeddings tell, in another direction than its head."""
-    images = read_material(Classifier.load(bundle), manifest)
+    images = read_labelled(Classifier.load(bundle), manifest)
     first = np.linalg.svd(images.features - images.features.mean(axis=0), full_matrices=False)[0][:, 0]
     ill = first > np.median(first)
     pairs = zip(manifest.labelled().samples, ill, strict=True)
@@ -197,13 +197,13 @@ def test_the_head_of_the_features_is_the_answer(
     make_bundle: Callable[..., Path], tmp_path: Path, elsewhere: Manifest, mirror: bool
 ) -> None:
     classifier = Classifier.load(make_bundle(tmp_path / "b", mirror=mirror))
-    images = read_material(classifier, elsewhere)
+    images = read_labelled(classifier, elsewhere)
     np.testing.assert_allclose(head_logits(classifier.bundle.network, images.features), images.logits, atol=1e-3)
 
 
 def test_batch_norm_moves_towards_these_images_and_leaves_the_original(bundle: Path, elsewhere: Manifest) -> None:
     loaded = load_bundle(bundle)
-    images = read_material(Classifier(loaded), elsewhere)
+    images = read_labelled(Classifier(loaded), elsewhere)
     before = {name: tensor.clone() for name, tensor in loaded.network.state_dict().items()}
     copy = renormalised(loaded.network, images.canvases, loaded.preparation, seed=0)
     assert not copy.training
@@ -225,10 +225,10 @@ def test_an_adapted_bundle_answers_as_measured_and_says_where_it_is_from(
     assert new.card["adaptation"] == found == json.loads(evidence_file(out).read_text())
     assert found["fitted_to"]["patients"] == found["measured_on"]["patients"] == 60
     assert {c["name"] for c in found["candidates"]} >= {"as it is", "prior shift", "bias", "head"}
-    assert any("60 patients of one place" in limit for limit in new.card["limits"])
+    assert any("60 patients of one site" in limit for limit in new.card["limits"])
 
-    images = read_material(Classifier(original), data)
-    change = METHODS[found["adopted"]].fit(Site(original, taught(original.card), 0), images)
+    images = read_labelled(Classifier(original), data)
+    change = METHODS[found["adopted"]].fit(Basis(original, calibrated_prevalence(original.card), 0), images)
     expected = change.probability(original, images)
     paths = [sample.path for sample in data.samples]
     for engine in ("openvino", "torch"):
@@ -241,7 +241,7 @@ def test_a_recalibrated_bundle_keeps_its_network(
     make_bundle: Callable[..., Path], elsewhere: Manifest, tmp_path: Path
 ) -> None:
     far = make_bundle(tmp_path / "far", classes=2, calibration={"temperature": 1.0, "bias": 6.0})
-    odds = read_material(Classifier.load(far), elsewhere).logits @ [-1.0, 1.0]
+    odds = read_labelled(Classifier.load(far), elsewhere).logits @ [-1.0, 1.0]
     noisy = odds / odds.std() + np.random.default_rng(0).normal(size=odds.size)
     told = zip(elsewhere.samples, noisy > np.median(noisy), strict=True)
     data = replace(elsewhere, samples=tuple(replace(s, label=PNEUMONIA if yes else NORMAL) for s, yes in told))
@@ -251,7 +251,7 @@ def test_a_recalibrated_bundle_keeps_its_network(
     assert new.card["weights"] == original.card["weights"]
     assert new.card["runtime"] == original.card["runtime"]
     assert new.calibration != original.calibration
-    assert taught(new.card) == found["fitted_to"]["with_pneumonia"] / found["fitted_to"]["images"]
+    assert calibrated_prevalence(new.card) == found["fitted_to"]["with_pneumonia"] / found["fitted_to"]["images"]
     sample = elsewhere.samples[0].path
     (line,) = Classifier(new).predict([sample])
     (old,) = Classifier(original).predict([sample])
@@ -265,7 +265,7 @@ def test_random_labels_write_the_evidence_alone(bundle: Path, elsewhere: Manifes
     half = rng.permutation(len(elsewhere)) % 2
     pairs = zip(elsewhere.samples, half, strict=True)
     noise = replace(elsewhere, samples=tuple(replace(s, label=(NORMAL, PNEUMONIA)[kind]) for s, kind in pairs))
-    images = read_material(Classifier.load(bundle), noise)
+    images = read_labelled(Classifier.load(bundle), noise)
     temperature, bias = calibration_near(images.logits, images.y, load_bundle(bundle).calibration)
     fitted = load_bundle(bundle)
     card = {**fitted.card, "calibration": {"temperature": temperature, "bias": bias}}

@@ -15,8 +15,8 @@ from PIL import Image
 from pneumoscope.errors import DataError
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Sample
-from pneumoscope.shortcuts.card import audit
-from pneumoscope.shortcuts.material import drawn
+from pneumoscope.shortcuts.card import shortcut_card
+from pneumoscope.shortcuts.radiographs import drawn
 from pneumoscope.shortcuts.verdict import AMBER, GREEN, LIGHTS, NOT_TESTED, RED
 
 Card = dict[str, Any]
@@ -35,7 +35,7 @@ def of_lungs(
     make_toys: Callable[..., Any], lung_reader: Classifier, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Card, Path]:
     toys, out = make_toys(), tmp_path_factory.mktemp("lungs")
-    return audit(lung_reader, toys.manifest, out, masks=toys.masks), out
+    return shortcut_card(lung_reader, toys.manifest, out, masks=toys.masks), out
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def of_corner(
     make_toys: Callable[..., Any], corner_reader: Classifier, tmp_path_factory: pytest.TempPathFactory
 ) -> Card:
     toys = make_toys(marked=True)
-    return audit(corner_reader, toys.manifest, tmp_path_factory.mktemp("corner"), masks=toys.masks)
+    return shortcut_card(corner_reader, toys.manifest, tmp_path_factory.mktemp("corner"), masks=toys.masks)
 
 
 def test_a_network_that_reads_the_lungs_is_green(of_lungs: tuple[Card, Path]) -> None:
@@ -92,7 +92,9 @@ def test_the_same_seed_gives_the_same_card(
     make_toys: Callable[..., Any], lung_reader: Classifier, tmp_path: Path
 ) -> None:
     toys = make_toys(48)
-    cards = [audit(lung_reader, toys.manifest, tmp_path / str(n), masks=toys.masks, images=44) for n in range(2)]
+    cards = [
+        shortcut_card(lung_reader, toys.manifest, tmp_path / str(n), masks=toys.masks, images=44) for n in range(2)
+    ]
     for card in cards:
         del card["seconds"]
     assert json.dumps(cards[0], default=float) == json.dumps(cards[1], default=float)
@@ -103,7 +105,7 @@ def test_without_labels_the_rest_is_tested(
     make_toys: Callable[..., Any], lung_reader: Classifier, tmp_path: Path
 ) -> None:
     toys = make_toys(labelled=False)
-    card = audit(lung_reader, toys.manifest, tmp_path, masks=toys.masks)
+    card = shortcut_card(lung_reader, toys.manifest, tmp_path, masks=toys.masks)
     found = lights(card)
     assert {found[key] for key in ("lung_region_removed", "lungs_removed", "lungs_only", "metadata")} == {NOT_TESTED}
     assert found["letter_pasted"] == found["attention_gradcam"] == GREEN
@@ -112,7 +114,7 @@ def test_without_labels_the_rest_is_tested(
 
 def test_too_few_patients_are_said(make_toys: Callable[..., Any], lung_reader: Classifier, tmp_path: Path) -> None:
     toys = make_toys(24)
-    card = audit(lung_reader, toys.manifest, tmp_path, masks=toys.masks)
+    card = shortcut_card(lung_reader, toys.manifest, tmp_path, masks=toys.masks)
     reasons = {item["key"]: item["reason"] for item in card["items"]}
     assert "at least 10 are needed" in reasons["lung_region_removed"]
     assert "maps of 20 are needed" in reasons["hotspot"]
@@ -128,9 +130,9 @@ def test_images_without_lungs_are_left_out_and_counted(
         masks[::8] = 0
         return masks
 
-    assert audit(lung_reader, toys.manifest, tmp_path, masks=blind)["left_out"]["without_lungs"] == 6
+    assert shortcut_card(lung_reader, toys.manifest, tmp_path, masks=blind)["left_out"]["without_lungs"] == 6
     with pytest.raises(DataError, match="no image shows two lungs"):
-        audit(lung_reader, toys.manifest, tmp_path, masks=lambda images: toys.masks(images) * 0)
+        shortcut_card(lung_reader, toys.manifest, tmp_path, masks=lambda images: toys.masks(images) * 0)
 
 
 def test_embeddings_that_know_the_site_are_told(
@@ -149,7 +151,9 @@ def test_embeddings_that_know_the_site_are_told(
         masks[image.tobytes()] = toys.lungs[index]
         samples.append(replace(sample, path=str(path), patient_id=str(index), site="A" if here else "B"))
     manifest = replace(toys.manifest, samples=tuple(samples))
-    card = audit(corner_reader, manifest, tmp_path / "out", masks=lambda x: np.stack([masks[i.tobytes()] for i in x]))
+    card = shortcut_card(
+        corner_reader, manifest, tmp_path / "out", masks=lambda x: np.stack([masks[i.tobytes()] for i in x])
+    )
     item = next(item for item in card["items"] if item["key"] == "probes")
     assert item["light"] == "amber"
     found = item["facts"]["attributes"]["site A" if "site A" in item["facts"]["attributes"] else "site B"]

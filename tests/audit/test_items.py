@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.shortcuts.conditions import ADDED
-from pneumoscope.shortcuts.items import CLEAN, Answered, change_items, taken_share
+from pneumoscope.shortcuts.items import CLEAN, Answer, change_items, taken_share
 from pneumoscope.shortcuts.verdict import AMBER, GREEN, RED
 
 ILL = np.arange(300) % 2 == 1
@@ -22,13 +22,13 @@ NOISE = np.repeat(np.random.default_rng(0).normal(size=150), 2)  # the same in b
 def test_a_hidden_part_is_red_only_where_it_sets_the_classes_apart(
     distance: float, noise: float, light: str, taken: float
 ) -> None:
-    def answered(distance: float, noise: float) -> Answered:
-        return Answered(distance * ILL + noise * NOISE, np.zeros(300, np.bool_))
+    def answered(distance: float, noise: float) -> Answer:
+        return Answer(distance * ILL + noise * NOISE, np.zeros(300, np.bool_))
 
     found = dict.fromkeys((CLEAN, *ADDED, "border_masked"), answered(3.0, 1.0))
     found["corners_masked"] = answered(distance, noise)
     material: Any = SimpleNamespace(
-        labels=ILL, codes=np.arange(300), patients=[str(n) for n in range(300)], why_no_auroc=lambda: None
+        labels=ILL, codes=np.arange(300), patients=[str(n) for n in range(300)], auroc_fault=lambda: None
     )
     item = next(item for item in change_items(material, found, 0) if item.key == "corners_masked")
     assert item.light == light

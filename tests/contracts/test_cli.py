@@ -93,7 +93,7 @@ HELP = """
 import sys
 from typer.main import get_command
 from typer.testing import CliRunner
-from pneumoscope.cli.app import app
+from pneumoscope.cli.root import app
 
 def leaves(command, path):
     for name, child in getattr(command, "commands", {}).items():
@@ -506,7 +506,7 @@ def test_audit_writes_a_card_and_its_exit_code_is_the_verdict(chests: Path, bund
 def test_audit_fails_where_the_card_is_red(
     chests: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, code: int
 ) -> None:
-    monkeypatch.setattr("pneumoscope.shortcuts.card.audit", lambda *_, **__: {"verdict": verdict, "items": []})
+    monkeypatch.setattr("pneumoscope.shortcuts.card.shortcut_card", lambda *_, **__: {"verdict": verdict, "items": []})
     monkeypatch.setattr("pneumoscope.report.audit_page.write", lambda out: out / "audit.html")
     assert call("audit", "--bundle", bundle, "--data", chests, "--out", tmp_path).code == code
 

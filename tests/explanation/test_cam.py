@@ -77,7 +77,7 @@ def test_without_a_gradient_it_is_the_same_map(
     classifier = Classifier.load(make_bundle(tmp_path / "bundle", name, mirror=mirror))
     canvas = noise(classifier.bundle.preparation.canvas, 1)
     found, expected = gradcam(classifier, canvas), cam.gradcam(classifier, canvas)
-    places = classifier.runtime.places(
+    places = classifier.runtime.maps(
         canvas[None, : classifier.bundle.preparation.size, : classifier.bundle.preparation.size]
     )
     assert (places is not None) == linear
@@ -147,7 +147,7 @@ def test_the_others_are_those_of_their_equations(classifier: Classifier, method:
 
 @pytest.mark.parametrize(
     ("layer", "message"),
-    [("layer9", "no layer 'layer9'.*or one of"), ("head.1", "head.1 keeps no map of places"), ("", "no layer ''")],
+    [("layer9", "no layer 'layer9'.*or one of"), ("head.1", "head.1 has no spatial map"), ("", "no layer ''")],
 )
 def test_a_layer_that_cannot_be_drawn_is_an_error(classifier: Classifier, layer: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -301,7 +301,7 @@ class Placeless(Bright):
 def test_a_network_without_places_is_an_error(hand_made: HandMade) -> None:
     network = Network(Placeless(), 2, 2, 0.0).eval()
     preparation = Preparation(64, 64, "squash", (0.0,) * 3, (1.0,) * 3)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="no map of places"):
+    with pytest.raises(ConfigError, match="no spatial map"):
         gradcam(hand_made(network, preparation), noise(64))
 
 

@@ -17,7 +17,7 @@ from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation import faithfulness as faithful
 from pneumoscope.explanation.localisation import box_mask, energy, iou, pointing_game, usual_location
 from pneumoscope.explanation.method import finish
-from pneumoscope.explanation.perturbation import FILLS, seen
+from pneumoscope.explanation.perturbation import FILLS, network_input
 from pneumoscope.explanation.randomisation import randomisation, randomised
 from pneumoscope.explanation.stability import agreement, pooled, rank_correlation, with_stability
 from pneumoscope.images.preparation import Pixels
@@ -239,7 +239,7 @@ def test_a_method_that_looks_at_the_image_alone_is_found_out(trained: Path) -> N
     canvases = [RNG(seed).integers(0, 256, (40, 40), dtype=np.uint8) for seed in range(4)]
 
     def edges(classifier: Classifier, canvas: Pixels, options: Options) -> Heatmap:
-        image = seen(classifier, canvas).astype(np.float32)
+        image = network_input(classifier, canvas).astype(np.float32)
         return finish(np.abs(np.gradient(image)[0]).astype(np.float32), 0.0, method="edges", layer="input")
 
     for layer in randomisation(edges, classifier, canvases, options=Options()):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.explanation.counterfactual import counterfactual
-from pneumoscope.explanation.perturbation import FILLS, seen
+from pneumoscope.explanation.perturbation import FILLS, network_input
 from pneumoscope.explanation.zoned import Lungs, find_lungs, worths
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import ZONES
@@ -36,7 +36,7 @@ def doubting(planted: Classifier) -> Any:
 
 
 def test_only_the_zone_that_counts_lowers_the_score(doubting: Any, bright_place: Pixels, lungs: Lungs) -> None:
-    found = counterfactual(doubting, seen(doubting, bright_place), lungs, "black")
+    found = counterfactual(doubting, network_input(doubting, bright_place), lungs, "black")
     assert found.fill == "black"
     assert set(found.without["black"]) == {"outside", "right upper", "right middle", "left middle"}
     assert found.score > 0.99

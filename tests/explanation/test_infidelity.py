@@ -10,7 +10,7 @@ import pytest
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.faithfulness import infidelity, sensitivity, with_infidelity
 from pneumoscope.explanation.method import finish
-from pneumoscope.explanation.perturbation import log_odds, seen
+from pneumoscope.explanation.perturbation import log_odds, network_input
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
 
@@ -24,7 +24,7 @@ def truth(coefficients: np.ndarray, image: Pixels) -> np.ndarray:
 def test_the_true_map_of_a_linear_network_has_none_and_its_negative_all(
     linear: Classifier, coefficients: np.ndarray, bright_place: Pixels
 ) -> None:
-    image = seen(linear, bright_place)
+    image = network_input(linear, bright_place)
     own = truth(coefficients, image)
 
     def ask(signed: np.ndarray) -> float:
@@ -45,7 +45,7 @@ def test_a_score_that_nothing_changes_is_foretold(bright_place: Pixels) -> None:
 def test_a_map_carries_it_with_the_answers_that_it_took(
     linear: Classifier, coefficients: np.ndarray, bright_place: Pixels
 ) -> None:
-    heatmap = finish(truth(coefficients, seen(linear, bright_place)), 0.0, method="own", layer="input")
+    heatmap = finish(truth(coefficients, network_input(linear, bright_place)), 0.0, method="own", layer="input")
     found = with_infidelity(heatmap, linear, bright_place, fill="black")
     assert found.infidelity == pytest.approx(0, abs=1e-4)
     assert found.evaluations == heatmap.evaluations + 51

@@ -16,7 +16,7 @@ from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.report import audit_page
 from pneumoscope.report.audit_page import write
 from pneumoscope.shortcuts.conditions import ADDED, REMOVED
-from pneumoscope.shortcuts.pictures import SHOWN
+from pneumoscope.shortcuts.examples import SHOWN
 from pneumoscope.shortcuts.verdict import LIGHTS
 
 Card = dict[str, Any]

@@ -19,7 +19,7 @@ from tests.serving.test_web import Place, answer, bring, events, opened, with_us
 from tests.test_journal import entry
 from typer.testing import CliRunner
 
-from pneumoscope.cli.app import app as cli
+from pneumoscope.cli.root import app as cli
 from pneumoscope.errors import DataError, StorageError
 from pneumoscope.journal.entry import Label
 from pneumoscope.journal.journal import Journal, archives

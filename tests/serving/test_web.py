@@ -29,7 +29,7 @@ from tests.serving.test_gateway import chest, gateway
 from typer.testing import CliRunner
 
 from pneumoscope.bundle.files import load_bundle
-from pneumoscope.cli.app import app as cli
+from pneumoscope.cli.root import app as cli
 from pneumoscope.errors import ConfigError
 from pneumoscope.journal.entry import Label
 from pneumoscope.journal.journal import Journal

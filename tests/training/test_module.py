@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ConfigError, TrainingError
 from pneumoscope.networks.network import build_network, pneumonia_score
-from pneumoscope.training.module import Classifier, outside, places, set_loss
+from pneumoscope.training.module import Classifier, evidence_map, outside, set_loss
 
 
 def logits_of(seed: int, classes: int, batch: int = 8) -> Tensor:
@@ -191,7 +191,7 @@ def test_the_evidence_of_a_place_is_gradient_times_activation(name: str) -> None
     torch.manual_seed(1)
     network = build_network(name, classes=3)[0].eval()
     images = torch.randn(2, 3, 64, 64)
-    logits, evidence = places(network, images)
+    logits, evidence = evidence_map(network, images)
     torch.testing.assert_close(logits, network(images))
     last = network.encoder(images).detach().requires_grad_(True)
     score = pneumonia_score(network.head(last.mean(dim=(2, 3)))).sum()
@@ -205,7 +205,7 @@ def test_evidence_has_no_place_where_the_answer_is_not_linear_in_the_map() -> No
     bent.head = nn.Sequential(nn.Linear(bent.features, 4), nn.ReLU(), nn.Linear(4, 2))
     for network in (nn.Linear(3, 2), bent):
         with pytest.raises(ConfigError, match=r"train\.attention"):
-            places(network, torch.randn(1, 3, 64, 64))
+            evidence_map(network, torch.randn(1, 3, 64, 64))
 
 
 def test_the_share_outside_counts_evidence_of_either_sign() -> None:
@@ -237,6 +237,6 @@ def test_training_moves_the_evidence_into_the_lungs() -> None:
             optimizer.zero_grad()
             module.training_step(batch, 0).backward()
             optimizer.step()
-        return float(outside(places(network, images)[1], lungs).mean().detach())
+        return float(outside(evidence_map(network, images)[1], lungs).mean().detach())
 
     assert share_after(2.0) < share_after(0.0) - 0.1

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pneumoscope.adaptation.material import Material
-from pneumoscope.adaptation.methods import METHODS, Change, Site, why_not
+from pneumoscope.adaptation.labelled import Labelled
+from pneumoscope.adaptation.methods import METHODS, Basis, Change, method_fault
 from pneumoscope.cohort import Bools, Cohort, Floats, Ints, cohort
 from pneumoscope.evaluation.auc import auroc_estimate, paired_auroc
 from pneumoscope.evaluation.bootstrap import RESAMPLES, interval, replicate, without_false_certainty
@@ -28,7 +28,7 @@ _EDGE = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What a candidate says of images it was not fitted to: probabilities float64 [n] and calls bool [n]."""
+    """A candidate's answers on images it was not fitted to: probabilities float64 [n] and calls bool [n]."""
 
     p: Floats
     called: Bools
@@ -48,7 +48,7 @@ class Plan:
         return np.sort(np.concatenate([part for _, part in self.parts]))
 
 
-def plan(images: Material, labels: int | None, *, seed: int) -> Plan:
+def plan(images: Labelled, labels: int | None, *, seed: int) -> Plan:
     """Return which images fit and which measure.
 
     With `labels` > 0, whole patients are drawn until there are so many images; they fit, the others measure. None or
@@ -73,7 +73,7 @@ def draw_patients(patients: NDArray[np.str_], count: int, rng: np.random.Generat
     return np.asarray(np.isin(codes, order[:enough]))
 
 
-def too_few(images: Material) -> str | None:
+def too_few(images: Labelled) -> str | None:
     """Return why images cannot measure anything, None where they can."""
     kinds = (("pneumonia", True), ("normal", False))
     each = {name: np.unique(images.patients[images.y == kind]).size for name, kind in kinds}
@@ -82,21 +82,21 @@ def too_few(images: Material) -> str | None:
 
 
 def answers(
-    site: Site, images: Material, planned: Plan, names: Sequence[str], *, labels: bool
+    basis: Basis, images: Labelled, planned: Plan, names: Sequence[str], *, labels: bool
 ) -> Iterator[tuple[str, Answer | None, str | None]]:
     """Yield each method's name, its answers on the images that measure (in their order), or why there are none."""
     for name in names:
         method = METHODS[name]
-        reasons = (why_not(name, site, images.take(fit), labels) for fit, _ in planned.parts)
-        reason = next((one for one in reasons if one), None)
+        reasons = (method_fault(name, basis, images.take(fit), labels) for fit, _ in planned.parts)
+        reason = next(filter(None, reasons), None)
         if reason:
             yield name, None, reason
             continue
         p, called = np.full(images.n, np.nan), np.zeros(images.n, dtype=bool)
         for fit, part in planned.parts:
-            change = method.fit(site, images.take(fit))
-            p[part] = change.probability(site.bundle, images.take(part))
-            called[part] = p[part] >= change.threshold(site)
+            change = method.fit(basis, images.take(fit))
+            p[part] = change.probability(basis.bundle, images.take(part))
+            called[part] = p[part] >= change.threshold(basis)
         yield name, Answer(p[planned.measured], called[planned.measured]), None
 
 
@@ -110,7 +110,7 @@ def measured(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """Return the figures of a candidate and what it gains over the bundle as it is.
+    """Return the figures of a candidate and its gains over the bundle as it is.
 
     `y`: bool [n]; `patients`: [n]. Gains are positive where the candidate is better; `low` is the bound that counts:
     one-sided 2.5 % divided by `tests` (Bonferroni), because the best of several candidates flatters.
@@ -144,12 +144,12 @@ def measured(
     return {"metrics": {**shown, "auroc": auroc_estimate(c).as_json()}, "gains": gains}
 
 
-def why_refused(name: str, figures: Mapping[str, Any]) -> str | None:
+def refusal(name: str, figures: Mapping[str, Any]) -> str | None:
     """Return why a candidate is not better here, None where it is shown to be; `figures` as `measured` gives them.
 
     Better: the bound of the gain in log loss, or in AUROC without loss of log loss, is above 0; for `thresholds`,
-    which change no probability, that in balanced accuracy. And AUROC is shown to exceed .5: scores that tell nothing
-    gain by saying the share of pneumonia of everybody, which is no use to anybody.
+    which change no probability, that in balanced accuracy. And AUROC is shown to exceed .5: scores without
+    information gain by giving everybody the share of pneumonia, which helps nobody.
     """
     gains = figures["gains"]
     if name == "as it is":
@@ -163,20 +163,20 @@ def why_refused(name: str, figures: Mapping[str, Any]) -> str | None:
     return "a gain in log loss or AUROC was not shown"
 
 
-def on_original(site: Site, original: Material, change: Change, margin: float) -> dict[str, Any]:
-    """Return what a change does to the original population, and whether AUROC is shown to fall less than `margin`."""
+def on_original(basis: Basis, original: Labelled, change: Change, margin: float) -> dict[str, Any]:
+    """Return the figures of a change on the original population; `not_worse`: AUROC shown to fall under `margin`."""
     patients: Sequence[str] = original.patients.tolist()
-    before = METHODS["as it is"].fit(site, original).probability(site.bundle, original)
-    after = change.probability(site.bundle, original)
+    before = METHODS["as it is"].fit(basis, original).probability(basis.bundle, original)
+    after = change.probability(basis.bundle, original)
     tested = auroc_margin(original.y, after, before, patients, margin)
     alike = tested.difference.value == tested.difference.low == 0
-    both = cohort(original.y, after, patients), cohort(original.y, before, patients)
+    new, old = cohort(original.y, after, patients), cohort(original.y, before, patients)
     return {
         **original.counts(),
         **tested.as_json(),
         "not_worse": bool(tested.noninferior or alike),
-        "auroc": {"before": auroc_estimate(both[1]).as_json(), "after": auroc_estimate(both[0]).as_json()},
-        "log_loss": {"before": float(_losses(both[1])[:, 0].mean()), "after": float(_losses(both[0])[:, 0].mean())},
+        "auroc": {"before": auroc_estimate(old).as_json(), "after": auroc_estimate(new).as_json()},
+        "log_loss": {"before": float(_losses(old)[:, 0].mean()), "after": float(_losses(new)[:, 0].mean())},
     }
 
 
@@ -191,5 +191,5 @@ def _by_patient(c: Cohort, columns: Floats) -> Floats:
 
 
 def _bound(draws: Floats, level: float) -> float:
-    kept = draws[~np.isnan(draws)]
-    return float(np.quantile(kept, level)) if kept.size >= 0.95 * draws.size else float("nan")
+    defined = draws[~np.isnan(draws)]
+    return float(np.quantile(defined, level)) if defined.size >= 0.95 * draws.size else float("nan")

@@ -41,9 +41,9 @@ def calibration_near(
 
     room = (_LOG_T[0] - float(np.log(start[0])), _LOG_T[1] - float(np.log(start[0])))
     bounds = [(-40.0, 40.0), room] if temperature else [(-40.0, 40.0)]
-    found = optimize.minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds)
-    moved = float(found.x[1]) if temperature else 0.0
-    return float(start[0] * np.exp(moved)), float(start[1] + found.x[0])
+    solution = optimize.minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds)
+    moved = float(solution.x[1]) if temperature else 0.0
+    return float(start[0] * np.exp(moved)), float(start[1] + solution.x[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

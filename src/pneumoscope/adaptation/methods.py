@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pneumoscope.adaptation.fitting import INNER, HeadChange, calibration_near, head_near
-from pneumoscope.adaptation.material import Material, head_features, head_logits, linear_of
+from pneumoscope.adaptation.labelled import Labelled, head_features, head_logits, linear_of
 from pneumoscope.adaptation.normalisation import LEAST, has_batch_norm, renormalised
 from pneumoscope.bundle.calibration import estimate_prevalence, operating_points, pneumonia_logit, probabilities
 from pneumoscope.bundle.files import Bundle
@@ -22,11 +22,11 @@ _THRESHOLD_DRAWS = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Site:
-    """What a fit starts from: the bundle, the share of pneumonia it was calibrated at (None: not known), a seed."""
+class Basis:
+    """What a fit starts from: the bundle, the share of pneumonia it was calibrated at (None: unknown), a seed."""
 
     bundle: Bundle
-    taught: float | None
+    prevalence: float | None
     seed: int
 
     @property
@@ -45,7 +45,7 @@ class Change:
     """A fitted change of a bundle.
 
     `network`: with other batch-norm statistics, None for the bundle's own; `head`: what is added to its log-odds;
-    `points`: new operating points in the form of the card, None where the thresholds stay; `note`: what was found.
+    `points`: new operating points in the form of the card, None where the thresholds stay; `note`: its estimate.
     """
 
     temperature: float
@@ -60,19 +60,19 @@ class Change:
         """Whether the network itself changes."""
         return self.network is not None or self.head is not None
 
-    def probability(self, bundle: Bundle, images: Material) -> Floats:
+    def probability(self, bundle: Bundle, images: Labelled) -> Floats:
         """Return the probabilities of pneumonia of images, float64 [n]."""
         logits = images.logits.copy()
         if self.network is not None:
-            logits = _seen_anew(self.network, bundle, images)
+            logits = _logits_by(self.network, bundle, images)
         odds = pneumonia_logit(logits / self.temperature) + self.bias
         if self.head is not None:
             odds = odds + self.head.added(images.features)
         return np.asarray(1 / (1 + np.exp(-odds)))
 
-    def threshold(self, site: Site) -> float:
+    def threshold(self, basis: Basis) -> float:
         """Return the threshold in use after the change."""
-        return site.threshold if self.points is None else float(self.points[site.point]["threshold"])
+        return basis.threshold if self.points is None else float(self.points[basis.point]["threshold"])
 
     def applied(self, bundle: Bundle) -> Network:
         """Return the changed network, rounded as bundles store it; the bundle's own stays as it is."""
@@ -87,7 +87,7 @@ class Change:
         return network
 
 
-Fit = Callable[[Site, Material], Change]
+Fit = Callable[[Basis, Labelled], Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,54 +100,54 @@ class Method:
     fit: Fit
 
 
-def _as_it_is(site: Site, _: Material) -> Change:
-    return Change(*site.bundle.calibration)
+def _as_it_is(basis: Basis, _: Labelled) -> Change:
+    return Change(*basis.bundle.calibration)
 
 
-def _prior_shift(site: Site, images: Material) -> Change:
-    temperature, bias = site.bundle.calibration
-    assert site.taught is not None
-    share = estimate_prevalence(probabilities(images.logits, temperature, bias)[0], site.taught)
-    moved = np.log(share / (1 - share)) - np.log(site.taught / (1 - site.taught))
+def _prior_shift(basis: Basis, images: Labelled) -> Change:
+    temperature, bias = basis.bundle.calibration
+    assert basis.prevalence is not None
+    share = estimate_prevalence(probabilities(images.logits, temperature, bias)[0], basis.prevalence)
+    moved = np.log(share / (1 - share)) - np.log(basis.prevalence / (1 - basis.prevalence))
     return Change(temperature, bias + float(moved), note=f"estimated share of pneumonia {share:.3f}")
 
 
-def _thresholds(site: Site, images: Material) -> Change:
-    change = Change(*site.bundle.calibration)
-    return _with_points(site, images, change, change.probability(site.bundle, images))
+def _thresholds(basis: Basis, images: Labelled) -> Change:
+    change = Change(*basis.bundle.calibration)
+    return _with_points(basis, images, change, change.probability(basis.bundle, images))
 
 
-def _bias(site: Site, images: Material) -> Change:
-    temperature, bias = calibration_near(images.logits, images.y, site.bundle.calibration, temperature=False)
+def _bias(basis: Basis, images: Labelled) -> Change:
+    temperature, bias = calibration_near(images.logits, images.y, basis.bundle.calibration, temperature=False)
     change = Change(temperature, bias)
-    return _with_points(site, images, change, change.probability(site.bundle, images))
+    return _with_points(basis, images, change, change.probability(basis.bundle, images))
 
 
-def _temperature_and_bias(site: Site, images: Material) -> Change:
-    change = Change(*calibration_near(images.logits, images.y, site.bundle.calibration))
-    return _with_points(site, images, change, change.probability(site.bundle, images))
+def _temperature_and_bias(basis: Basis, images: Labelled) -> Change:
+    change = Change(*calibration_near(images.logits, images.y, basis.bundle.calibration))
+    return _with_points(basis, images, change, change.probability(basis.bundle, images))
 
 
-def _batch_norm(site: Site, images: Material) -> Change:
-    network = renormalised(site.bundle.network, images.canvases, site.bundle.preparation, seed=site.seed)
-    return Change(*site.bundle.calibration, network=network)
+def _batch_norm(basis: Basis, images: Labelled) -> Change:
+    network = renormalised(basis.bundle.network, images.canvases, basis.bundle.preparation, seed=basis.seed)
+    return Change(*basis.bundle.calibration, network=network)
 
 
-def _batch_norm_calibrated(site: Site, images: Material) -> Change:
-    network = _batch_norm(site, images).network
+def _batch_norm_calibrated(basis: Basis, images: Labelled) -> Change:
+    network = _batch_norm(basis, images).network
     assert network is not None
-    logits = _seen_anew(network, site.bundle, images)
-    change = Change(*calibration_near(logits, images.y, site.bundle.calibration), network=network)
+    logits = _logits_by(network, basis.bundle, images)
+    change = Change(*calibration_near(logits, images.y, basis.bundle.calibration), network=network)
     odds = pneumonia_logit(logits / change.temperature) + change.bias
-    return _with_points(site, images, change, np.asarray(1 / (1 + np.exp(-odds))))
+    return _with_points(basis, images, change, np.asarray(1 / (1 + np.exp(-odds))))
 
 
-def _head(site: Site, images: Material) -> Change:
-    temperature, bias = calibration_near(images.logits, images.y, site.bundle.calibration)
+def _head(basis: Basis, images: Labelled) -> Change:
+    temperature, bias = calibration_near(images.logits, images.y, basis.bundle.calibration)
     offset = pneumonia_logit(images.logits / temperature) + bias
-    head = head_near(images.features, images.y, images.patients, offset, seed=site.seed)
+    head = head_near(images.features, images.y, images.patients, offset, seed=basis.seed)
     honest = 1 / (1 + np.exp(-(offset + head.out_of_fold)))
-    return _with_points(site, images, Change(temperature, bias, head=head), honest)
+    return _with_points(basis, images, Change(temperature, bias, head=head), honest)
 
 
 METHODS: Mapping[str, Method] = {
@@ -175,35 +175,36 @@ METHODS: Mapping[str, Method] = {
 }  # fmt: skip
 
 
-def why_not(name: str, site: Site, images: Material, labels: bool) -> str | None:
+def method_fault(name: str, basis: Basis, images: Labelled, labels: bool) -> str | None:
     """Return why a method cannot be fitted to these images, None where it can."""
     method = METHODS[name]
     if method.labels and not labels:
         return "needs labels"
     if method.labels and (images.y.all() or not images.y.any()):
         return "the labelled images are of one class"
-    if name == "prior shift" and site.taught is None:
+    if name == "prior shift" and basis.prevalence is None:
         return "the card does not say at what share of pneumonia the probabilities were calibrated"
-    return _why_not_weights(method, site, images) if method.weights else None
+    return _weights_fault(method, basis, images) if method.weights else None
 
 
-def _why_not_weights(method: Method, site: Site, images: Material) -> str | None:
-    if site.bundle.card["runtime"].get("precision") != "fp32":
+def _weights_fault(method: Method, basis: Basis, images: Labelled) -> str | None:
+    if basis.bundle.card["runtime"].get("precision") != "fp32":
         return "the bundle is quantised or has no runtime model: adapt the one it came from, then quantise that"
     if method.fit is _head:
         each = min(np.unique(images.patients[images.y == kind]).size for kind in (True, False))
         return f"fewer than {INNER} patients of a class" if each < INNER else None
-    if not has_batch_norm(site.bundle.network):
+    if not has_batch_norm(basis.bundle.network):
         return "the network has no batch norm"
     return f"fewer than {LEAST} images" if images.n < LEAST else None
 
 
-def _seen_anew(network: Network, bundle: Bundle, images: Material) -> Floats:
+def _logits_by(network: Network, bundle: Bundle, images: Labelled) -> Floats:
     return head_logits(network, head_features(network, images.canvases, bundle.preparation))
 
 
-def _with_points(site: Site, images: Material, change: Change, honest: Floats) -> Change:
+def _with_points(basis: Basis, images: Labelled, change: Change, honest: Floats) -> Change:
     """Return the change with operating points chosen on probabilities [n] of the images that it was fitted to."""
-    points = operating_points(images.y, honest, images.patients.tolist(), seed=site.seed, resamples=_THRESHOLD_DRAWS)
-    known = {**site.bundle.card["operating_points"], **{name: point.as_json() for name, point in points.items()}}
-    return Change(change.temperature, change.bias, change.network, change.head, known, change.note)
+    points = operating_points(images.y, honest, images.patients.tolist(), seed=basis.seed, resamples=_THRESHOLD_DRAWS)
+    new = {name: point.as_json() for name, point in points.items()}
+    on_card = {**basis.bundle.card["operating_points"], **new}
+    return Change(change.temperature, change.bias, change.network, change.head, on_card, change.note)

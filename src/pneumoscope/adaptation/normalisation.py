@@ -1,4 +1,4 @@
-"""Batch-norm statistics of another place's images, without labels."""
+"""Batch-norm statistics of another site's images, without labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCH = 32
 
 
 def has_batch_norm(network: Network) -> bool:
-    """Whether a network keeps statistics of what it saw."""
+    """Whether a network has batch norm with running statistics."""
     return bool(_layers(network))
 
 
@@ -59,5 +59,5 @@ def _blend(local: torch.Tensor | None, original: torch.Tensor, share: float) -> 
 
 
 def _layers(network: Network) -> list[nn.modules.batchnorm._BatchNorm]:
-    found = (m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    return [module for module in found if module.track_running_stats and module.running_mean is not None]
+    modules = (m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return [module for module in modules if module.track_running_stats and module.running_mean is not None]

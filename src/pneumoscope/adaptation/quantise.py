@@ -58,20 +58,20 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
     if "model.onnx" not in files:
         raise DataError("the bundle holds no ONNX model", path=bundle.folder, remedy="quantise one that training wrote")
     train, val = manifest.select("train"), manifest.select("val").labelled()
-    shown, held = _open(train, bundle), _open(val, bundle)
-    rows = sorted({row for row in shown.rows if row >= 0})
+    train_cache, val_cache = _open(train, bundle), _open(val, bundle)
+    rows = sorted({row for row in train_cache.rows if row >= 0})
     rng = np.random.default_rng(seed)
     chosen = rng.choice(rows, min(_SAMPLE, len(rows)), replace=False)
-    graph = _eight_bit(files["model.onnx"], [_inputs(shown, [row], bundle) for row in chosen])
+    graph = _eight_bit(files["model.onnx"], [_inputs(train_cache, [row], bundle) for row in chosen])
     parts = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **graph}
     sections = _sections(bundle, name, images=len(chosen))
 
-    many = np.concatenate([_inputs(shown, [row], bundle) for row in rng.permutation(rows)[:_ALIGNED]])
-    kept = [(sample, row) for sample, row in zip(val.samples, held.rows, strict=True) if row >= 0]
-    held_rows = [row for _, row in kept]
-    pixels = _inputs(held, held_rows, bundle)
-    truth = np.array([sample.label == PNEUMONIA for sample, _ in kept], int)
-    patients = [sample.patient_id for sample, _ in kept]
+    many = np.concatenate([_inputs(train_cache, [row], bundle) for row in rng.permutation(rows)[:_ALIGNED]])
+    readable = [(sample, row) for sample, row in zip(val.samples, val_cache.rows, strict=True) if row >= 0]
+    val_rows = [row for _, row in readable]
+    pixels = _inputs(val_cache, val_rows, bundle)
+    truth = np.array([sample.label == PNEUMONIA for sample, _ in readable], int)
+    patients = [sample.patient_id for sample, _ in readable]
     with _draft(parts, sections) as draft:
         fitted = fit_to(_logits(draft, many), _probabilities(bundle, many))
         probability, _ = probabilities(_logits(draft, pixels), fitted.temperature, fitted.bias)
@@ -79,7 +79,7 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
     sections |= calibration_sections(fitted, points)
     sections["calibration"]["method"] = "temperature and bias fitted to the original's probabilities of training images"
     with _draft(parts, sections) as draft:
-        refit_gate(draft, bundle, out, shown.pixels[drawn(rows, seed)], held.pixels[drawn(held_rows, seed)])
+        refit_gate(draft, bundle, out, train_cache.pixels[drawn(rows, seed)], val_cache.pixels[drawn(val_rows, seed)])
 
     point = bundle.card["operating_point"]
     limits = points[point].threshold, bundle.card["operating_points"][point]["threshold"]
@@ -94,9 +94,9 @@ def _open(split: Manifest, bundle: Bundle) -> PixelCache:
 
 
 def _sections(bundle: Bundle, name: str, *, images: int) -> dict[str, Any]:
-    """Return the card of the original without what is made anew, with what the new one is."""
-    kept = {key: value for key, value in bundle.card.items() if key not in _ANEW}
-    return kept | {
+    """Return the sections of the original's card that stay, and the new bundle's own."""
+    original = {key: value for key, value in bundle.card.items() if key not in _ANEW}
+    return original | {
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "quantised_from": {"name": bundle.name, "sha256": bundle.sha256, "images": images},
@@ -107,7 +107,7 @@ def _sections(bundle: Bundle, name: str, *, images: int) -> dict[str, Any]:
 
 @contextmanager
 def _draft(parts: Mapping[str, bytes], sections: Mapping[str, Any]) -> Iterator[Bundle]:
-    """Give a bundle that is gone afterwards, to learn what the final card must say."""
+    """Yield a temporary bundle, to measure what the final card says."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "draft"
         write_bundle(folder, parts, sections)

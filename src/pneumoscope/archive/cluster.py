@@ -1,7 +1,7 @@
-"""The process that drives Ray: it is told the shards on its standard input, and tells of each on its standard output.
+"""The process that drives Ray: reads the shards from standard input, writes a line for each to standard output.
 
-A process of its own, because Ray takes over what starts it (signal handlers, threads that outlive its shutdown and have
-crashed their process afterwards). Here that can cost no more than what is computed again.
+A process of its own, because Ray takes over its parent (signal handlers, threads that outlive its shutdown and have
+crashed the process afterwards). A crash here costs only a repeated computation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Scoring:
 
 
 def shard_file(folder: Path, shard: int) -> Path:
-    """Return where the lines of a shard are kept."""
+    """Return the file of a shard's lines."""
     return folder / f"{shard:08d}.jsonl"
 
 
@@ -81,20 +81,20 @@ def computed(
     assert driver.stdin is not None
     assert driver.stdout is not None
     try:
-        # Its standard input stays open: that it ends is how the driver learns that nobody waits for it any more.
+        # Its standard input stays open: when it closes, the driver ends itself.
         driver.stdin.write(json.dumps(job) + "\n")
         driver.stdin.flush()
-        seen = 0
-        while seen < len(shards) and (line := driver.stdout.readline()):
-            told = json.loads(line)
-            if told["fault"]:
-                kind, what, path, remedy = told["fault"]
+        finished = 0
+        while finished < len(shards) and (line := driver.stdout.readline()):
+            result = json.loads(line)
+            if result["fault"]:
+                kind, what, path, remedy = result["fault"]
                 raise getattr(errors, kind)(what, path=path, remedy=remedy)
-            seen += 1
-            yield int(told["lines"])
-        if seen < len(shards):
+            finished += 1
+            yield int(result["lines"])
+        if finished < len(shards):
             raise StorageError(
-                f"Ray ended (exit code {driver.wait()}) after {seen} of {len(shards)} shards",
+                f"Ray ended (exit code {driver.wait()}) after {finished} of {len(shards)} shards",
                 path=scoring.shards,
                 remedy="start the same command again, which takes up what is finished",
             )
@@ -116,16 +116,16 @@ def _leave(driver: subprocess.Popen[str]) -> None:
 
 def drive() -> None:
     """Do the job read from standard input, a line of JSON, and write a line of JSON for each shard."""
-    with os.fdopen(os.dup(1), "w", encoding="ascii") as told:
-        os.dup2(2, 1)  # whatever Ray prints is no answer
+    with os.fdopen(os.dup(1), "w", encoding="ascii") as output:
+        os.dup2(2, 1)  # Ray's own prints go to standard error
         job = json.loads(sys.stdin.readline())
         threading.Thread(target=_end_with_parent, daemon=True).start()
         try:
-            for answer in _scored(job["shards"], Scoring(**job["scoring"]), job["workers"], job["address"]):
-                told.write(json.dumps(answer) + "\n")
-                told.flush()
+            for result in _scored(job["shards"], Scoring(**job["scoring"]), job["workers"], job["address"]):
+                output.write(json.dumps(result) + "\n")
+                output.flush()
         except PneumoscopeError as error:
-            told.write(json.dumps({"lines": 0, "fault": _fault(error)}) + "\n")
+            output.write(json.dumps({"lines": 0, "fault": _fault(error)}) + "\n")
 
 
 def _end_with_parent() -> None:
@@ -155,7 +155,7 @@ def _scored(
 
 
 def _ray(address: str | None) -> Any:
-    """Return the module, having told it to report to nobody, and to listen on the loopback device alone."""
+    """Return the module, set to send no usage reports and to listen on the loopback device alone."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on every system: no cluster, hence loopback
@@ -178,8 +178,8 @@ def _start(ray: Any, address: str | None, workers: int) -> None:
         ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        what = f"the Ray cluster at {address} cannot be reached ({reason})"
-        raise ConfigError(what, remedy="ask `ray status` on its head") from error
+        fault = f"the Ray cluster at {address} cannot be reached ({reason})"
+        raise ConfigError(fault, remedy="ask `ray status` on its head") from error
 
 
 class Scorer:

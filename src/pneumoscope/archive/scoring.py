@@ -1,7 +1,7 @@
 """Scoring an archive with Ray Data: in shards, on one machine or on a cluster, resumed where it stopped.
 
-A shard is a run of consecutive inputs. Whoever computes it writes its lines to a file of its own, whole or not at
-all, so that a worker may die and its shard be computed again without a line lost or doubled.
+A shard is a run of consecutive inputs. Its worker writes its lines to a file of its own, whole or not at all: when a
+worker dies, its shard is computed again, and no line is lost or doubled.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def score_archive(
 
     Args:
         files: names of images. On a cluster every worker must find them, the bundle and `out` under the same names.
-        out: the lines. Until it is whole, finished shards lie in `OUT.shards`; the same call takes them up again.
-        bundle: what answers.
+        out: the lines. Until it is whole, finished shards are in `OUT.shards`; the same call resumes from them.
+        bundle: its predictions are written.
         operating_point: the bundle's own by default.
         engine: as `open_runtime` takes it.
         batch_size: images per step of the network.
@@ -51,7 +51,7 @@ def score_archive(
         workers: processes, one per core of this machine by default; each computes with its share of these cores.
         address: of an existing Ray cluster (`auto`, `HOST:PORT`, `ray://…`); None starts one on the loopback device.
         gate: whether images unlike those the bundle learned from are refused.
-        progress: told how many images are done, and of how many.
+        progress: called with the number of images done, and of all.
 
     Raises:
         BundleError: the bundle lacks the operating point, or cannot compute.
@@ -60,13 +60,13 @@ def score_archive(
     """
     if out.is_dir():
         raise StorageError("is a folder, a file is needed here", path=out, remedy="choose another --jsonl")
-    Classifier(bundle, operating_point=operating_point, engine=engine)  # what is wrong with it is told here and now
+    Classifier(bundle, operating_point=operating_point, engine=engine)  # its faults are raised before any work
     folder = out.with_name(f"{out.name}.shards")
     count = -(-len(files) // shard_size)
     _claim(folder, files, bundle, operating_point, shard_size, gate)
     done = [shard for shard in range(count) if shard_file(folder, shard).is_file()]
     if done:
-        logger.warning("%d of %d shards are there from an earlier run", len(done), count)
+        logger.warning("%d of %d shards were finished by an earlier run", len(done), count)
     todo = sorted(set(range(count)) - set(done))
     if todo:
         cores = os.cpu_count() or 1
@@ -99,7 +99,7 @@ def _size(shard: int, shard_size: int, total: int) -> int:
 def _claim(
     folder: Path, files: Sequence[str], bundle: Bundle, operating_point: str | None, shard_size: int, gate: bool
 ) -> None:
-    """Write down what the shards are of; raise where those that are there are of something else."""
+    """Write the plan of the shards; raise where the folder holds shards of another plan."""
     plan = {
         "files": sha256_bytes(b"\0".join(os.fsencode(name) for name in files)),
         "bundle": bundle.sha256,
@@ -121,7 +121,7 @@ def _claim(
 
 
 def _join(shards: Sequence[Path], out: Path, expected: int) -> int:
-    """Write all shards to one file, a line at a time; return how many lines tell of an error."""
+    """Write all shards to one file, a line at a time; return how many lines hold an error."""
     lines = failed = 0
     with storage_errors(out), atomic_path(out) as temporary, temporary.open("wb") as target:
         for path in shards:

@@ -22,7 +22,7 @@ _LOG_T = (float(np.log(0.05)), float(np.log(20.0)))
 class Calibration:
     """A fitted temperature and bias, with the mean negative log likelihood (nats per image) before and after.
 
-    `note` says why, where the data could not determine the temperature.
+    `note`: why the data could not determine the temperature, otherwise empty.
     """
 
     temperature: float
@@ -130,33 +130,33 @@ def fit_calibration(logits: ArrayLike, targets: ArrayLike) -> Calibration:
     grid = np.linspace(*_LOG_T, 61)
     best = int(np.argmin([loss(point, best_bias(point)) for point in grid]))
     bounds = (grid[max(0, best - 1)], grid[min(60, best + 1)])
-    found = optimize.minimize_scalar(
+    solution = optimize.minimize_scalar(
         lambda log_t: loss(log_t, best_bias(log_t)), bounds=bounds, method="bounded", options={"xatol": 1e-9}
     )
     note = "at the edge of the search: look at the logits" if best in (0, 60) else ""
-    return Calibration(float(np.exp(found.x)), best_bias(float(found.x)), before, float(found.fun), c.n, note)
+    return Calibration(float(np.exp(solution.x)), best_bias(float(solution.x)), before, float(solution.fun), c.n, note)
 
 
 def fit_to(logits: ArrayLike, probability: ArrayLike) -> Calibration:
     """Fit the temperature and bias that repeat another network's probabilities of the same images, without labels.
 
-    `logits`: [n, C] as in `pneumonia_logit`; `probability`: [n] in 0..1, what the other network says. Minimises the
+    `logits`: [n, C] as in `pneumonia_logit`; `probability`: [n] in 0..1, the other network's. Minimises the
     cross-entropy to those probabilities, so that the other's thresholds keep their meaning.
     """
     from scipy import optimize  # slow to load, and only training fits
 
-    values, wanted = np.asarray(logits, dtype=np.float64), np.asarray(probability, dtype=np.float64)
-    if wanted.shape != values.shape[:1] or not ((wanted >= 0) & (wanted <= 1)).all():
+    values, target = np.asarray(logits, dtype=np.float64), np.asarray(probability, dtype=np.float64)
+    if target.shape != values.shape[:1] or not ((target >= 0) & (target <= 1)).all():
         raise DataError("there is not one probability in 0..1 for each image", remedy="give those of the same images")
 
     def loss(x: Floats) -> float:
         odds = pneumonia_logit(values / np.exp(x[0])) + x[1]
-        return float((np.logaddexp(0.0, odds) - wanted * odds).mean())
+        return float((np.logaddexp(0.0, odds) - target * odds).mean())
 
     start = np.zeros(2)
-    found = optimize.minimize(loss, start, method="Nelder-Mead", bounds=[_LOG_T, (-40, 40)], options={"xatol": 1e-6})
-    temperature, bias = float(np.exp(found.x[0])), float(found.x[1])
-    return Calibration(temperature, bias, loss(start), float(found.fun), len(values))
+    solution = optimize.minimize(loss, start, method="Nelder-Mead", bounds=[_LOG_T, (-40, 40)], options={"xatol": 1e-6})
+    temperature, bias = float(np.exp(solution.x[0])), float(solution.x[1])
+    return Calibration(temperature, bias, loss(start), float(solution.fun), len(values))
 
 
 def points_at(
@@ -239,31 +239,31 @@ def threshold_reaching(
     return _reaching(c, _cuts(c.score)[::-1], target, positive=True)
 
 
-def at_prevalence(probability: ArrayLike, taught: float, there: float) -> Floats:
-    """Return the probabilities [n] where the share of pneumonia is `there` instead of `taught`, both in 0..1.
+def at_prevalence(probability: ArrayLike, source: float, target: float) -> Floats:
+    """Return the probabilities [n] where the share of pneumonia is `target` instead of `source`, both in 0..1.
 
-    Assumes that the pictures of each class stay what they were (Saerens et al., Neural Comput 2002, eq. 2.4).
+    Assumes that the images of each class look the same (Saerens et al., Neural Comput 2002, eq. 2.4).
     """
-    if not (0 < taught < 1 and 0 < there < 1):
-        raise DataError(f"the prevalences are {taught} and {there}", remedy="give shares between 0 and 1")
+    if not (0 < source < 1 and 0 < target < 1):
+        raise DataError(f"the prevalences are {source} and {target}", remedy="give shares between 0 and 1")
     p = np.asarray(probability, dtype=np.float64)
-    positive, negative = p * (there / taught), (1 - p) * ((1 - there) / (1 - taught))
+    positive, negative = p * (target / source), (1 - p) * ((1 - target) / (1 - source))
     return np.asarray(positive / (positive + negative), dtype=np.float64)
 
 
-def estimate_prevalence(probability: ArrayLike, taught: float, *, steps: int = 500) -> float:
+def estimate_prevalence(probability: ArrayLike, source: float, *, steps: int = 500) -> float:
     """Return the share of pneumonia among unlabelled images, by expectation maximisation (Saerens et al., eq. 2.9).
 
-    `probability`: calibrated where the share was `taught`, float [n]. The estimate inherits every fault of that
-    calibration: it mistakes pictures that look ill for patients who are. Stays within 1/(2n) of 0 and 1.
+    `probability`: calibrated where the share was `source`, float [n]. The estimate inherits every fault of that
+    calibration: it counts images that look ill, not patients who are. Stays within 1/(2n) of 0 and 1.
     """
     p = np.asarray(probability, dtype=np.float64)
     if p.ndim != 1 or p.size == 0 or not ((p >= 0) & (p <= 1)).all():
         raise DataError("the probabilities are not a list of values in 0..1", remedy="give at least one image")
     edge = 0.5 / p.size
-    share = taught
+    share = source
     for _ in range(steps):
-        before, share = share, float(np.clip(at_prevalence(p, taught, share).mean(), edge, 1 - edge))
+        before, share = share, float(np.clip(at_prevalence(p, source, share).mean(), edge, 1 - edge))
         if abs(share - before) < 1e-9:
             break
     return share
@@ -315,10 +315,10 @@ def _reaching(c: Cohort, cuts: Floats, target: float, *, positive: bool) -> tupl
 
 def _youden(c: Cohort, rng: np.random.Generator, resamples: int) -> float:
     """Return the median over patient resamples of the middle of Youden's optimal interval."""
-    distinct, place = np.unique(c.score, return_inverse=True)
+    distinct, rank = np.unique(c.score, return_inverse=True)
     edges = _edges(c.score)
-    order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    order = np.argsort(rank, kind="stable")
+    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
     thresholds = []
     for weights in resampled_weights(c.n_patients, resamples, rng, width=c.n):
         drawn = weights[:, c.codes[order]]

@@ -1,4 +1,4 @@
-"""The card of a bundle: what it says of itself, and the hashes that notice a changed byte."""
+"""The card of a bundle: its sections, and the hashes that notice a changed byte."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Card(TypedDict):
 
 
 def identity(card: Mapping[str, Any]) -> str:
-    """Return the hash of what computes; without a gate it is what it was before there were any."""
+    """Return the hash of what computes; a bundle without a gate keeps the hash of older versions."""
     parts = {key: card[key] for key in _COMPUTES}
     return _hash(parts | {key: card[key] for key in _MAY_COMPUTE if key in card})
 

@@ -2,7 +2,7 @@
 
     weights.safetensors   tensors only; matrices in half precision
     model.onnx            the same network for fast runtimes (or model.xml and model.bin, where it was quantised)
-    gate.safetensors      which images it answers about; bundles written before there were gates have none
+    gate.safetensors      which images it answers about; older bundles have none
     card.json             network, preparation, calibration, operating points, population, training, evidence
 
 `card["sha256"]` identifies what computes: the weights, the gate, and every section that changes an answer. Evidence
@@ -42,7 +42,7 @@ WEIGHTS, GATE, _ONNX = "weights.safetensors", "gate.safetensors", "model.onnx"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle; its network is built when it is first asked for, which takes PyTorch."""
+    """A verified bundle; its network is built at first use, which takes PyTorch."""
 
     folder: Path
     card: Card
@@ -57,7 +57,7 @@ class Bundle:
 
         tensors = _read_weights(self.folder / WEIGHTS, self.card["weights"]["sha256"])
         try:
-            # Asked for first where nothing is to be learned, its weights would never again carry a gradient.
+            # Built inside a caller's inference mode, its weights could never carry a gradient.
             with torch.inference_mode(False):
                 return restore(self.card["network"]["name"], len(self.card["network"]["classes"]), tensors)
         except RuntimeError as error:
@@ -69,10 +69,10 @@ class Bundle:
     def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Return weights [classes, F] and bias [classes] of the linear head; None where the network has another."""
         tensors = _read_weights(self.folder / WEIGHTS, self.card["weights"]["sha256"])
-        found = [tensors.get(f"head.1.{name}") for name in ("weight", "bias")]
-        if found[0] is None or found[1] is None:
+        weight, bias = (tensors.get(f"head.1.{name}") for name in ("weight", "bias"))
+        if weight is None or bias is None:
             return None
-        return found[0].astype(np.float32), found[1].astype(np.float32)
+        return weight.astype(np.float32), bias.astype(np.float32)
 
     def runtime_files(self) -> dict[str, bytes]:
         """Return the files that a fast runtime reads, by name: ONNX, or OpenVINO's graph and weights; or none.

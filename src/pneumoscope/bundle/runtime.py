@@ -1,4 +1,4 @@
-"""How a bundle's network is computed: by OpenVINO, several times as fast on CPUs, or by PyTorch."""
+"""The runtime of a bundle's network: OpenVINO, several times as fast on CPUs, or PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Engine = Literal["auto", "openvino", "torch"]
 Logits = NDArray[np.float32]
-Places = NDArray[np.float32]
+Maps = NDArray[np.float32]
 ENGINES: tuple[Engine, ...] = ("auto", "openvino", "torch")
 _INSTALL = "pip install openvino"
 logger = logging.getLogger(__name__)
@@ -38,14 +38,14 @@ class Runtime:
     `answer`: the same logits, and float32 [B, F], what the head reads (with `mirror` the mean of both views); only
     where features were asked for.
 
-    `places`: float32 [V, B, C, h, w], the last map of each of the V views (the image, with `mirror` its mirror image as
-    well), whose mean over h and w is all that the linear head reads; None where the runtime cannot tell.
+    `maps`: float32 [V, B, C, h, w], the last map of each of the V views (the image, with `mirror` its mirror image as
+    well), whose mean over h and w is all that the linear head reads; None where the runtime has none.
     """
 
     engine: str
     logits: Callable[[Pixels], Logits]
     answer: Callable[[Pixels], tuple[Logits, Logits]] = _no_features
-    places: Callable[[Pixels], Places | None] = lambda pixels: None
+    maps: Callable[[Pixels], Maps | None] = lambda pixels: None
 
 
 def open_runtime(
@@ -61,7 +61,7 @@ def open_runtime(
     Args:
         bundle: as loaded.
         engine: `auto` takes OpenVINO on a CPU where it is installed and the bundle holds a model for it, and
-            otherwise PyTorch, with a message that says why.
+            otherwise PyTorch, with a message that gives the reason.
         device: a PyTorch device; other than `cpu` it implies PyTorch.
         threads: how many threads compute (None: as many as there are cores).
         features: also give what the head reads; logits stay the same, to the bit.
@@ -73,18 +73,18 @@ def open_runtime(
     if engine not in ENGINES:
         raise ConfigError(f"no engine is called {engine!r}", remedy=f"use one of {', '.join(ENGINES)}")
     if engine == "auto":
-        reason = _why_not_openvino(bundle, device)
+        reason = _openvino_fault(bundle, device)
         if reason and device == "cpu":
             logger.warning("PyTorch computes, which is slower, because %s", reason)
         engine = "torch" if reason else "openvino"
-    elif engine == "openvino" and (reason := _why_not_openvino(bundle, device)):
+    elif engine == "openvino" and (reason := _openvino_fault(bundle, device)):
         raise ConfigError(f"OpenVINO cannot compute, because {reason}", remedy='use the engine "torch"')
     if engine == "openvino":
         return _openvino(bundle, threads, features)
     return _torch(bundle, device, threads)
 
 
-def _why_not_openvino(bundle: Bundle, device: str) -> str | None:
+def _openvino_fault(bundle: Bundle, device: str) -> str | None:
     if device != "cpu":
         return f"the device is {device}"
     if not bundle.card["runtime"]["files"]:
@@ -97,7 +97,7 @@ def _why_not_openvino(bundle: Bundle, device: str) -> str | None:
 
 
 def import_openvino() -> Any:
-    """Return the module, having kept its telemetry from loading: nothing here speaks to a server by itself."""
+    """Return the module without its telemetry: Pneumoscope contacts no server by itself."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -118,34 +118,34 @@ def _openvino(bundle: Bundle, threads: int | None, features: bool) -> Runtime:
         return np.array(infer(pixels)[0], dtype=np.float32)
 
     def answer(pixels: Pixels) -> tuple[Logits, Logits]:
-        found = infer(pixels)
-        views = np.array(found[1], dtype=np.float32).reshape(-1, len(pixels), found[1].shape[-1])
-        return np.array(found[0], dtype=np.float32), views.mean(axis=0)
+        outputs = infer(pixels)
+        views = np.array(outputs[1], dtype=np.float32).reshape(-1, len(pixels), outputs[1].shape[-1])
+        return np.array(outputs[0], dtype=np.float32), views.mean(axis=0)
 
-    @cache  # compiled apart and only for whom it serves: one more output costs every answer
+    @cache  # compiled apart, at first use: one more output slows every answer
     def mapped() -> Callable[[Pixels], Any] | None:
         try:
             return _compiled(bundle, threads, _read_by_pool)
-        except _NoPlacesError:
+        except _NoMapError:
             return None
 
-    def places(pixels: Pixels) -> Places | None:
+    def maps(pixels: Pixels) -> Maps | None:
         if (compute := mapped()) is None:
             return None
-        found = np.array(compute(pixels)[1], dtype=np.float32)
-        return found.reshape(-1, len(pixels), *found.shape[1:])
+        values = np.array(compute(pixels)[1], dtype=np.float32)
+        return values.reshape(-1, len(pixels), *values.shape[1:])
 
-    return Runtime("openvino", logits, answer if features else _no_features, places)
+    return Runtime("openvino", logits, answer if features else _no_features, maps)
 
 
-class _NoPlacesError(Exception):
+class _NoMapError(Exception):
     """The head reads something else than the mean of a map."""
 
 
 def _compiled(
     bundle: Bundle, threads: int | None, also: Callable[[openvino.Model], Any] | None
 ) -> Callable[[Pixels], Any]:
-    """Return what gives the logits, and as second output what `also` finds in the model, from any thread."""
+    """Return a function that gives the logits and, second, the output that `also` picks; safe from any thread."""
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         # The default takes bf16 where the CPU offers it, which is slower without AMX and changes answers.
@@ -191,13 +191,13 @@ def _read_by_pool(model: openvino.Model) -> Any:
     while source.get_node().get_type_name() in ("Reshape", "Squeeze", "FakeQuantize"):
         source = source.get_node().input_value(0)
     if source.get_node().get_type_name() != "ReduceMean":
-        raise _NoPlacesError
-    places = source.get_node().input_value(0)
-    before, after = places.get_partial_shape(), list(source.get_partial_shape())
-    # Its shapes tell over what it is taken: the axes may be computed, not constant.
-    if len(before) != 4 or after[1] != before[1] or any(one != 1 for one in after[2:]):
-        raise _NoPlacesError
-    return places
+        raise _NoMapError
+    maps = source.get_node().input_value(0)
+    before, after = maps.get_partial_shape(), list(source.get_partial_shape())
+    # The mean's axes may be computed, not constant: its shapes show them.
+    if len(before) != 4 or after[1] != before[1] or any(size != 1 for size in after[2:]):
+        raise _NoMapError
+    return maps
 
 
 def _torch(bundle: Bundle, device: str, threads: int | None) -> Runtime:
@@ -214,8 +214,8 @@ def _torch(bundle: Bundle, device: str, threads: int | None) -> Runtime:
 
     def answer(pixels: Pixels) -> tuple[Logits, Logits]:
         with torch.inference_mode():
-            found = network.answer(torch.from_numpy(pixels).to(device))
-        logits, features = (part.float().cpu().numpy() for part in found)
+            outputs = network.answer(torch.from_numpy(pixels).to(device))
+        logits, features = (part.float().cpu().numpy() for part in outputs)
         return logits, features
 
     return Runtime("torch", lambda pixels: answer(pixels)[0], answer)

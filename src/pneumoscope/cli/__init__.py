@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pneumoscope.cli.app import main
+from pneumoscope.cli.root import main
 
 __all__ = ["main"]

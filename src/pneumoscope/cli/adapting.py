@@ -45,7 +45,7 @@ def adapt(
     Writes a new bundle and OUT.adaptation.json, the evidence. Where nothing is shown to be better, only the evidence,
     and the exit code is 1.
     """
-    from pneumoscope.adaptation.adapt import Asked, evidence_file
+    from pneumoscope.adaptation.adapt import Settings, evidence_file
     from pneumoscope.adaptation.adapt import adapt as adapt_bundle
     from pneumoscope.adaptation.methods import METHODS
     from pneumoscope.bundle.files import load_bundle
@@ -54,20 +54,20 @@ def adapt(
     manifest = open_source(data)
     if split is not None:
         manifest = manifest.select(split)
-    found = adapt_bundle(
+    evidence = adapt_bundle(
         load_bundle(bundle),
         manifest,
         out,
-        Asked(labels=labels, methods=tuple(method or METHODS), margin=margin, seed=seed),
+        Settings(labels=labels, methods=tuple(method or METHODS), margin=margin, seed=seed),
         original=None if original is None else open_source(original),
         say=say,
     )
-    for one in found["candidates"]:
-        gains = "  ".join(f"{name} {_gain(gain)}" for name, gain in one["gains"].items())
-        say(f"{one['name']:34} {gains}{'' if one['refused'] else '  passes'}")
-    say(found["statement"])
+    for candidate in evidence["candidates"]:
+        gains = "  ".join(f"{name} {_gain(gain)}" for name, gain in candidate["gains"].items())
+        say(f"{candidate['name']:34} {gains}{'' if candidate['refused'] else '  passes'}")
+    say(evidence["statement"])
     typer.echo(evidence_file(out))
-    if found["adopted"] is None:
+    if evidence["adopted"] is None:
         raise typer.Exit(1)
     typer.echo(out)
 

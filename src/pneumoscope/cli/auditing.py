@@ -28,7 +28,7 @@ def audit(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Find out whether a network answers from the lungs: the shortcut card; exit 1 where it is red."""
+    """Test whether a network answers from the lungs: the shortcut card; exit 1 where it is red."""
     from pneumoscope.data.sources import open_source
     from pneumoscope.files import out_folder
 
@@ -36,31 +36,31 @@ def audit(
     if split is not None:
         manifest = manifest.select(split)
     out_folder(out)
-    # What is wrong with the command is said before the seconds that these take to load.
+    # Faults of the command are reported before these slow imports.
     from pneumoscope.lungs import LungSegmenter
     from pneumoscope.predict import Classifier
     from pneumoscope.report.audit_page import write
-    from pneumoscope.shortcuts.card import audit as audit_bundle
+    from pneumoscope.shortcuts.card import shortcut_card
     from pneumoscope.shortcuts.verdict import NOT_TESTED, RED
 
     classifier = Classifier.load(bundle, threads=threads)
     masks = LungSegmenter.load(threads=threads).masks
     with progress("auditing") as update:
-        card = audit_bundle(
+        card = shortcut_card(
             classifier, manifest, out, masks=masks, images=images, cam_images=cam_images, seed=seed, progress=update
         )
     page = write(out)
     for item in card["items"]:
         figure = item["figure"]
-        said = item["reason"] if item["light"] == NOT_TESTED or figure is None else told(item["measure"], figure)
-        say(f"{item['light']:10} {item['key'].replace('_', ' '):22} {said}")
+        text = item["reason"] if item["light"] == NOT_TESTED or figure is None else figure_line(item["measure"], figure)
+        say(f"{item['light']:10} {item['key'].replace('_', ' '):22} {text}")
     say(f"the card is {card['verdict']}")
     typer.echo(page)
     if card["verdict"] == RED:
         raise typer.Exit(1)
 
 
-def told(measure: str, figure: dict[str, Any]) -> str:
+def figure_line(measure: str, figure: dict[str, Any]) -> str:
     """Return a figure with its interval in one line."""
     low, high = figure["ci95"]
     return f"{measure} {_number(figure['value'])}  95 % CI {_number(low)} to {_number(high)}"

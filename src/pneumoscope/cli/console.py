@@ -1,4 +1,4 @@
-"""How commands speak: progress bars and messages on stderr, results on stdout."""
+"""Output of the commands: progress bars and messages on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def quiet_lightning() -> None:
     import lightning.pytorch  # noqa: F401 - it sets its own level when imported
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # Lightning 2.6 on newer releases of PyTorch: about its own insides, nothing that a user could mend.
+    # Lightning 2.6 on newer releases of PyTorch: about its internals, nothing a user can fix.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)

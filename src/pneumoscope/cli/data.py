@@ -30,7 +30,7 @@ def describe(source: Source, out: Out, seed: Seed = 0) -> None:
 
 @app.command()
 def check(source: Source, out: Out) -> None:
-    """Look for what would spoil a result: quality.json and an HTML page; exit 1 where a result would be void."""
+    """Look for problems of a source: quality.json and an HTML page; exit 1 where a result would be void."""
     from pneumoscope.data.checks.quality import check as check_data
     from pneumoscope.data.checks.quality import voids_result
     from pneumoscope.data.sources import open_source
@@ -51,7 +51,7 @@ def split(
     config: Annotated[Path, typer.Option("--config", help="The experiment file whose division it is.")],
     out: Annotated[Path, typer.Option("--out", help="The CSV manifest to write; refused where it exists.")],
 ) -> None:
-    """Divide a source by patient as `train` would, and write who goes where: a CSV manifest."""
+    """Divide a source by patient as `train` would, and write the splits: a CSV manifest."""
     from pneumoscope.config import load_experiment
     from pneumoscope.data.sources import open_source
     from pneumoscope.data.split import divide

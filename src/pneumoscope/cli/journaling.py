@@ -1,4 +1,4 @@
-"""`pneumoscope journal`: what monitoring reads, taken out, and one patient erased."""
+"""`pneumoscope journal`: export its answers, erase one patient."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="A file .csv or .jsonl.")],
     since: Annotated[datetime | None, typer.Option("--from", formats=_DAY, help="First day, UTC.")] = None,
     until: Annotated[datetime | None, typer.Option("--to", formats=_DAY, help="Last day, UTC.")] = None,
-    labels: Annotated[bool, typer.Option("--labels", help="What was found out later, not the answers.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="The labels given later, not the answers.")] = False,
 ) -> None:
     """Write the answers of a journal to a table, one row each."""
     from pneumoscope.journal.journal import Journal
     from pneumoscope.journal.recording import write_table
 
-    _there(journal)
+    _require_file(journal)
     first, last = (None if day is None else day.replace(tzinfo=UTC) for day in (since, until))
     rows = write_table(Journal(journal), out, first, last, labels=labels)
     say(f"{rows} rows")
@@ -50,7 +50,7 @@ def erase(
         bool, typer.Option("--committed", help="Also images whose storage was committed: it may be the last copy.")
     ] = False,
 ) -> None:
-    """Erase one patient, whose ID is asked for or read from standard input; exit 1 where something is kept for now."""
+    """Erase one patient, whose ID is asked for or read from standard input; exit 1 where images are kept for now."""
     if (config is None) == (journal is None):
         raise ConfigError("erase from a gateway or from a journal", remedy="give --config or --journal")
     if config is not None:
@@ -60,11 +60,11 @@ def erase(
     from pneumoscope.journal.journal import Journal, archives
     from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 
-    _there(journal)
-    _there(default_key(journal))
+    _require_file(journal)
+    _require_file(default_key(journal))
     name = Pseudonyms.load(default_key(journal)).of("patient", issuer, _patient())
-    found = [Journal(file).erase([str(name)]) for file in (*archives(journal), journal)]
-    typer.echo(f"{sum(answers for answers, _ in found)} predictions, {sum(labels for _, labels in found)} labels")
+    counts = [Journal(file).erase([str(name)]) for file in (*archives(journal), journal)]
+    typer.echo(f"{sum(answers for answers, _ in counts)} predictions, {sum(labels for _, labels in counts)} labels")
 
 
 def _erase_from_gateway(config: Path, issuer: str | None, committed: bool) -> None:
@@ -72,22 +72,22 @@ def _erase_from_gateway(config: Path, issuer: str | None, committed: bool) -> No
 
     with extra():
         from pneumoscope.serving.keeping.erasure import erase_patient
-    with opened(config) as (found, store):
-        counts = erase_patient(found, store, _patient(), issuer, committed=committed)
+    with opened(config) as (gateway, store):
+        counts = erase_patient(gateway, store, _patient(), issuer, committed=committed)
     typer.echo(str(counts))
     if counts.kept:
-        say("kept is what waits, is analysed, is owed to a destination or was committed: ask again later")
+        say("kept: images that wait, are in analysis, have results to deliver, or were committed; run it again later")
         raise typer.Exit(1)
 
 
 def _patient() -> str:
-    """Return the ID, which would stay in the history of the shell if it were an argument."""
+    """Return the ID from the terminal or standard input: an argument would stay in the shell's history."""
     text = str(typer.prompt("Patient ID")) if sys.stdin.isatty() else sys.stdin.readline()
-    if not (found := text.strip()):
+    if not (patient_id := text.strip()):
         raise ConfigError("no Patient ID was given", remedy="give it on standard input")
-    return found
+    return patient_id
 
 
-def _there(file: Path) -> None:
+def _require_file(file: Path) -> None:
     if not file.is_file():
         raise DataError("there is no such file", path=file, remedy="give the journal of `predict` or of a gateway")

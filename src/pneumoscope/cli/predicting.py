@@ -114,8 +114,8 @@ def predict(
 def _summary(count: int, refused: int, failed: int) -> str:
     images = f"{count} image{'' if count == 1 else 's'}"
     parts = {"answered": count - refused - failed, "not analysed": refused, "not read": failed}
-    told = ", ".join(f"{number} {what}" for what, number in parts.items() if number)
-    return f"{images}: {told}; the lines say why"
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in parts.items() if number)
+    return f"{images}: {outcomes}; the lines say why"
 
 
 def _recorder(classifier: Classifier, journal: Path | None) -> Recorder | None:
@@ -131,7 +131,7 @@ def write_lines(
 ) -> tuple[int, int]:
     """Write one line per file to `jsonl`, or to standard output; return how many were not analysed, and not read.
 
-    `recorder`: of the journal, where one is kept; it has an answer before the line is written.
+    `recorder`: of the journal, if any; an answer is recorded before its line is written.
     """
     from pneumoscope.errors import storage_errors
     from pneumoscope.files import atomic_path
@@ -180,7 +180,7 @@ def explain(
     ] = "gradcam",
     bundle: Bundle = None,
     layer: Annotated[
-        str | None, typer.Option("--layer", help="For the CAM methods: a module; the last map with places by default.")
+        str | None, typer.Option("--layer", help="For the CAM methods: a module; the last spatial map by default.")
     ] = None,
     samples: Annotated[
         int | None,
@@ -216,7 +216,7 @@ def explain(
     files, methods = expand(paths), [name.strip() for name in method.split(",")]
     options = Options(seed=seed, samples=samples, layer=layer, segments=segments, fill=fill)
     _refuse_early(files, methods, out)
-    # What is wrong with the command is said before the seconds that these take to load.
+    # Faults of the command are reported before these slow imports.
     from pneumoscope.explanation.explain import explain_images
     from pneumoscope.predict import Classifier
     from pneumoscope.report import explanation_figure, explanation_page
@@ -256,7 +256,7 @@ def _refuse_early(files: list[str], methods: list[str], out: Path) -> None:
 
 
 def _gallery(classifier: Classifier, source: Path, cache: Path) -> Gallery | str:
-    """Return the labelled images of a source with their embeddings, or why the bundle gives none."""
+    """Return the labelled images of a source with their embeddings, or the reason why the bundle has none."""
     from pneumoscope.data.sources import open_source
     from pneumoscope.errors import BundleError
     from pneumoscope.explanation.similar import open_gallery
@@ -281,15 +281,15 @@ def _score_table(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         rows.setdefault(str(entry["path"]), []).append(entry)
     table = Table("image", "score", "called", "maps", caption="For research use only. Not for diagnosis.")
-    for path, told in rows.items():
-        first = told[0]
+    for path, group in rows.items():
+        first = group[0]
         score = first.get("probability")
         if score is None:
-            what = ("-", "NOT READ" if first.get("error") else "NOT ANALYSED", str(first.get("reason") or ""))
+            cells = ("-", "NOT READ" if first.get("error") else "NOT ANALYSED", str(first.get("reason") or ""))
         else:
-            verdicts = "; ".join(f"{entry['method']}: {entry['verdict']}" for entry in told)
-            what = (shown(score), str(first["label"]), verdicts)
-        table.add_row(*(Text(text) for text in (Path(path).name, *what)))
+            verdicts = "; ".join(f"{entry['method']}: {entry['verdict']}" for entry in group)
+            cells = (shown(score), str(first["label"]), verdicts)
+        table.add_row(*(Text(text) for text in (Path(path).name, *cells)))
     console = Console(stderr=True)
     console.print(table)
 
@@ -339,15 +339,17 @@ def evaluate(
     if metrics["not_analysed"]:
         say(f"not analysed: {metrics['not_analysed']}; predictions.csv says why")
     if look is not None:
-        seen = metrics["official"]
-        say(f"look {seen['looks']} at this test set, {seen['bundles']} bundles in all; on record in {seen['ledger']}")
+        looks = metrics["official"]
+        say(
+            f"look {looks['looks']} at this test set, {looks['bundles']} bundles in all; on record in {looks['ledger']}"
+        )
     typer.echo(page)
     if metrics["failed"]:
         raise typer.Exit(3)
 
 
 def refuse_run(out: Path, instead: str) -> None:
-    """Raise `ConfigError` where figures would take the place of a run's own."""
+    """Raise `ConfigError` where figures would overwrite a run's own."""
     from pneumoscope.errors import ConfigError
 
     if (out / "run.json").is_file():
@@ -357,10 +359,10 @@ def refuse_run(out: Path, instead: str) -> None:
 
 
 def announced(classifier: Classifier, data: Path, operating_point: str | None, out: Path) -> Look | None:
-    """Put a look at a locked test set on record; none where there is no data.
+    """Record a look at a locked test set; None where there is no data.
 
-    Raises `ConfigError` where something would be chosen on it, and `StorageError` where `out` cannot be written: a look
-    that could leave nothing is none.
+    Raises `ConfigError` where something would be chosen on it, and `StorageError` where `out` cannot be written, before
+    the look counts.
     """
     from pneumoscope.errors import ConfigError
     from pneumoscope.evaluation.ledger import announce, ledger_file

@@ -1,4 +1,4 @@
-"""`pneumoscope serve`, and who may use its page."""
+"""`pneumoscope serve`, and the users of its page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     config: Config,
-    check: Annotated[bool, typer.Option("--check", help="Look for what would stop it, and do not start.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check the configuration, and do not start.")] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,15 +46,15 @@ def serve(
         from pneumoscope.serving.settings.gateway import load_gateway
         from pneumoscope.serving.settings.process_names import KINDS
 
-    found = load_gateway(config)
+    gateway = load_gateway(config)
     say(RESEARCH_ONLY)
     if not check:
-        run(found, only or KINDS)
+        run(gateway, only or KINDS)
         return
     from pneumoscope.serving.run.check import check as look
 
     fatal = False
-    for item in look(found):
+    for item in look(gateway):
         mark = "ok" if item.fault is None else "FAULT" if item.fatal else "note"
         typer.echo(f"{mark:5}  {item.what}: {item.told}")
         fatal |= item.fault is not None and item.fatal
@@ -88,7 +88,7 @@ def list_(config: Config) -> None:
 
 @users.command("disable")
 def disable(name: Annotated[str, typer.Argument(help="Of the user.")], config: Config) -> None:
-    """Let a user sign in no more; what the user did stays in the audit trail."""
+    """Disable a user's sign-in; past actions stay in the audit trail."""
     with extra():
         from pneumoscope.serving.people.accounts import disable_user
     with opened(config) as (_, store):
@@ -98,7 +98,7 @@ def disable(name: Annotated[str, typer.Argument(help="Of the user.")], config: C
 
 @contextmanager
 def extra() -> Iterator[None]:
-    """Say which package is missing where the extra is not installed."""
+    """Name the missing package where the extra is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -109,16 +109,16 @@ def extra() -> Iterator[None]:
 
 @contextmanager
 def opened(config: Path) -> Iterator[tuple[Gateway, Store]]:
-    """Yield a gateway's configuration with its tables, which are made where there are none."""
+    """Yield a gateway's configuration with its tables, which are created if missing."""
     from pneumoscope.files import private_folder
     from pneumoscope.serving.settings.gateway import load_gateway
     from pneumoscope.serving.store.database import open_store
 
-    found = load_gateway(config)
-    private_folder(found.folder)
-    store = open_store(found.database, create=True)
+    gateway = load_gateway(config)
+    private_folder(gateway.folder)
+    store = open_store(gateway.database, create=True)
     try:
-        yield found, store
+        yield gateway, store
     finally:
         store.close()
 

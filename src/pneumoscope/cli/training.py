@@ -51,7 +51,7 @@ def train(
     hardware = Hardware.here(devices, nodes)
     loggers = make_logger(log, out) if hardware.rank == 0 else False
     with progress("preparing") as update:
-        console = Console(say=say, report=tell, progress=update, loggers=loggers, bar=sys.stderr.isatty())
+        console = Console(say=say, report=print_epoch, progress=update, loggers=loggers, bar=sys.stderr.isatty())
         summary = run_experiment(
             experiment,
             manifest,
@@ -79,9 +79,9 @@ def quantise(
     from pneumoscope.data.sources import open_source
 
     card = quantise_bundle(load_bundle(bundle), open_source(data), out, name=out.resolve().name, seed=seed)
-    found = card["evidence"]["against_original"]["differences"]
+    differences = card["evidence"]["against_original"]["differences"]
     for name in ("accuracy", "auroc"):
-        value, low, high = (signed(x) for x in (found[name]["value"], *found[name]["ci95"]))
+        value, low, high = (signed(x) for x in (differences[name]["value"], *differences[name]["ci95"]))
         say(f"{name:9} {value} against the original, 95 % CI {low} to {high}, on validation images")
     typer.echo(out)
 
@@ -91,7 +91,7 @@ def signed(value: float | None) -> str:
     return "undefined" if value is None else f"{value:+.4f}"
 
 
-def tell(row: Row) -> None:
+def print_epoch(row: Row) -> None:
     """Print one line per epoch."""
     say(
         f"{row['phase']} {row['epoch']}: loss {row['train_loss']:.4f}, validation AUROC {row['val_auroc']:.4f}, "

@@ -54,7 +54,7 @@ def validate(
     look = announced(classifier, data, operating_point, out) if official else None
     manifest = open_source(data)
     with progress("validating") as update:
-        found = validate_bundle(
+        validation = validate_bundle(
             classifier,
             manifest,
             out,
@@ -66,13 +66,13 @@ def validate(
             look=look,
         )
     pages = write(out)
-    for reason in found["void"]:
+    for reason in validation["void"]:
         say(f"void: {reason}")
-    for flag in found["flags"]:
+    for flag in validation["flags"]:
         say(f"flag, {flag['kind']}: {flag['where']}: {flag['text']}")
-    if not found["flags"]:
+    if not validation["flags"]:
         say("no flag was raised")
     for page in pages:
         typer.echo(page)
-    if found["void"]:
+    if validation["void"]:
         raise typer.Exit(1)

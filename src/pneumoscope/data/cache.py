@@ -109,14 +109,14 @@ def _digests(samples: Sequence[Sample]) -> tuple[list[str], dict[str, str]]:
             return hashlib.sha256(f"{archives[file]}#{row}".encode()).hexdigest()
         return sha256_file(Path(sample.path))
 
-    def known(sample: Sample) -> str:
+    def digest_or_empty(sample: Sample) -> str:
         try:
             return digest(sample)
         except StorageError as error:
             missing[sample.path] = error.what
             return ""
 
-    return [known(sample) for sample in samples], missing
+    return [digest_or_empty(sample) for sample in samples], missing
 
 
 def _read(folder: Path) -> tuple[dict[str, dict[str, Any]], Pixels]:
@@ -129,7 +129,7 @@ def _read(folder: Path) -> tuple[dict[str, dict[str, Any]], Pixels]:
 
 
 def _remove_unfinished(root: Path, key: str) -> None:
-    # Under the lock nobody else writes this key, so what is there was left by a killed writer.
+    # Under the lock nobody else writes this key: an existing temporary was left by a killed writer.
     for stale in root.glob(f".{key}.*"):
         shutil.rmtree(stale, ignore_errors=True)
 

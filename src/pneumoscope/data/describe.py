@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import pneumoscope
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.data.pictures import write_difference, write_grey, write_mosaic
+from pneumoscope.data.mosaic import write_difference, write_grey, write_mosaic
 from pneumoscope.data.scan import BINS, UNLABELLED, Progress, Scan, scan
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.records import LABELS, NORMAL, PNEUMONIA, RESEARCH_ONLY, SPLITS, SUBTYPES
@@ -36,14 +36,14 @@ def describe(
         out: output folder.
         seed: draws the images of the mosaics.
         progress: called with (images done, images in all).
-        scanned: the scan of this manifest, where one has been made already.
+        scanned: an existing scan of this manifest.
 
     Raises:
         StorageError: `out` cannot be written.
     """
     out_folder(out)
-    found = scanned or scan(manifest, progress=progress)
-    table = found.table
+    measured = scanned or scan(manifest, progress=progress)
+    table = measured.table
     result = {
         "source": str(manifest.source),
         "kind": manifest.kind,
@@ -52,15 +52,15 @@ def describe(
         "notice": RESEARCH_ONLY,
         "seed": seed,
         "n": len(manifest),
-        "n_readable": int(found.readable.sum()),
+        "n_readable": int(measured.readable.sum()),
         "n_passed_over": len(manifest.passed_over),
         "patient_rule": manifest.patient_rule,
         **_counts(table),
         "patients": _patients(table),
         "people": _people(table),
-        "images": _images(table[found.readable]),
-        "intensity": _intensity(found),
-        "figures": _figures(found, out, seed),
+        "images": _images(table[measured.readable]),
+        "intensity": _intensity(measured),
+        "figures": _figures(measured, out, seed),
     }
     write_json(out / "describe.json", result)
     return result
@@ -68,12 +68,12 @@ def describe(
 
 def quantiles(values: pd.Series) -> dict[str, float | int] | None:
     """Return n, mean, minimum, maximum and the 5, 25, 50, 75, 95 % points; None where no value is known."""
-    known = values.to_numpy(float)
-    known = known[np.isfinite(known)]
-    if not known.size:
+    finite = values.to_numpy(float)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
         return None
-    points = {name: float(np.percentile(known, at)) for name, at in _POINTS}
-    return {"n": int(known.size), "mean": float(known.mean()), **points}
+    points = {name: float(np.percentile(finite, at)) for name, at in _POINTS}
+    return {"n": int(finite.size), "mean": float(finite.mean()), **points}
 
 
 def labels_of(table: pd.DataFrame) -> list[str]:
@@ -109,17 +109,17 @@ def _counts(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _cross(table: pd.DataFrame, column: str, order: tuple[str, ...] = ()) -> dict[str, dict[str, int]]:
-    """Return value -> label -> images, with `unknown` for what is missing; empty where nothing is known."""
+    """Return value -> label -> images, with `unknown` for missing values; empty where all are missing."""
     if not table[column].notna().any():
         return {}
     values, labels = table[column].fillna("unknown"), table["label"].fillna(UNLABELLED)
-    names = sorted(set(values), key=lambda name: (name == "unknown", _place(name, order), name))
+    names = sorted(set(values), key=lambda name: (name == "unknown", _position(name, order), name))
     return {
         name: {label: int(((values == name) & (labels == label)).sum()) for label in labels_of(table)} for name in names
     }
 
 
-def _place(name: str, order: tuple[str, ...]) -> int:
+def _position(name: str, order: tuple[str, ...]) -> int:
     return order.index(name) if name in order else len(order)
 
 
@@ -181,12 +181,12 @@ def _most_frequent(sizes: pd.Series) -> list[dict[str, int]]:
     return [{str(key): int(value) for key, value in row.items()} for row in rows.to_dict("records")]
 
 
-def _intensity(found: Scan) -> dict[str, Any]:
-    readable = found.table[found.readable]
+def _intensity(measured: Scan) -> dict[str, Any]:
+    readable = measured.table[measured.readable]
     groups = _by_label(readable)
     return {
         "bins": BINS,
-        "histogram": {label: found.histograms[part.index].mean(axis=0) for label, part in groups.items()},
+        "histogram": {label: measured.histograms[part.index].mean(axis=0) for label, part in groups.items()},
         "mean": {label: quantiles(part["mean"]) for label, part in groups.items()},
         "std": {label: quantiles(part["std"]) for label, part in groups.items()},
     }
@@ -195,17 +195,19 @@ def _intensity(found: Scan) -> dict[str, Any]:
 # --- figures ----------------------------------------------------------------------------------------------
 
 
-def _figures(found: Scan, out: Path, seed: int) -> dict[str, Any]:
+def _figures(measured: Scan, out: Path, seed: int) -> dict[str, Any]:
     folder = out_folder(out / "figures")
     mosaics = []
-    for key, title, rows in _groups(found):
-        chosen = _draw(found.table, rows, seed)
+    for key, title, rows in _groups(measured):
+        chosen = _draw(measured.table, rows, seed)
         file = folder / f"mosaic-{key}.png"
-        write_mosaic(file, [str(found.table["path"][row]) for row in chosen], columns=COLUMNS)
-        names = [str(found.table["name"][row]) for row in chosen]
+        write_mosaic(file, [str(measured.table["path"][row]) for row in chosen], columns=COLUMNS)
+        names = [str(measured.table["name"][row]) for row in chosen]
         mosaics.append({"file": _relative(file), "title": title, "images": len(rows), "names": names})
-    counts = found.table[found.readable]["label"].fillna(UNLABELLED).value_counts()
-    averages = {label: found.fields[label] / counts[label] for label in labels_of(found.table) if label in found.fields}
+    counts = measured.table[measured.readable]["label"].fillna(UNLABELLED).value_counts()
+    averages = {
+        label: measured.fields[label] / counts[label] for label in labels_of(measured.table) if label in measured.fields
+    }
     means = {}
     top = max((float(average.max()) for average in averages.values()), default=1.0) or 1.0
     for label, average in averages.items():
@@ -234,13 +236,13 @@ def _relative(file: Path) -> str:
     return f"{file.parent.name}/{file.name}"
 
 
-def _groups(found: Scan) -> list[tuple[str, str, NDArray[np.int64]]]:
+def _groups(measured: Scan) -> list[tuple[str, str, NDArray[np.int64]]]:
     """Return (key, title, rows) of each mosaic: the classes, pneumonia by subtype where it is known."""
-    readable = found.readable
-    labels = found.table["label"].fillna(UNLABELLED).to_numpy(str)
-    subtypes = found.table["subtype"].fillna("").to_numpy(str)
+    readable = measured.readable
+    labels = measured.table["label"].fillna(UNLABELLED).to_numpy(str)
+    subtypes = measured.table["subtype"].fillna("").to_numpy(str)
     result = []
-    for label in labels_of(found.table):
+    for label in labels_of(measured.table):
         parts = sorted(set(subtypes[labels == label]), key=lambda name: (name == "", name))
         for part in parts:
             rows = np.flatnonzero(readable & (labels == label) & (subtypes == part))

@@ -24,7 +24,7 @@ class Manifest:
     """The samples of one source, in a stable order.
 
     `kind` is `folder`, `medmnist`, `csv` or `dicom`. `patient_rule` says where patient identity comes
-    from. `passed_over` lists (path, reason) of files that look like data and were not taken.
+    from. `passed_over` lists (path, reason) of files beside the images that were left out.
     """
 
     source: Path
@@ -44,11 +44,11 @@ class Manifest:
         """Return the samples of one split; raises `DataError` where it has none."""
         part = self.where(lambda sample: sample.split == split)
         if not part.samples:
-            known = sorted({sample.split for sample in self.samples if sample.split})
+            splits = sorted({sample.split for sample in self.samples if sample.split})
             raise DataError(
                 f"no images in split {split!r}",
                 path=self.source,
-                remedy=f"the source has {', '.join(known)}" if known else "the source is not split",
+                remedy=f"the source has {', '.join(splits)}" if splits else "the source is not split",
             )
         return part
 
@@ -87,7 +87,7 @@ class Manifest:
     def fingerprint(self) -> str:
         """Return a SHA-256 over the images' names, labels, patients and sizes in bytes.
 
-        It does not depend on where the files lie, in which order they are listed, or how they are divided.
+        It does not depend on the folder of the files, their order, or their division.
         """
         lines = []
         for sample in self.samples:

@@ -31,7 +31,7 @@ def patient_from_name(name: str) -> str | None:
 
 
 def subtype_from_name(name: str) -> str | None:
-    """Return `bacterial`, `viral`, or None where the name does not tell.
+    """Return `bacterial`, `viral`, or None where the name has neither.
 
     >>> subtype_from_name("person17_virus_48.jpeg")
     'viral'

@@ -35,7 +35,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over N images found, in the order of the manifest.
+    """Measurements of one pass over N images, in the order of the manifest.
 
     `table`: N rows, the columns of the manifest, then `name` (path relative to the source), `width`,
     `height` (stored pixels), `mode`, `format`, `bytes`, `sha256` (of the file), `pixels_sha256`, `mean`,
@@ -74,7 +74,7 @@ class _Facts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _PixelFacts:
     field: FloatArray
     thumb: NDArray[np.uint8]
     hash: int
@@ -84,7 +84,7 @@ class _Seen:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Measured:
     facts: _Facts
-    seen: _Seen | None = None
+    pixels: _PixelFacts | None = None
 
 
 def scan(manifest: Manifest, *, progress: Progress | None = None) -> Scan:
@@ -102,11 +102,11 @@ def scan(manifest: Manifest, *, progress: Progress | None = None) -> Scan:
     facts: list[_Facts] = []
     for row, measured in enumerate(_measure_all(manifest)):
         facts.append(measured.facts)
-        if (seen := measured.seen) is not None:
-            thumbs[row], hashes[row], histograms[row] = seen.thumb, seen.hash, seen.histogram
+        if (pixels := measured.pixels) is not None:
+            thumbs[row], hashes[row], histograms[row] = pixels.thumb, pixels.hash, pixels.histogram
             label = manifest.samples[row].label or UNLABELLED
             fields.setdefault(label, np.zeros((FIELD, FIELD)))
-            fields[label] += seen.field
+            fields[label] += pixels.field
         if progress is not None and (len(facts) % _BATCH == 0 or len(facts) == n):
             progress(len(facts), n)
     return Scan(manifest, _table(manifest, facts), thumbs, hashes, histograms, fields)
@@ -123,18 +123,18 @@ def _measure_all(manifest: Manifest) -> Iterator[_Measured]:
 
 def _measure(sample: Sample) -> _Measured:
     file = Path(sample.path)
-    known: dict[str, Any] = {}
+    file_facts: dict[str, Any] = {}
     try:
         image = read_image(sample.path, at_least=_DECODE_AT_LEAST)
         if file.is_file():  # a row of an archive is none
-            known = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+            file_facts = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
     except (ImageError, StorageError) as error:
         return _Measured(_Facts(error=error.what))
     pixels = np.ascontiguousarray(image.pixels)
     digest = hashlib.sha256(f"{image.width}x{image.height} {pixels.shape}".encode())
     digest.update(pixels.data)
     facts = _Facts(
-        **known,
+        **file_facts,
         width=image.width,
         height=image.height,
         mode=image.mode,
@@ -150,7 +150,7 @@ def _measure(sample: Sample) -> _Measured:
     thumb = square.reshape(THUMB, step, THUMB, step).mean(axis=(1, 3)).round().astype(np.uint8)
     counts, _ = np.histogram(pixels, bins=BINS, range=(0, 1))
     share = (counts / pixels.size).astype(np.float32)
-    return _Measured(facts, _Seen(field, thumb, _hash(square), share))
+    return _Measured(facts, _PixelFacts(field, thumb, _hash(square), share))
 
 
 def _hash(square: NDArray[np.uint8]) -> int:
@@ -160,7 +160,7 @@ def _hash(square: NDArray[np.uint8]) -> int:
 
 def _table(manifest: Manifest, facts: list[_Facts]) -> pd.DataFrame:
     base = manifest.source if manifest.source.is_dir() else manifest.source.parent
-    known = manifest.frame()[list(COLUMNS)]
-    names = [os.path.relpath(path, base) for path in known["path"]]
+    columns = manifest.frame()[list(COLUMNS)]
+    names = [os.path.relpath(path, base) for path in columns["path"]]
     measured = pd.DataFrame([asdict(fact) for fact in facts], columns=list(_Facts.__dataclass_fields__))
-    return pd.concat([known, pd.Series(names, name="name", dtype=object), measured], axis=1)
+    return pd.concat([columns, pd.Series(names, name="name", dtype=object), measured], axis=1)

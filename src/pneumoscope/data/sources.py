@@ -38,7 +38,7 @@ def open_source(path: Path | str) -> Manifest:
     """Read a data source of any known layout; in a folder that holds a `manifest.csv`, that decides.
 
     Raises:
-        DataError: the path is missing, or holds nothing that is known, or its table is wrong.
+        DataError: the path is missing, holds no known layout, or its table is wrong.
     """
     source = Path(path)
     if not source.exists():
@@ -73,7 +73,7 @@ def read_class_folders(root: Path) -> Manifest:
         classes: dict[str, Path] = {}
         for child in _folders(folder):
             if classes.setdefault(child.name.upper(), child) != child:
-                raise DataError("is there twice, in capitals and not", path=child, remedy="merge the two folders")
+                raise DataError("exists twice, in capitals and not", path=child, remedy="merge the two folders")
         present = [label for label in LABELS if label in classes]
         for label in present:
             files = _files(classes[label])
@@ -190,10 +190,10 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _samples_from_table(path: Path, table: pd.DataFrame) -> list[Sample]:
-    """Return one sample per row; `patient_id` is empty where neither the table nor the file name tells it."""
+    """Return one sample per row; `patient_id` is empty where neither table nor file name gives it."""
     extra = [name for name in table.columns if name not in COLUMNS]
     samples = [_row_to_sample(path, number, row, extra) for number, row in enumerate(table.to_dict("records"), start=2)]
-    files = [(s.path, found[0] if (found := in_archive(s.path)) else Path(s.path)) for s in samples]
+    files = [(s.path, archived[0] if (archived := in_archive(s.path)) else Path(s.path)) for s in samples]
     absent = [name for name, file in files if not file.is_file()]
     if absent:
         raise DataError(
@@ -208,13 +208,13 @@ def _row_to_sample(path: Path, number: int, row: dict[Any, Any], extra: list[str
     def value(name: str) -> str | None:
         return str(row.get(name, "")).strip() or None
 
-    def one_of(name: str, known: tuple[str, ...], fold: Callable[[str], str]) -> str | None:
+    def one_of(name: str, words: tuple[str, ...], fold: Callable[[str], str]) -> str | None:
         text = value(name)
-        if text is not None and fold(text) not in known:
+        if text is not None and fold(text) not in words:
             raise DataError(
                 f"line {number}: {name} {text!r} is unknown",
                 path=path,
-                remedy=f"use {', '.join(known)} or leave it empty",
+                remedy=f"use {', '.join(words)} or leave it empty",
             )
         return None if text is None else fold(text)
 
@@ -253,9 +253,9 @@ def read_dicom_folder(root: Path) -> Manifest:
     Patient keys are hashes of Patient ID and its issuer, so that no identity leaves the header.
     """
     labels = root / "labels.csv"
-    known = {}
+    labelled = {}
     if labels.is_file():
-        known = {Path(row.path).resolve(): row for row in _samples_from_table(labels, _read_table(labels))}
+        labelled = {Path(row.path).resolve(): row for row in _samples_from_table(labels, _read_table(labels))}
     samples: list[Sample] = []
     passed: list[tuple[str, str]] = []
     for file in _files(root):
@@ -267,7 +267,7 @@ def read_dicom_folder(root: Path) -> Manifest:
                 if int(header.get("Rows") or 0) == 0:
                     passed.append((str(file), "the DICOM object has no pixels"))
                 else:
-                    samples.append(_sample_from_header(file, header, known.get(file.resolve())))
+                    samples.append(_sample_from_header(file, header, labelled.get(file.resolve())))
         except ImageError as error:
             passed.append((str(file), error.what))
     return Manifest(root, "dicom", tuple(samples), "DICOM Patient ID (hashed)", tuple(passed))

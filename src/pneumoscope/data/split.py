@@ -31,7 +31,7 @@ def folds(samples: Sequence[Sample], k: int, seed: int) -> Iterator[tuple[list[i
                 f"class {label} has {len(patients)} patients, too few for {k} parts",
                 remedy="use fewer folds or larger fractions",
             )
-    # Few patients of one subtype may not reach every part; the warning would be about that alone.
+    # Few patients of one subtype may not reach every part, and scikit-learn would warn about that.
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     smallest = min(strata.count(stratum) for stratum in set(strata))
     y = strata if smallest >= k else [str(sample.label) for sample in samples]
@@ -74,12 +74,12 @@ def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
         for name in ("train", "val"):
             manifest.select(name).require_both_classes(f"split {name!r}")
         return _disjoint(manifest)
-    held = [sample for sample in manifest.samples if sample.split == "test"]
+    test = [sample for sample in manifest.samples if sample.split == "test"]
     samples = [sample for sample in manifest.samples if sample.split != "test"]
     if not samples:
         raise DataError("every image is marked test", path=manifest.source, remedy="give training images")
-    held_patients = {sample.patient_id for sample in held}
-    samples = [sample for sample in samples if sample.patient_id not in held_patients]
+    test_patients = {sample.patient_id for sample in test}
+    samples = [sample for sample in samples if sample.patient_id not in test_patients]
     if not samples:
         raise DataError(
             "every patient has an image marked test", path=manifest.source, remedy="give images of other patients"
@@ -89,18 +89,18 @@ def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
     except DataError as error:
         raise DataError(error.what, path=manifest.source, remedy=error.remedy) from error
     divided = [replace(sample, split=name) for sample, name in zip(samples, names, strict=True)]
-    result = replace(manifest, samples=tuple(divided + held))
+    result = replace(manifest, samples=tuple(divided + test))
     for name in ("train", "val"):
         result.select(name).require_both_classes(f"split {name!r}")
     return result
 
 
 def _disjoint(manifest: Manifest) -> Manifest:
-    seen: dict[str, str | None] = {}
+    split_of: dict[str, str | None] = {}
     for sample in manifest.samples:
-        if seen.setdefault(sample.patient_id, sample.split) != sample.split:
+        if split_of.setdefault(sample.patient_id, sample.split) != sample.split:
             raise DataError(
-                f"patient {sample.patient_id!r} is in the splits {seen[sample.patient_id]} and {sample.split}",
+                f"patient {sample.patient_id!r} is in the splits {split_of[sample.patient_id]} and {sample.split}",
                 path=manifest.source,
                 remedy='divide anew with data.split = "grouped"',
             )
@@ -108,7 +108,7 @@ def _disjoint(manifest: Manifest) -> Manifest:
 
 
 def _names(samples: Sequence[Sample], config: DataConfig, seed: int) -> list[str]:
-    """Return the split of each sample: test first, then val from what is left."""
+    """Return the split of each sample: test first, then val from the rest."""
     names = ["train"] * len(samples)
     rest = list(range(len(samples)))
     if config.folds is not None:
@@ -117,8 +117,8 @@ def _names(samples: Sequence[Sample], config: DataConfig, seed: int) -> list[str
     elif config.test_fraction:
         rest, part = part_off(samples, config.test_fraction, seed)
         _assign(names, part, "test")
-    kept = [samples[index] for index in rest]
-    _, part = part_off(kept, config.val_fraction * len(samples) / len(kept), seed + 1)
+    left = [samples[index] for index in rest]
+    _, part = part_off(left, config.val_fraction * len(samples) / len(left), seed + 1)
     _assign(names, [rest[index] for index in part], "val")
     return names
 

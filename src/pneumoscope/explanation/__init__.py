@@ -1,7 +1,7 @@
-"""Why the network answered so: one signature, `(classifier, canvas, options) -> Heatmap`, many methods.
+"""Explanations: one signature, `(classifier, canvas, options) -> Heatmap`, many methods.
 
-A new method is one function and one line in `METHODS`. A method's module is loaded when it is first asked for, since
-most need PyTorch, and who only shows a map does not.
+A new method is one function and one line in `METHODS`. A method's module is loaded at first use: most need
+PyTorch, and showing a stored map does not.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ __all__ = ["METHODS", "Method", "Options"]
 class _Methods(Mapping[str, Method]):
     """Functions by name, from the names of their modules."""
 
-    def __init__(self, places: Mapping[str, str]) -> None:
-        self._places = dict(places)
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        self._paths = dict(paths)
 
     def __getitem__(self, name: str) -> Method:
-        module, _, function = self._places[name].partition(".")
+        module, _, function = self._paths[name].partition(".")
         return cast(Method, getattr(import_module(f"{__name__}.{module}"), function))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._paths)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._paths)
 
 
 METHODS: Mapping[str, Method] = _Methods(

@@ -66,7 +66,7 @@ def _cam(classifier: Classifier, canvas: Pixels, options: Options, method: str, 
     if preparation.mirror:
         maps.append(_map_at(network, layer, image.flip(-1), formula).flip(-1))
     signed = torch.stack(maps).mean(dim=0)
-    positive = torch.stack([one.relu() for one in maps]).mean(dim=0)
+    positive = torch.stack([signed_map.relu() for signed_map in maps]).mean(dim=0)
     size = preparation.size
     return finish(
         _grown(signed, size),
@@ -85,64 +85,64 @@ def _grown(small: Tensor, size: int) -> FloatArray:
     return result
 
 
-def _layer(network: Network, asked: str | None) -> str:
+def _layer(network: Network, chosen: str | None) -> str:
     model = network.encoder.model
-    if asked is None:
+    if chosen is None:
         if getattr(model, "global_pool", "") == "token" and hasattr(model, "blocks"):
             return f"{ENCODER}.model.blocks.{len(model.blocks) - 1}.norm1"
         return ENCODER
-    known = dict(network.named_modules())
-    for name in (asked, f"{ENCODER}.model.{asked}"):
-        if asked and name in known:
+    modules = dict(network.named_modules())
+    for name in (chosen, f"{ENCODER}.model.{chosen}"):
+        if chosen and name in modules:
             return name
     raise ConfigError(
-        f"the network has no layer {asked!r}",
+        f"the network has no layer {chosen!r}",
         remedy=f"use {ENCODER}, or one of {', '.join(name for name, _ in model.named_children())}",
     )
 
 
 def _map_at(network: Network, layer: str, image: Tensor, formula: Formula) -> Tensor:
     """Return the signed map [1, 1, h, w] of an image [1, 3, S, S]."""
-    kept: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(module: object, given: object, output: object) -> object:
+    def hook(module: object, inputs: object, output: object) -> object:
         if not isinstance(output, Tensor):
             return None
-        kept.append(output)
-        return output.clone()  # what follows may work in place, and would change what was kept
+        outputs.append(output)
+        return output.clone()  # the next module may work in place, and would change the stored map
 
     image = image.detach().requires_grad_(True)
-    handle = network.get_submodule(layer).register_forward_hook(keep)
+    handle = network.get_submodule(layer).register_forward_hook(hook)
     try:
         with torch.enable_grad():
             score = pneumonia_score(network(image)).sum()
     finally:
         handle.remove()
-    if not kept:
-        raise _no_places(layer)
-    gradient = torch.autograd.grad(score, kept[-1], allow_unused=True)[0]
+    if not outputs:
+        raise _not_spatial(layer)
+    gradient = torch.autograd.grad(score, outputs[-1], allow_unused=True)[0]
     if gradient is None:
-        raise _no_places(layer)
-    places, gradient = (_channels_first(network, layer, x.detach()) for x in (kept[-1], gradient))
-    return formula(places, gradient).sum(dim=1, keepdim=True)
+        raise _not_spatial(layer)
+    activations, gradient = (_channels_first(network, layer, x.detach()) for x in (outputs[-1], gradient))
+    return formula(activations, gradient).sum(dim=1, keepdim=True)
 
 
 def _channels_first(network: Network, layer: str, x: Tensor) -> Tensor:
-    """Return [1, C, h, w] from a map of either order, or from tokens [1, N, C] laid back onto their places."""
+    """Return [1, C, h, w] from a map of either order, or from tokens [1, N, C] in raster order."""
     model = network.encoder.model
     if x.ndim == 3:
         tokens = x[:, int(getattr(model, "num_prefix_tokens", 0)) :]
         side = round(tokens.shape[1] ** 0.5)
         if side * side != tokens.shape[1]:
-            raise _no_places(layer)
+            raise _not_spatial(layer)
         return tokens.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     if x.ndim != 4:
-        raise _no_places(layer)
+        raise _not_spatial(layer)
     return x.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else x
 
 
-def _no_places(layer: str) -> ConfigError:
+def _not_spatial(layer: str) -> ConfigError:
     return ConfigError(
-        f"the layer {layer} keeps no map of places, so no CAM can be drawn of it",
+        f"the layer {layer} has no spatial map, so no CAM can be drawn of it",
         remedy="choose another --layer, or the method occlusion, lime or shap",
     )

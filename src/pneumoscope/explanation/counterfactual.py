@@ -67,19 +67,19 @@ def counterfactual(classifier: Classifier, image: Pixels, lungs: Lungs, fill: st
         classifier: any network.
         image: uint8 [S, S], what it sees.
         lungs: found on that image.
-        fill: a key of `FILLS`, asked first.
+        fill: a key of `FILLS`, tried first.
     """
     started = time.perf_counter()
     names, labels = lungs.parts()
     order = [fill, *(name for name in FILLS if name != fill)]
     fills = {name: FILLS[name](image) for name in order}
     calibrated, raw = _scores(classifier, np.stack([image, *fills.values()]))
-    # As in `faithfulness`, by the score before calibration: where the network sees pneumonia in nothing but fill,
-    # filling removes nothing.
-    kept = dict(zip(order, (raw[1:] / raw[0]).tolist(), strict=True))
-    refused = {name: share for name, share in kept.items() if not share <= MOST_KEPT}
+    # As in `faithfulness`, by the score before calibration: where the fill alone scores as pneumonia, filling removes
+    # nothing.
+    shares = dict(zip(order, (raw[1:] / raw[0]).tolist(), strict=True))
+    refused = {name: share for name, share in shares.items() if not share <= MOST_KEPT}
     serving = [name for name in order if name not in refused]
-    left_in = np.concatenate([~np.eye(len(names), dtype=bool), [_kept(names, sides) for sides in _LUNGS.values()]])
+    left_in = np.concatenate([~np.eye(len(names), dtype=bool), [_staying(names, sides) for sides in _LUNGS.values()]])
     without, together = {}, {}
     for name in serving:
         scores = _scores(classifier, remove(image, fills[name], labels, left_in))[0].tolist()
@@ -96,12 +96,12 @@ def counterfactual(classifier: Classifier, image: Pixels, lungs: Lungs, fill: st
     )
 
 
-def _kept(names: list[str], sides: tuple[str, ...]) -> list[bool]:
+def _staying(names: list[str], sides: tuple[str, ...]) -> list[bool]:
     """Return which zones stay where those of the sides are removed."""
     return [name.partition(" ")[0] not in sides for name in names]
 
 
 def _scores(classifier: Classifier, images: Pixels) -> tuple[Floats, Floats]:
-    """Return probabilities [n] of pneumonia, calibrated and not, from what the network sees, uint8 [n, S, S]."""
+    """Return probabilities [n] of pneumonia, calibrated and not, from network input, uint8 [n, S, S]."""
     logits = classifier.runtime.logits(np.ascontiguousarray(images))
     return probabilities(logits, *classifier.calibration)[0], np.asarray(expit(pneumonia_logit(logits)), np.float64)

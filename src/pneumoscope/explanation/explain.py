@@ -18,7 +18,7 @@ from pneumoscope.explanation.faithfulness import with_faithfulness, with_infidel
 from pneumoscope.explanation.localisation import energy
 from pneumoscope.explanation.method import DEFAULTS
 from pneumoscope.explanation.overlay import layer, overlay, scale
-from pneumoscope.explanation.perturbation import seen
+from pneumoscope.explanation.perturbation import network_input
 from pneumoscope.explanation.similar import Gallery, nearest
 from pneumoscope.explanation.stability import pooled, rank_correlation, with_stability
 from pneumoscope.explanation.zoned import Lungs, find_lungs, open_segmenter, worths
@@ -57,8 +57,8 @@ def explain_images(
 
     Writes to `out`, for image number N: `N-STEM.png`; `N-STEM.json`, what is known of the image; with zones
     `N-STEM-zones.npz`; `N-STEM-METHOD.png` (overlay), `-layer.png` (the map alone, transparent), `.npz` (the map,
-    float32 [S, S], and what else the method found) and `.json`. For all: `index.json` with the entries, and
-    `explanation.json` with what is known of the network.
+    float32 [S, S], and the method's other results) and `.json`. For all: `index.json` with the entries, and
+    `explanation.json` with the facts of the network.
 
     Args:
         classifier: the network.
@@ -67,8 +67,8 @@ def explain_images(
         out: the folder.
         options: of the methods.
         check: test each map, which takes several times as long; else its verdict is `not tested`.
-        zones: find the lungs and ask what each zone is worth, some 150 answers of the network for an image.
-        similar: labelled images to compare with, or why there are none; None where nobody asked.
+        zones: segment the lungs and measure the effect of each zone, some 150 answers of the network for an image.
+        similar: labelled images to compare with, or why there are none; None to leave the comparison out.
         progress: called with (images done, images in all).
 
     Raises:
@@ -84,10 +84,10 @@ def explain_images(
     images: list[str] = []
     for number, path in enumerate(paths, start=1):
         stem = f"{number:03d}-{_safe(path)}"
-        image, told = _explain_one(classifier, path, methods, out, stem, wanted)
+        image, explained = _explain_one(classifier, path, methods, out, stem, wanted)
         write_json(out / f"{stem}.json", image)
         images.append(f"{stem}.json")
-        entries += told
+        entries += explained
         if progress:
             progress(number, len(paths))
     write_json(out / "index.json", entries)
@@ -96,9 +96,9 @@ def explain_images(
 
 
 def _context(classifier: Classifier, methods: Sequence[str], wanted: _Wanted) -> dict[str, Any]:
-    """Return what a reader must know of the network to read a score: thresholds, figures, population, limits."""
+    """Return the facts of the network that a reader of a score needs: thresholds, figures, population, limits."""
     card = classifier.bundle.card
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "notice": RESEARCH_ONLY,
         "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},
         "operating_point": classifier.operating_point,
@@ -112,18 +112,18 @@ def _context(classifier: Classifier, methods: Sequence[str], wanted: _Wanted) ->
     }
     if wanted.similar is not None:
         gallery = wanted.similar
-        told["similar"] = {"reason": gallery} if isinstance(gallery, str) else gallery.facts()
-    return told
+        facts["similar"] = {"reason": gallery} if isinstance(gallery, str) else gallery.facts()
+    return facts
 
 
 def _held_out(card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a card says of images that chose nothing: which, at which threshold, and the figures of calls."""
-    held = (card.get("evidence") or {}).get("held_out")
-    if not held:
+    """Return a card's evidence from held-out images: their number, the threshold, and the figures of calls."""
+    evaluation = (card.get("evidence") or {}).get("held_out")
+    if not evaluation:
         return None
-    told = {key: held.get(key) for key in ("n", "n_patients", "operating_point", "threshold", "data")}
-    metrics = held.get("metrics") or {}
-    return {**told, "metrics": {key: metrics.get(key) for key in ("recall", "specificity")}}
+    facts = {key: evaluation.get(key) for key in ("n", "n_patients", "operating_point", "threshold", "data")}
+    metrics = evaluation.get("metrics") or {}
+    return {**facts, "metrics": {key: metrics.get(key) for key in ("recall", "specificity")}}
 
 
 def _safe(path: str) -> str:
@@ -138,21 +138,23 @@ def _explain_one(
     stem: str,
     wanted: _Wanted,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what is known of the image, and an entry for each method."""
+    """Return the facts of the image, and an entry for each method."""
     try:
         radiograph = read_image(path)
     except ImageError as error:
         failed = {"path": path, "error": str(missing(path) or error)}
         return {**failed, "maps": []}, [failed]
     prediction = next(iter(classifier.predict([path])))
-    # A map belongs to what the network saw, so where that was cut down to the lungs, that is shown.
+    # A map belongs to the network's input, so where that is cropped to the lungs, the crop is shown.
     pixels = _shrink(classifier.crop(radiograph.pixels) if classifier.crop else radiograph.pixels)
     _save_png(out / f"{stem}.png", np.asarray(pixels * 255, np.uint8))
     about: dict[str, Any] = {**prediction.as_json(), "image": f"{stem}.png", "notice": RESEARCH_ONLY}
     about["cut"] = classifier.crop is not None
     if prediction.abstained:
-        why = f"not explained: {prediction.reason}"
-        return {**about, "maps": []}, [{**about, "method": name, "overlay": None, "verdict": why} for name in methods]
+        reason = f"not explained: {prediction.reason}"
+        return {**about, "maps": []}, [
+            {**about, "method": name, "overlay": None, "verdict": reason} for name in methods
+        ]
     # The same reduced decoding as in `predict`, so that the map belongs to the score beside it.
     canvas = classifier.canvas(read_image(path, at_least=2 * classifier.bundle.preparation.canvas))
     heatmaps = {name: explain_canvas(classifier, canvas, name, wanted.options, check=wanted.check) for name in methods}
@@ -187,7 +189,7 @@ def _by_zone(classifier: Classifier, canvas: Pixels, lungs: Lungs, fill: str, fi
     if lungs.zones is None:
         return facts
     _save_arrays(file, {"zones": lungs.zones.astype(np.uint8)})
-    image = seen(classifier, canvas)
+    image = network_input(classifier, canvas)
     removed = counterfactual(classifier, image, lungs, fill)
     facts["lungs"] |= {"zones": file.name, "names": list(ZONES), "share": float((lungs.zones > 0).mean())}
     return facts | {
@@ -199,12 +201,12 @@ def _by_zone(classifier: Classifier, canvas: Pixels, lungs: Lungs, fill: str, fi
 def _agreements(method: str, heatmaps: Mapping[str, Heatmap]) -> dict[str, float | None]:
     """Return the rank correlation of a map with each other one, None where one of them is blank."""
     own = heatmaps[method]
-    found: dict[str, float | None] = {}
+    agreements: dict[str, float | None] = {}
     for name, other in heatmaps.items():
         if name != method:
             blank = "blank" in (own.verdict, other.verdict)
-            found[name] = None if blank else round(rank_correlation(pooled(own.values), pooled(other.values)), 4)
-    return found
+            agreements[name] = None if blank else round(rank_correlation(pooled(own.values), pooled(other.values)), 4)
+    return agreements
 
 
 def _energy(heatmap: Heatmap, lungs: Lungs) -> float | None:
@@ -287,5 +289,5 @@ def explain_evaluation(classifier: Classifier, evaluation: Path, each: int) -> N
     cases = dict(typical_and_wrong(table, each))
     folder = evaluation / "explanations"
     entries = explain_images(classifier, list(cases), ["gradcam"], folder)
-    told = [{**e, "case": cases[e["path"]], "predicted": e.get("label"), "label": truth[e["path"]]} for e in entries]
-    write_json(folder / "index.json", told)
+    entries = [{**e, "case": cases[e["path"]], "predicted": e.get("label"), "label": truth[e["path"]]} for e in entries]
+    write_json(folder / "index.json", entries)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pneumoscope.cohort import resampled_weights
 from pneumoscope.explanation.method import Method, Options
-from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, log_odds, seen
+from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, log_odds, network_input
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Estimate, FloatArray, Heatmap
@@ -65,7 +65,7 @@ class Faithfulness:
 
 
 def probability(classifier: Classifier) -> Score:
-    """Return a function from what the network sees, uint8 [n, S, S], to its uncalibrated probabilities [n]."""
+    """Return a function from network input, uint8 [n, S, S], to uncalibrated probabilities [n]."""
     return lambda images: np.asarray(expit(log_odds(classifier, images)), np.float64)
 
 
@@ -80,7 +80,7 @@ def curves(score: Score, image: Pixels, fill: Pixels, heat: FloatArray, *, steps
     Args:
         score: answers in batches.
         image, fill: uint8 [S, S].
-        heat: [S, S]; among equal places those higher up come first.
+        heat: [S, S]; among equal pixels those higher up come first.
         steps: how many equal parts of the area are changed one after the other.
     """
     rank = np.empty(heat.size, np.int64)
@@ -105,12 +105,12 @@ def kept(score: Score, images: Pixels, fills: Pixels) -> float:
 
 
 def validated(score: Score, images: Pixels) -> Mapping[str, float]:
-    """Return for each fill which share of the score it keeps; at most a half serves. `images`: uint8 [n, S, S]."""
+    """Return for each fill which share of the score it keeps; at most a half is usable. `images`: uint8 [n, S, S]."""
     return {name: kept(score, images, np.stack([fill(image) for image in images])) for name, fill in FILLS.items()}
 
 
 def random_map(size: int, rng: np.random.Generator) -> FloatArray:
-    """Return a smooth random map, float32 [size, size]: noise in 7 x 7 places, grown as a CAM is."""
+    """Return a smooth random map, float32 [size, size]: noise in 7 x 7 cells, enlarged like a CAM."""
     noise = torch.from_numpy(rng.random((1, 1, _COARSE, _COARSE), dtype=np.float32))
     grown = F.interpolate(noise, (size, size), mode="bilinear", align_corners=False)
     result: FloatArray = grown[0, 0].numpy()
@@ -177,32 +177,32 @@ def with_faithfulness(
     if heatmap.verdict == "blank":
         return heatmap
     started = time.perf_counter()
-    image, score = seen(classifier, canvas), probability(classifier)
-    found = faithfulness(score, image[None], [heatmap.values], fill=fill, seed=seed, draws=draws, steps=_QUICK)
-    asked = heatmap.evaluations + 2 + (0 if found.gain is None else 2 * (_QUICK + 1) * (1 + draws))
-    heatmap = replace(heatmap, evaluations=asked, seconds=heatmap.seconds + time.perf_counter() - started)
-    if found.gain is None or found.chance is None:
-        reason = "; ".join(part for part in (heatmap.reason, f"faithfulness undecided: {found.reason}") if part)
+    image, score = network_input(classifier, canvas), probability(classifier)
+    result = faithfulness(score, image[None], [heatmap.values], fill=fill, seed=seed, draws=draws, steps=_QUICK)
+    evaluations = heatmap.evaluations + 2 + (0 if result.gain is None else 2 * (_QUICK + 1) * (1 + draws))
+    heatmap = replace(heatmap, evaluations=evaluations, seconds=heatmap.seconds + time.perf_counter() - started)
+    if result.gain is None or result.chance is None:
+        reason = "; ".join(part for part in (heatmap.reason, f"faithfulness undecided: {result.reason}") if part)
         return replace(heatmap, reason=reason)
-    if found.gain.value > found.chance.value:
+    if result.gain.value > result.chance.value:
         return heatmap
-    reason = f"insertion less deletion {found.gain.value:.2f}, of random maps {found.chance.value:.2f}"
+    reason = f"insertion less deletion {result.gain.value:.2f}, of random maps {result.chance.value:.2f}"
     return replace(heatmap, verdict="not faithful", reason=reason)
 
 
 def infidelity(
     score: Score, image: Pixels, fill: Pixels, signed: FloatArray, *, seed: int = 0, draws: int = SQUARES
 ) -> float:
-    """Return how badly a map foretells what removing random squares changes: 0 is best, 1 no better than no map.
+    """Return the error of a map in predicting the effect of removing random squares: 0 is best, 1 as bad as no map.
 
-    The map's sum over what is removed is compared with the fall of the score, by squared error, and divided by the
+    The map's sum over each square is compared with the fall of the score, by squared error, and divided by the
     error of a map of zeros. The map's unit is free: it is scaled to fit best, but never turned round. It is 0 where
     no square changes the score. Source: Yeh et al. 2019 (arXiv:1901.09392), with removal as the perturbation.
 
     Args:
         score: answers in batches, additive ones such as log-odds.
         image, fill: uint8 [S, S].
-        signed: float [S, S], above zero what speaks for pneumonia.
+        signed: float [S, S], above zero is evidence for pneumonia.
         seed: of the squares, whose sides are a tenth to a half of the image's.
         draws: how many squares, one in each changed image.
     """
@@ -223,7 +223,7 @@ def infidelity(
 def sensitivity(
     method: Method, classifier: Classifier, canvas: Pixels, options: Options, *, draws: int = 3, radius: int = 2
 ) -> float:
-    """Return the largest relative change of a map under noise that nobody sees: 0 is best.
+    """Return the largest relative change of a map under invisible noise: 0 is best.
 
     The change is the Euclidean norm of the difference over that of the map, infinite where the map is blank and a
     noisy one is not. Source: Yeh et al. 2019 (arXiv:1901.09392), maximum sensitivity by sampling.
@@ -252,8 +252,8 @@ def with_infidelity(heatmap: Heatmap, classifier: Classifier, canvas: Pixels, *,
     if heatmap.verdict == "blank":
         return heatmap
     started = time.perf_counter()
-    image = seen(classifier, canvas)
+    image = network_input(classifier, canvas)
     signed = heatmap.values if heatmap.signed is None else heatmap.signed
-    found = infidelity(lambda images: log_odds(classifier, images), image, FILLS[fill](image), signed, seed=seed)
+    value = infidelity(lambda images: log_odds(classifier, images), image, FILLS[fill](image), signed, seed=seed)
     seconds = heatmap.seconds + time.perf_counter() - started
-    return replace(heatmap, infidelity=found, evaluations=heatmap.evaluations + SQUARES + 1, seconds=seconds)
+    return replace(heatmap, infidelity=value, evaluations=heatmap.evaluations + SQUARES + 1, seconds=seconds)

@@ -22,10 +22,10 @@ def gradcam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS)
     """Return Grad-CAM: the channels of a layer, weighted by their mean gradient.
 
     It explains the log-odds of pneumonia at `options.layer`, named as in the network or in its encoder (`layer3`). By
-    default that is the encoder's output: the last map with places, for every network that has one. A transformer that
-    answers from its class token alone is explained at the entry of its last block: after that the places no longer
-    reach the answer, and their gradient is nothing. Where the answer is the mean over the image and its mirror image,
-    so is the map. What speaks against pneumonia stays in `signed`.
+    default that is the encoder's output: the last spatial map, for every network that has one. A transformer that
+    answers from its class token alone is explained at the entry of its last block: after that no other token reaches
+    the answer, and their gradient is zero. Where the answer is the mean over the image and its mirror image,
+    so is the map. Evidence against pneumonia stays in `signed`.
 
     Args:
         classifier: the layer must give a map [B, C, h, w] or [B, h, w, C], or h*h tokens.
@@ -33,7 +33,7 @@ def gradcam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS)
         options: the layer.
 
     Raises:
-        ConfigError: the network has no such layer, or the layer keeps no map of places.
+        ConfigError: the network has no such layer, or the layer has no spatial map.
 
     Source: Selvaraju et al. 2017 (arXiv:1610.02391); the case without a gradient is Zhou et al. 2016
     (arXiv:1512.04150), as appendix A of the former shows.
@@ -56,14 +56,14 @@ def gradcam(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS)
 
 
 def _linear_maps(classifier: Classifier, canvas: Pixels) -> FloatArray | None:
-    """Return the signed map of each view, float32 [V, h, w], upright; None where it takes a gradient to know."""
+    """Return the signed map of each view, float32 [V, h, w], upright; None where a gradient is needed."""
     bundle = classifier.bundle
-    places = classifier.runtime.places(to_input(canvas[None], bundle.preparation))
-    head = None if places is None else bundle.head()
-    if places is None or head is None:
+    last_maps = classifier.runtime.maps(to_input(canvas[None], bundle.preparation))
+    head = None if last_maps is None else bundle.head()
+    if last_maps is None or head is None:
         return None
     weights, bias = head
-    views = places[:, 0]
+    views = last_maps[:, 0]
     maps = []
     for view in views:
         logits = weights @ view.mean(axis=(1, 2)) + bias

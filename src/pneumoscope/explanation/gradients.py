@@ -10,7 +10,7 @@ from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
-from pneumoscope.explanation.perturbation import FILLS, seen
+from pneumoscope.explanation.perturbation import FILLS, network_input
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.network import answer, pneumonia_score
 from pneumoscope.networks.transforms import normalise
@@ -34,16 +34,16 @@ def integrated_gradients(classifier: Classifier, canvas: Pixels, options: Option
     started = time.perf_counter()
     network, preparation = classifier.bundle.network, classifier.bundle.preparation
     steps = options.samples or _STEPS
-    image = seen(classifier, canvas)
-    both = torch.from_numpy(np.stack([image, FILLS[options.fill](image)]))[:, None].to(classifier.device)
-    ready = normalise(both, preparation)
+    image = network_input(classifier, canvas)
+    pair = torch.from_numpy(np.stack([image, FILLS[options.fill](image)]))[:, None].to(classifier.device)
+    ready = normalise(pair, preparation)
 
     def score(images: Tensor) -> Tensor:
         return pneumonia_score(answer(network, images, mirror=preparation.mirror))
 
     with torch.enable_grad():
-        given = IntegratedGradients(score, multiply_by_inputs=True).attribute(
+        attributions = IntegratedGradients(score, multiply_by_inputs=True).attribute(
             ready[:1], baselines=ready[1:], n_steps=steps, internal_batch_size=_AT_ONCE
         )
-    signed = given.detach()[0].sum(dim=0).float().cpu().numpy()
+    signed = attributions.detach()[0].sum(dim=0).float().cpu().numpy()
     return finish(signed, started, method="integrated-gradients", layer=INPUT, samples=steps, evaluations=steps)

@@ -16,18 +16,17 @@ from pneumoscope.predict import Classifier
 from pneumoscope.records import FloatArray, Heatmap
 
 TARGET = "log-odds of pneumonia, not calibrated"
-INPUT, ENCODER = "input", "encoder"  # layers: the image, and the last map with places
+INPUT, ENCODER = "input", "encoder"  # layers: the image, and the last spatial map
 _BLANK = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller may choose; a method takes of it what concerns it.
+    """Options of the methods; each uses those that concern it.
 
-    `seed`: of what is drawn at random. `samples`: how many changed images the network answers about, or steps of
-    an integral; None takes the method's own number. `layer`: name of a module, for the CAM family; None takes the
-    last map with places. `segments`: a key of `SEGMENTS`. `fill`: a key of `FILLS`, what stands where a part of
-    the image is removed.
+    `seed`: of all random draws. `samples`: number of changed images, or steps of an integral; None takes the method's
+    own number. `layer`: name of a module, for the CAM family; None takes the
+    last spatial map. `segments`: a key of `SEGMENTS`. `fill`: a key of `FILLS`, the content of removed parts.
 
     Raises:
         ConfigError: a value is unknown or out of range.
@@ -42,9 +41,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.seed < 0 or (self.samples is not None and self.samples < 1):
             raise ConfigError("seed or samples is out of range", remedy="a seed is at least 0, samples at least 1")
-        for kind, name, known in (("segments are", self.segments, SEGMENTS), ("fill is", self.fill, FILLS)):
-            if name not in known:
-                raise ConfigError(f"no {kind} called {name!r}", remedy=f"use {', '.join(known)}")
+        for kind, name, choices in (("segments are", self.segments, SEGMENTS), ("fill is", self.fill, FILLS)):
+            if name not in choices:
+                raise ConfigError(f"no {kind} called {name!r}", remedy=f"use {', '.join(choices)}")
 
 
 DEFAULTS = Options()
@@ -62,7 +61,7 @@ def finish(signed: FloatArray, started: float, *, positive: FloatArray | None = 
     """Return the heat map of a signed map.
 
     Args:
-        signed: float32 [S, S], above zero what speaks for pneumonia.
+        signed: float32 [S, S], above zero is evidence for pneumonia.
         started: `time.perf_counter()` of the start.
         positive: float32 [S, S], at least 0, what is shown; None shows the positive part of `signed`.
         facts: further fields of `Heatmap`.

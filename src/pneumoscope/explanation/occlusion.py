@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
-from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, log_odds, seen
+from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, log_odds, network_input
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Heatmap
@@ -27,7 +27,7 @@ def occlusion(classifier: Classifier, canvas: Pixels, options: Options = DEFAULT
         options: samples, fill.
     """
     started = time.perf_counter()
-    image = seen(classifier, canvas)
+    image = network_input(classifier, canvas)
     fill = FILLS[options.fill](image)
     corners, side = windows(image.shape[0], options.samples or _WINDOWS)
     lost = np.empty(len(corners))
@@ -52,8 +52,8 @@ def windows(size: int, count: int) -> tuple[list[tuple[int, int]], int]:
     """Return the corners (top, left) of about `count` windows, and their side in pixels."""
     per_side = min(size, max(2, round(count**0.5)))
     side = min(size, -(-2 * size // (per_side + 1)))
-    places = [round(place * (size - side) / (per_side - 1)) for place in range(per_side)]
-    return [(top, left) for top in places for left in places], side
+    offsets = [round(step * (size - side) / (per_side - 1)) for step in range(per_side)]
+    return [(top, left) for top in offsets for left in offsets], side
 
 
 def spread(lost: Floats, corners: list[tuple[int, int]], side: int, size: int) -> Floats:

@@ -16,7 +16,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.ndimage import center_of_mass
 
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
-from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, Masks, answers, seen
+from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, Masks, answers, network_input
 from pneumoscope.explanation.segments import Labels, cut
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
@@ -50,7 +50,7 @@ def shap_partition(classifier: Classifier, canvas: Pixels, options: Options = DE
         options: samples, segments, fill.
     """
     started = time.perf_counter()
-    image = seen(classifier, canvas)
+    image = network_input(classifier, canvas)
     segments = cut(image, options.segments)
     fill, samples = FILLS[options.fill](image), options.samples or _SAMPLES
 
@@ -69,19 +69,19 @@ def tree(segments: Labels) -> NDArray[np.int64]:
 
     Node k < K is the segment k, node K + i the join of row i.
     """
-    places = center_of_mass(np.ones(segments.shape), segments, np.arange(int(segments.max()) + 1))
-    return np.asarray(linkage(np.asarray(places), "ward")[:, :2], np.int64)
+    centres = center_of_mass(np.ones(segments.shape), segments, np.arange(int(segments.max()) + 1))
+    return np.asarray(linkage(np.asarray(centres), "ward")[:, :2], np.int64)
 
 
 def owen(score: Callable[[Masks], Floats], joins: NDArray[np.int64], most: int) -> tuple[Floats, int]:
-    """Return the Owen values float64 [K] of a score of coalitions, and how many coalitions were asked about.
+    """Return the Owen values float64 [K] of a score of coalitions, and the number of coalitions evaluated.
 
     A group in a context is split in two, each half being added before and after the other, with half the weight.
 
     Args:
         score: float64 [n] from bool [n, K].
         joins: as `tree` gives them.
-        most: coalitions asked about; with K² or more the values of a balanced tree are exact.
+        most: coalitions evaluated; with K² or more the values of a balanced tree are exact.
     """
     count = len(joins) + 1
     members = list(np.eye(count, dtype=bool))
@@ -89,21 +89,21 @@ def owen(score: Callable[[Masks], Floats], joins: NDArray[np.int64], most: int) 
         members.append(members[left] | members[right])
     empty = np.zeros(count, bool)
     low, high = score(np.stack([empty, ~empty]))
-    values, asked = np.zeros(count), 2
+    values, evaluations = np.zeros(count), 2
     waiting = [_Group(2 * count - 2, empty, 1.0, float(low), float(high))]
     while waiting:
         waiting.sort(key=lambda group: -abs(group.high - group.low) * group.weight)
         now, waiting = waiting[: BATCH // 2], waiting[BATCH // 2 :]
-        divided = [group for group in now if group.node >= count][: (most - asked) // 2]
-        kept = {id(group) for group in divided}
+        divided = [group for group in now if group.node >= count][: (most - evaluations) // 2]
+        split = {id(group) for group in divided}
         for group in now:
-            if id(group) not in kept:
+            if id(group) not in split:
                 inside = members[group.node]
                 values[inside] += group.weight * (group.high - group.low) / inside.sum()
         if divided:
             waiting += _halves(score, joins, members, divided)
-            asked += 2 * len(divided)
-    return values, asked
+            evaluations += 2 * len(divided)
+    return values, evaluations
 
 
 def _halves(

@@ -1,7 +1,7 @@
-"""Images with parts removed, and what the network answers about them, in batches through the fast runtime.
+"""Images with parts removed, and the network's answers about them, in batches through the fast runtime.
 
-All that perturb the image go this way: the removed parts are decided first, as rows of a table, and the network
-answers in batches, by whatever computes predictions.
+All perturbation methods work this way: the removed parts are decided first, as rows of a table, and the runtime of
+predictions answers in batches.
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ def _chest(side: int) -> NDArray[np.float32]:
         return np.asarray(picture.convert("L").resize((side, side), Image.Resampling.BILINEAR), np.float32)
 
 
-# Each uint8 [S, S] from the same. What is removed should say nothing about pneumonia; an even or blurred patch looks
-# like an opacity to many networks, and the shipped one among them, so measure it: `faithfulness.kept`.
+# Each uint8 [S, S] from the same. A fill should carry no evidence of pneumonia. An even or blurred patch looks like an
+# opacity to many networks, the shipped one among them, so measure it: `faithfulness.kept`.
 FILLS: Mapping[str, Callable[[Pixels], Pixels]] = MappingProxyType(
     {"normal": typical, "shuffle": shuffled, "mean": mean_grey, "blur": blurred, "black": black}
 )
 
 
-def seen(classifier: Classifier, canvas: Pixels) -> Pixels:
-    """Return what the network sees of an image, uint8 [S, S], from uint8 [canvas, canvas]."""
+def network_input(classifier: Classifier, canvas: Pixels) -> Pixels:
+    """Return the network's input, uint8 [S, S], from an image uint8 [canvas, canvas]."""
     inputs = to_input(np.asarray(canvas)[None], classifier.bundle.preparation)
     return np.asarray(inputs[0], np.uint8)
 
 
 def log_odds(classifier: Classifier, images: Pixels) -> Floats:
-    """Return the log-odds of pneumonia, float64 [n], from what the network sees, uint8 [n, S, S]."""
+    """Return the log-odds of pneumonia, float64 [n], from network input, uint8 [n, S, S]."""
     parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     logits = [classifier.runtime.logits(np.ascontiguousarray(part)) for part in parts]
     return pneumonia_logit(np.concatenate(logits))
@@ -90,6 +90,6 @@ def remove(image: Pixels, fill: Pixels, segments: Labels, masks: Masks) -> Pixel
 
 
 def answers(classifier: Classifier, image: Pixels, fill: Pixels, segments: Labels, masks: Masks) -> Floats:
-    """Return the log-odds of pneumonia, float64 [n], with the segments absent that `masks`, bool [n, K], says."""
+    """Return the log-odds of pneumonia, float64 [n], with the segments removed where `masks`, bool [n, K], is false."""
     parts = [masks[start : start + BATCH] for start in range(0, len(masks), BATCH)]
     return np.concatenate([log_odds(classifier, remove(image, fill, segments, part)) for part in parts])

@@ -68,10 +68,10 @@ def randomisation(
     """
     deepest = len(stages(classifier.bundle.network))
     true = [ranked(method(classifier, canvas, options)) for canvas in canvases]
-    found = []
+    layers = []
     for depth in range(deepest + 1) if depths is None else depths:
         other = randomised(classifier, depth, seed)
         maps = [ranked(method(other, canvas, options)) for canvas in canvases]
         rho = float(np.mean([abs(rank_correlation(a, b)) for a, b in zip(true, maps, strict=True)]))
-        found.append(Layer(min(depth, deepest), rho))
-    return found
+        layers.append(Layer(min(depth, deepest), rho))
+    return layers

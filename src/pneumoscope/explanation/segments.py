@@ -1,6 +1,6 @@
-"""How an image is cut into parts: plain functions from an image to labels.
+"""Segmentations of an image: plain functions from an image to labels.
 
-A new way is one function `(uint8 [S, S]) -> int32 [S, S]` and one line in `SEGMENTS`.
+A new one is one function `(uint8 [S, S]) -> int32 [S, S]` and one line in `SEGMENTS`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.lungs import LungSegmenter, why_not_found, zones
+from pneumoscope.lungs import LungSegmenter, mask_fault, zones
 
 Labels = NDArray[np.int32]
-MOST = 50  # more parts need more answers than a reader waits for
+MOST = 50  # more parts take longer than a reader waits
 _SUPERPIXELS, _CELLS = 40, 6
 
 
 def grid(image: Pixels) -> Labels:
     """Return 36 squares, int32 [S, S], from uint8 [S, S]."""
     side = image.shape[0]
-    place = np.arange(side) * _CELLS // side
-    return np.asarray(place[:, None] * _CELLS + place, np.int32)
+    cell = np.arange(side) * _CELLS // side
+    return np.asarray(cell[:, None] * _CELLS + cell, np.int32)
 
 
 def slic(image: Pixels) -> Labels:
@@ -39,13 +39,13 @@ def slic(image: Pixels) -> Labels:
 
 
 def lung_zones(image: Pixels) -> Labels:
-    """Return the upper, middle and lower thirds of both lungs and what surrounds them, int32 [S, S], from uint8 [S, S].
+    """Return the upper, middle and lower thirds of both lungs and the surroundings, int32 [S, S], from uint8 [S, S].
 
     Raises:
         ConfigError: no plausible lungs are found.
     """
     mask = LungSegmenter.load().masks(image[None])[0]
-    if reason := why_not_found(mask):
+    if reason := mask_fault(mask):
         raise ConfigError(reason, remedy="use the segments slic or grid")
     return zones(mask).astype(np.int32)
 
@@ -54,15 +54,15 @@ SEGMENTS: Mapping[str, Callable[[Pixels], Labels]] = MappingProxyType({"slic": s
 
 
 def cut(image: Pixels, name: str) -> Labels:
-    """Return the parts of an image by a way of `SEGMENTS`, numbered 0..K-1 without gaps, int32 [S, S].
+    """Return the parts of an image by a segmentation of `SEGMENTS`, numbered 0..K-1 without gaps, int32 [S, S].
 
     Raises:
         ConfigError: there are fewer than 2 parts, or more than 50.
     """
-    found = SEGMENTS[name](image)
-    kinds, labels = np.unique(found, return_inverse=True)
+    parts = SEGMENTS[name](image)
+    kinds, labels = np.unique(parts, return_inverse=True)
     if not 2 <= kinds.size <= MOST:
         raise ConfigError(
             f"{name} cuts this image into {kinds.size} segments, not 2 to {MOST}", remedy="use the segments grid"
         )
-    return labels.reshape(found.shape).astype(np.int32)
+    return labels.reshape(parts.shape).astype(np.int32)

@@ -83,10 +83,12 @@ def embedder(bundle: Bundle) -> Embed:
     def embed(canvases: Pixels) -> FloatArray:
         images = prepare(torch.from_numpy(np.array(canvases)), preparation)
         with torch.inference_mode():
-            found = network.embed(images)
+            embedding = network.embed(images)
             if preparation.mirror:
-                found = (found + network.embed(images.flip(-1).contiguous(memory_format=torch.channels_last))) / 2
-        return _unit(found.float().numpy())
+                embedding = (
+                    embedding + network.embed(images.flip(-1).contiguous(memory_format=torch.channels_last))
+                ) / 2
+        return _unit(embedding.float().numpy())
 
     return embed
 
@@ -100,7 +102,7 @@ def _unit(rows: FloatArray) -> FloatArray:
 def open_gallery(
     classifier: Classifier, manifest: Manifest, cache: Path, *, progress: Progress | None = None
 ) -> Gallery:
-    """Embed the labelled images of a source, or read what was embedded before.
+    """Embed the labelled images of a source, or read stored embeddings.
 
     Args:
         classifier: its bundle must hold PyTorch weights.
@@ -158,11 +160,11 @@ def _read(cache: Path, key: str, count: int) -> tuple[dict[str, Any], tuple[str,
         return None
     try:
         with safe_open(cache, "numpy") as file:
-            told = file.metadata() or {}
-            if told.get("key") != key or set(file.keys()) != _TENSORS:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key or set(file.keys()) != _TENSORS:
                 return None
             arrays = {name: file.get_tensor(name) for name in _TENSORS}
-        sha256 = tuple(json.loads(told["sha256"]))
+        sha256 = tuple(json.loads(metadata["sha256"]))
     except SafetensorError as error:
         raise DataError("is not a file of embeddings", path=cache, remedy="delete it, or name another file") from error
     return (arrays, sha256) if {len(sha256), *map(len, arrays.values())} == {count} else None
@@ -174,19 +176,19 @@ def _read(cache: Path, key: str, count: int) -> tuple[dict[str, Any], tuple[str,
 def nearest(gallery: Gallery, path: str, canvas: Pixels, count: int = NEIGHBOURS) -> dict[str, Any]:
     """Return the `count` nearest images of other patients, one for each patient.
 
-    Left out are images of the same patient, as far as the source or the file name tells who that is, the image
-    itself, files with the same bytes, and near-duplicates.
+    Left out are images of the same patient, as far as source or file name identify the patient, the image itself, files
+    with the same bytes, and near-duplicates.
 
     Args:
         gallery: the labelled images.
-        path: of the image asked about.
+        path: of the query image.
         canvas: the same, uint8 [canvas, canvas].
         count: how many.
 
     Returns:
         `neighbours`: path, label, subtype and cosine distance (0..2) of each, the nearest first;
         `shares`: label -> its share of them; `left_out`: reason -> number of nearer images passed over;
-        `patient_known`: whether it is known who the patient is.
+        `patient_known`: whether source or file name identify the patient.
     """
     query = _query(gallery, path)
     distances = 1 - gallery.embeddings @ gallery.embed(canvas[None])[0]
@@ -208,7 +210,7 @@ def nearest(gallery: Gallery, path: str, canvas: Pixels, count: int = NEIGHBOURS
         chosen.append({**facts, "distance": round(max(0.0, float(distances[row])), 6)})
         if len(chosen) == count:
             break
-    labels = [str(one["label"]) for one in chosen]
+    labels = [str(neighbour["label"]) for neighbour in chosen]
     return {
         "neighbours": chosen,
         "shares": {name: labels.count(name) / len(labels) for name in sorted(set(labels))},
@@ -219,9 +221,9 @@ def nearest(gallery: Gallery, path: str, canvas: Pixels, count: int = NEIGHBOURS
 
 @dataclass(frozen=True)
 class _Query:
-    """Who and what the image asked about is."""
+    """The query image: its path, content and patients."""
 
-    place: Path
+    path: Path
     sha256: str
     hash: NDArray[np.uint64]
     thumb: NDArray[np.uint8]
@@ -229,18 +231,18 @@ class _Query:
 
 
 def _query(gallery: Gallery, path: str) -> _Query:
-    place = Path(path).resolve()
-    same = {sample.patient_id for sample in gallery.manifest.samples if Path(sample.path).resolve() == place}
+    resolved = Path(path).resolve()
+    same = {sample.patient_id for sample in gallery.manifest.samples if Path(sample.path).resolve() == resolved}
     named = patient_from_name(path)
     alone = replace(gallery.manifest, samples=(Sample(path, ""),), kind="folder")
     measured = scan(alone)
-    known = frozenset(same | ({named} if named else set()))
-    return _Query(place, str(measured.table["sha256"].iloc[0]), measured.hashes[0], measured.thumbs[0], known)
+    patients = frozenset(same | ({named} if named else set()))
+    return _Query(resolved, str(measured.table["sha256"].iloc[0]), measured.hashes[0], measured.thumbs[0], patients)
 
 
 def _unfit(gallery: Gallery, row: int, query: _Query) -> str:
     sample = gallery.manifest.samples[row]
-    if Path(sample.path).resolve() == query.place or (query.sha256 and gallery.sha256[row] == query.sha256):
+    if Path(sample.path).resolve() == query.path or (query.sha256 and gallery.sha256[row] == query.sha256):
         return "the same image"
     if {sample.patient_id, patient_from_name(sample.path)} & query.patients:
         return "the same patient"

@@ -71,13 +71,15 @@ def with_stability(
         rng = np.random.default_rng(options.seed)
         again = [method(classifier, _noisy(canvas, rng), options) for _ in range(seeds - 1)]
         # Segments may be cut otherwise in a noisy image, so maps are compared.
-        rho = agreement([pooled(one.values if one.signed is None else one.signed) for one in (first, *again)])
+        rho = agreement(
+            [pooled(heatmap.values if heatmap.signed is None else heatmap.signed) for heatmap in (first, *again)]
+        )
         return _judged(first, rho, [first, *again], f"with noise of {_NOISE:g} grey levels")
     spent: list[Heatmap] = []
     while True:
         runs = [first, *(method(classifier, canvas, replace(options, seed=options.seed + k)) for k in range(1, seeds))]
         spent += runs
-        rho = agreement([ranked(one) for one in runs])
+        rho = agreement([ranked(heatmap) for heatmap in runs])
         more = 2 * (first.samples or MOST_SAMPLES)
         if rho >= LEAST_RHO or more > MOST_SAMPLES:
             return _judged(first, rho, spent, f"over {seeds} seeds, {first.samples} samples each")
@@ -87,7 +89,7 @@ def with_stability(
 
 def _judged(heatmap: Heatmap, rho: float, spent: Sequence[Heatmap], how: str) -> Heatmap:
     stable = rho >= LEAST_RHO
-    if heatmap.verdict == "blank":  # with more samples the surrogate may have lost its hold
+    if heatmap.verdict == "blank":  # with more samples the surrogate may explain nothing
         verdict, reason = heatmap.verdict, heatmap.reason
     else:
         verdict = "stable" if stable else "unstable"
@@ -97,8 +99,8 @@ def _judged(heatmap: Heatmap, rho: float, spent: Sequence[Heatmap], how: str) ->
         verdict=verdict,
         reason=reason,
         stability=rho,
-        evaluations=sum(one.evaluations for one in spent),
-        seconds=sum(one.seconds for one in spent),
+        evaluations=sum(run.evaluations for run in spent),
+        seconds=sum(run.seconds for run in spent),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
-from pneumoscope.explanation.perturbation import FILLS, Floats, Masks, answers, seen
+from pneumoscope.explanation.perturbation import FILLS, Floats, Masks, answers, network_input
 from pneumoscope.explanation.segments import Labels, cut
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
@@ -50,7 +50,7 @@ def lime(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS) ->
         ConfigError: there are too few samples for the segments.
     """
     started = time.perf_counter()
-    image = seen(classifier, canvas)
+    image = network_input(classifier, canvas)
     segments = cut(image, options.segments)
     samples = options.samples or SAMPLES
     masks = lime_masks(_count(segments, samples), samples, np.random.default_rng(options.seed))
@@ -67,7 +67,7 @@ def shap(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS) ->
     Source: Lundberg and Lee 2017 (arXiv:1705.07874); pairs: Covert and Lee 2021 (arXiv:2012.01536).
     """
     started = time.perf_counter()
-    image = seen(classifier, canvas)
+    image = network_input(classifier, canvas)
     segments = cut(image, options.segments)
     samples = options.samples or SAMPLES
     masks, weights = shap_masks(_count(segments, samples), samples, np.random.default_rng(options.seed))
@@ -76,7 +76,7 @@ def shap(classifier: Classifier, canvas: Pixels, options: Options = DEFAULTS) ->
 
 
 def _count(segments: Labels, samples: int) -> int:
-    """Return the number of segments; raises `ConfigError` where the samples cannot tell them apart."""
+    """Return the number of segments; raises `ConfigError` where the samples are too few for them."""
     count = int(segments.max()) + 1
     if samples < count + 2 and samples < 2**count:
         raise ConfigError(
@@ -97,8 +97,8 @@ def _drawn(
     )  # fmt: skip
     if not hidden:
         return drawn
-    why = f"a linear model of the segments explains {fitted.r2:.2f} of the answers' variance, less than {LEAST_R2}"
-    return replace(drawn, reason=why)
+    reason = f"a linear model of the segments explains {fitted.r2:.2f} of the answers' variance, less than {LEAST_R2}"
+    return replace(drawn, reason=reason)
 
 
 def lime_masks(count: int, samples: int, rng: np.random.Generator) -> Masks:
@@ -135,8 +135,8 @@ def shap_masks(count: int, samples: int, rng: np.random.Generator) -> tuple[Mask
         # Drawing this size would repeat its coalitions: take each once.
         if subsets > left * weight / kernel[taken:].sum() + 1e-9:
             break
-        one = np.array([np.isin(np.arange(count), chosen) for chosen in combinations(range(count), size)])
-        rows.append(one if both == 1 else np.concatenate([one, ~one]))
+        coalitions = np.array([np.isin(np.arange(count), chosen) for chosen in combinations(range(count), size)])
+        rows.append(coalitions if both == 1 else np.concatenate([coalitions, ~coalitions]))
         weights.append(np.full(subsets, weight / subsets))
         left, taken = left - subsets, taken + 1
     if taken < sizes.size and left > 1:

@@ -17,7 +17,7 @@ from pneumoscope.explanation.perturbation import FILLS, answers
 from pneumoscope.explanation.segments import Labels
 from pneumoscope.explanation.surrogate import LEAST_R2, Surrogate, fit_lime, fit_shap, shap_masks
 from pneumoscope.images.preparation import Pixels, to_input
-from pneumoscope.lungs import ZONES, LungSegmenter, why_not_found, zones
+from pneumoscope.lungs import ZONES, LungSegmenter, mask_fault, zones
 from pneumoscope.predict import Classifier
 
 
@@ -45,24 +45,24 @@ def open_segmenter() -> LungSegmenter | str:
 
 
 def find_lungs(classifier: Classifier, canvas: Pixels, segmenter: LungSegmenter | str) -> Lungs:
-    """Find the lungs of uint8 [canvas, canvas]; that there are none is an outcome, with its reason."""
+    """Segment the lungs of uint8 [canvas, canvas]; without two lungs the outcome is the reason."""
     if isinstance(segmenter, str):
         return Lungs(None, segmenter)
-    # An even histogram is for the network; the segmenter learned from greys as they are.
+    # Equalisation is for the network; the segmenter was trained on greys as they are.
     as_stored = to_input(np.asarray(canvas)[None], replace(classifier.bundle.preparation, tone="as-is"))
     mask = segmenter.masks(np.asarray(as_stored, np.uint8))[0]
-    if reason := why_not_found(mask):
+    if reason := mask_fault(mask):
         return Lungs(None, reason, segmenter.label)
     return Lungs(zones(mask), None, segmenter.label)
 
 
 def worths(classifier: Classifier, image: Pixels, lungs: Lungs, fill: str) -> dict[str, Any]:
-    """Return what each zone adds to the log-odds of pneumonia, by LIME and by SHAP over all coalitions.
+    """Return the contribution of each zone to the log-odds of pneumonia, by LIME and by SHAP over all coalitions.
 
     Args:
         classifier: any network.
-        image: uint8 [S, S], what it sees.
-        lungs: found on that image.
+        image: uint8 [S, S], its input.
+        lungs: of that image.
         fill: a key of `FILLS`.
 
     Returns:
@@ -74,16 +74,16 @@ def worths(classifier: Classifier, image: Pixels, lungs: Lungs, fill: str) -> di
     names, labels = lungs.parts()
     masks, weights = shap_masks(len(names), 2 ** len(names), np.random.default_rng(0))
     scores = answers(classifier, image, FILLS[fill](image), labels, masks)
-    found = {"lime": fit_lime(masks, scores), "shap": fit_shap(masks, scores, weights)}
+    surrogates = {"lime": fit_lime(masks, scores), "shap": fit_shap(masks, scores, weights)}
     return {
         "fill": fill,
         "evaluations": len(masks),
-        **{name: _told(names, fitted) for name, fitted in found.items()},
+        **{name: _facts(names, fitted) for name, fitted in surrogates.items()},
         "seconds": round(time.perf_counter() - started, 4),
     }
 
 
-def _told(names: list[str], fitted: Surrogate) -> dict[str, Any]:
+def _facts(names: list[str], fitted: Surrogate) -> dict[str, Any]:
     hidden = None
     if fitted.r2 < LEAST_R2:
         hidden = f"a linear model of the zones explains {fitted.r2:.2f} of the variance, less than {LEAST_R2}"

@@ -17,7 +17,7 @@ from pneumoscope.errors import ConfigError
 from pneumoscope.gate.scores import CHECKS, Gate, greys
 from pneumoscope.images import PLAIN, Radiograph
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.lungs import LungSegmenter, why_not_found
+from pneumoscope.lungs import LungSegmenter, mask_fault
 from pneumoscope.records import FloatArray
 
 REASONS: Mapping[str, str] = {
@@ -115,7 +115,7 @@ def by_pixels(
     if turn is not None:
         return Refusal("inverted") if turn == "inverted" else Refusal("rotated", turn)
     mask = lungs(canvas)
-    why = None if mask is None else why_not_found(mask)
+    why = None if mask is None else mask_fault(mask)
     one = why is not None and "one region" in why
     if over["unlike"] and (scores[CHECKS.index("unlike")] > _FAR or (why is not None and not one)):
         return Refusal("not a chest")

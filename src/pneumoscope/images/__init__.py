@@ -53,8 +53,8 @@ def read_image(path: str | Path, *, at_least: int | None = None) -> Radiograph:
     Raises:
         ImageError: the file is missing, damaged, too large, too small, has several frames, or no pixels.
     """
-    if found := in_archive(str(path)):
-        return read_archive_row(*found)
+    if (row := in_archive(str(path))) is not None:
+        return read_archive_row(*row)
     file = Path(path)
     with image_errors(file, "cannot be read", "check the path and who owns the file"):
         if not file.is_file():

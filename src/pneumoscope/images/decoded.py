@@ -1,4 +1,4 @@
-"""What every reader of pixels shares: the decoded image, the limits of size, and errors that name file and remedy."""
+"""Shared by all readers of pixels: the decoded image, the limits of size, and errors that name file and remedy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DAMAGE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-# What the system says where it is not the file that is at fault.
+# Errors of the system, not of the file.
 _REFUSED = {
     getattr(errno, name)
     for name in ("EACCES", "EAGAIN", "EBUSY", "EIO", "EMFILE", "ENFILE", "ENODEV", "ENOENT", "ENOMEM", "ENOTCONN",
@@ -50,8 +50,8 @@ class Radiograph:
 
     `pixels`: float32 [H, W] in 0..1, 0 black, 1 white, air dark (photometric interpretation resolved).
     `width`, `height`: size of the stored image in pixels; `pixels` may be smaller where a reduced
-    decoding was asked for. `notes`: what had to be put right on the way. From a DICOM header, None where it is not
-    said: `modality` (0008,0060), `body_part` (0018,0015), `view` (0018,5101), `age_years` (0010,1010).
+    decoding was asked for. `notes`: corrections made while reading. From a DICOM header, None where it is absent:
+    `modality` (0008,0060), `body_part` (0018,0015), `view` (0018,5101), `age_years` (0010,1010).
     """
 
     pixels: FloatArray
@@ -70,7 +70,7 @@ class Radiograph:
 def image_errors(path: str | Path, what: str, remedy: str) -> Iterator[None]:
     """Turn what decoders raise on a damaged file into an `ImageError` that names the file and the remedy.
 
-    What the system refuses is an `ImageUnavailableError`.
+    An error of the system is an `ImageUnavailableError`.
     """
     try:
         yield

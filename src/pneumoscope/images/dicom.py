@@ -28,7 +28,7 @@ _PERCENTILES = (0.5, 99.5)  # of the grey values: black and white where a header
 
 @contextmanager
 def dicom_errors(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """Do as `image_errors`, also for what pydicom raises; elements are decoded, and fail, when first asked for."""
+    """Do as `image_errors`, also for what pydicom raises; elements are decoded, and fail, at first access."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     with image_errors(path, what, remedy):
@@ -55,7 +55,7 @@ def is_dicom(path: Path) -> bool:
 def read_header(path: Path) -> Any:
     """Read a DICOM file without its pixels; raises `ImageError` where it is not DICOM.
 
-    Its elements are decoded when they are asked for: do that within `dicom_errors`.
+    Its elements are decoded at first access: do that within `dicom_errors`.
     """
     return _dataset(path, stop_before_pixels=True)
 
@@ -108,7 +108,7 @@ def read_dicom(path: Path) -> Radiograph:
 
 
 def render(dataset: Any) -> Radiograph:
-    """Decode and bring to 0..1 with air dark; to be asked within `dicom_errors`."""
+    """Decode and bring to 0..1 with air dark; to be called within `dicom_errors`."""
     from pydicom.pixels.processing import apply_color_lut
 
     stored = stored_pixels(dataset)
@@ -150,7 +150,7 @@ def age_in_years(text: str | None) -> float | None:
 
 
 def stored_pixels(dataset: Any) -> NDArray[Any]:
-    """Return a DICOM object's pixels as they are stored, [H, W] or [H, W, 3]; to be asked within `dicom_errors`."""
+    """Return a DICOM object's pixels as they are stored, [H, W] or [H, W, 3]; to be called within `dicom_errors`."""
     from pydicom.pixels.utils import pixel_array
 
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -211,7 +211,7 @@ def display_window(dataset: Any, values: NDArray[Any] | None = None) -> tuple[fl
 def voi_table(dataset: Any) -> tuple[int, int, NDArray[np.uint16]] | None:
     """Return the first VOI LUT of a header: the value of its first entry, bits per entry, and entries; None without.
 
-    To be asked within `dicom_errors`. Source: DICOM PS3.3, C.11.2.1.1.
+    To be called within `dicom_errors`. Source: DICOM PS3.3, C.11.2.1.1.
     """
     if not dataset.get("VOILUTSequence"):
         return None

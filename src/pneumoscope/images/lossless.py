@@ -1,8 +1,8 @@
-"""Whether decoded JPEG lossless pixels are what their stream holds, which the decoders themselves hardly tell.
+"""Whether decoded JPEG lossless pixels are those of their stream, which the decoders hardly check.
 
-A decoder that lost its place in a damaged stream goes on to the last pixel and returns noise. But the pixels that it
-returns, encoded again, take as many bits as it read: more or fewer than the stream has. Only the count is needed, so
-nothing is encoded. Damage that changes values and no lengths cannot be told. Source: ITU-T T.81, annexes B, C and H.
+A decoder that loses its position in a damaged stream goes on to the last pixel and returns noise. Those pixels, encoded
+again, take more or fewer bits than the stream has. Only the count is needed, so nothing is encoded. Damage that changes
+values and no lengths stays undetected. Source: ITU-T T.81, annexes B, C and H.
 """
 
 from __future__ import annotations
@@ -49,44 +49,44 @@ class _Stream:
 
 
 def checked(dataset: Any, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return what was decoded of a DICOM object; raises `ValueError` or `LookupError` where `fault` finds one."""
+    """Return the decoded pixels of a DICOM object; raises `ValueError` or `LookupError` where they have a `fault`."""
     from pydicom.encaps import get_frame
     from pydicom.uid import JPEGLossless, JPEGLosslessSV1
 
     if dataset.file_meta.TransferSyntaxUID not in (JPEGLossless, JPEGLosslessSV1):
         return pixels
-    if (why := fault(get_frame(dataset.PixelData, 0, number_of_frames=1), pixels)) is not None:
-        raise ValueError(why)
+    if (reason := fault(get_frame(dataset.PixelData, 0, number_of_frames=1), pixels)) is not None:
+        raise ValueError(reason)
     return pixels
 
 
 def fault(stream: bytes, pixels: NDArray[Any]) -> str | None:
-    """Say why decoded pixels cannot be those of a stream; None where they can.
+    """Return why decoded pixels cannot be those of a stream; None where they can.
 
     Args:
         stream: one JPEG image, process 14.
-        pixels: what was decoded, [H, W]; of colour images nothing is said.
+        pixels: decoded, [H, W]; colour images are not judged.
 
     Raises:
         LookupError, ValueError: the markers of the stream are damaged.
     """
-    found = _parse(stream)
-    if found.components != 1 or pixels.ndim != 2:
+    jpeg = _parse(stream)
+    if jpeg.components != 1 or pixels.ndim != 2:
         return None
-    values = (pixels.astype(np.int32) & ((1 << found.precision) - 1)) >> found.shift
-    rows = found.interval // values.shape[1] or values.shape[0]
+    values = (pixels.astype(np.int32) & ((1 << jpeg.precision) - 1)) >> jpeg.shift
+    rows = jpeg.interval // values.shape[1] or values.shape[0]
     blocks = [values[top : top + rows] for top in range(0, values.shape[0], rows)]
-    if len(blocks) != len(found.parts):
-        return f"the stream has {len(found.parts)} parts between its restart markers, not {len(blocks)}"
-    first = 1 << (found.precision - found.shift - 1)
-    for block, held in zip(blocks, found.parts, strict=True):
-        counts = np.bincount(_categories(block, found.predictor, first).ravel(), minlength=_CATEGORIES)
-        if (counts[found.lengths == 0] > 0).any():
+    if len(blocks) != len(jpeg.parts):
+        return f"the stream has {len(jpeg.parts)} parts between its restart markers, not {len(blocks)}"
+    first = 1 << (jpeg.precision - jpeg.shift - 1)
+    for block, size in zip(blocks, jpeg.parts, strict=True):
+        counts = np.bincount(_categories(block, jpeg.predictor, first).ravel(), minlength=_CATEGORIES)
+        if (counts[jpeg.lengths == 0] > 0).any():
             return "the stream has no code for a difference between decoded pixels"
-        extra = np.arange(_CATEGORIES) % 16  # category 16 has one value, and no bits that say which
-        needed = int(counts @ (found.lengths + extra))
-        if not 0 <= 8 * held - needed <= 8:  # filled up to a whole byte
-            return f"the stream has {8 * held} bits of pixels, but {needed} were decoded"
+        extra = np.arange(_CATEGORIES) % 16  # category 16 has one value, so no further bits
+        needed = int(counts @ (jpeg.lengths + extra))
+        if not 0 <= 8 * size - needed <= 8:  # filled up to a whole byte
+            return f"the stream has {8 * size} bits of pixels, but {needed} were decoded"
     return None
 
 

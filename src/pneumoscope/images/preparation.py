@@ -1,4 +1,4 @@
-"""From a decoded radiograph to the pixels that every network sees; needs no PyTorch."""
+"""From a decoded radiograph to the input of every network; needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What the bundle carries so that use repeats training exactly.
+    """How images become input; part of the bundle, so that use repeats training exactly.
 
     `canvas`: side in pixels of the square that is cached; `size`: side of the network's input;
     `aspect`: `squash`, or `pad` with black to a square; `mean`, `std`: per RGB channel, for input in 0..1;
-    `tone`: `as-is`, or `equalise` the histogram of what the network sees, so that no exposure is left to see;
-    `mirror`: the network answers about the image and its mirror image, and the mean of its logits counts;
-    `crop`: `none`, or `lungs`: what lies far from them is cut away first.
+    `tone`: `as-is`, or `equalise` the input's histogram, which removes the exposure; `mirror`: logits are the mean
+    over the image and its mirror image; `crop`: `none`, or `lungs`: cropped to the lungs and a margin first.
     """
 
     size: int
@@ -61,7 +60,7 @@ def to_canvas(pixels: FloatArray, canvas: int, aspect: str) -> Pixels:
 
 
 def to_input(canvases: Pixels, preparation: Preparation) -> Pixels:
-    """Return uint8 [B, size, size] from uint8 [B, canvas, canvas]: what normalisation and the network follow on."""
+    """Return uint8 [B, size, size] from uint8 [B, canvas, canvas], the input of normalisation and network."""
     size = preparation.size
     if canvases.shape[-1] != size:
         resized = [Image.fromarray(canvas).resize((size, size), Image.Resampling.BILINEAR) for canvas in canvases]
@@ -70,7 +69,7 @@ def to_input(canvases: Pixels, preparation: Preparation) -> Pixels:
 
 
 def image_box(shape: tuple[int, ...], preparation: Preparation) -> list[int]:
-    """Return top, bottom, left, right (half-open) of what is image, not padding, in what the network sees."""
+    """Return top, bottom, left, right (half-open) of the image, without padding, within the network's input."""
     size = preparation.size
     if preparation.aspect != "pad":
         return [0, size, 0, size]

@@ -17,7 +17,7 @@ from pneumoscope.records import FloatArray
 RASTER_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"})
 
 _RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
-# Formats that pictures come in; Pillow knows others, some of which start programs (EPS).
+# Formats of images; Pillow reads others, some of which start programs (EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _WHITE_IS_ZERO = 0  # TIFF 6.0, tag 262
 

@@ -1,4 +1,4 @@
-"""What the journal keeps of an answer and of a label, and the forms in which it keeps them."""
+"""The journal's entries and labels, and the forms in which it stores them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OLDEST = 90.0  # years; higher ages identify (45 CFR 164.514(b)(2)(i)(C))
 class Entry:
     """One answer.
 
-    `key`: of this answer, the same when it is told again. `at`: aware time. `study`, `patient`, `device`, `site`:
+    `key`: of this answer, the same when it is repeated. `at`: aware time. `study`, `patient`, `device`, `site`:
     pseudonyms, or None. `covariates`: DICOM facts without identity. `embedding`: a few numbers that place the image
     among others of the same bundle, kept to half precision; None where the bundle gives none. The rest as in
     `records.Prediction`.
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What was found out later about a study: `label` NORMAL or PNEUMONIA; `source`: who says so, such as `page`."""
+    """The later truth about a study: `label` NORMAL or PNEUMONIA; `source`: who gave it, such as `page`."""
 
     key: str
     at: datetime
@@ -63,12 +63,12 @@ class Label:
     note: str | None = None
 
 
-def entry_of(prediction: Prediction, card: Mapping[str, Any], key: str, at: datetime, **known: Any) -> Entry:
-    """Return the entry of a prediction; `known`: pseudonyms and covariates, as `Entry` has them.
+def entry_of(prediction: Prediction, card: Mapping[str, Any], key: str, at: datetime, **facts: Any) -> Entry:
+    """Return the entry of a prediction; `facts`: pseudonyms and covariates, as `Entry` has them.
 
     `card`: of the bundle that answered. Age over 90 years becomes 90, and the path is left out.
     """
-    covariates = dict(known.pop("covariates", {}))
+    covariates = dict(facts.pop("covariates", {}))
     if (covariates.get("age_years") or 0) > _OLDEST:
         covariates["age_years"] = _OLDEST
     return Entry(
@@ -87,35 +87,35 @@ def entry_of(prediction: Prediction, card: Mapping[str, Any], key: str, at: date
         quality=prediction.quality,
         covariates=covariates,
         embedding=prediction.embedding,
-        **known,
+        **facts,
     )
 
 
 def pack_embedding(values: Sequence[float] | None) -> dict[str, Any] | None:
-    """Return numbers as the journal keeps them: base64 of float16, little-endian, under the version of this form."""
+    """Return numbers as the journal stores them: base64 of float16, little-endian, with the version of this form."""
     if values is None:
         return None
     packed = base64.b64encode(struct.pack(f"<{len(values)}e", *values)).decode("ascii")
     return {"version": EMBEDDING, "float16": packed}
 
 
-def unpack_embedding(kept: Any) -> tuple[float, ...] | None:
-    """Return the numbers of what a journal or its export keeps; raises `DataError` where it is of another version."""
-    if kept is None:
+def unpack_embedding(packed: Any) -> tuple[float, ...] | None:
+    """Return the numbers of a stored embedding; raises `DataError` where it is of another version."""
+    if packed is None:
         return None
-    if isinstance(kept, list):  # journals of format 1
-        return tuple(map(float, kept))
+    if isinstance(packed, list):  # journals of format 1
+        return tuple(map(float, packed))
     try:
-        if kept["version"] != EMBEDDING:
-            raise DataError(f"an embedding of version {kept['version']} is not known here", remedy="update Pneumoscope")
-        data = base64.b64decode(kept["float16"], validate=True)
+        if packed["version"] != EMBEDDING:
+            raise DataError(f"an embedding of version {packed['version']} cannot be read", remedy="update Pneumoscope")
+        data = base64.b64decode(packed["float16"], validate=True)
         return struct.unpack(f"<{len(data) // 2}e", data)
     except (KeyError, TypeError, ValueError, struct.error) as error:
         raise DataError(f"an embedding cannot be read ({error})", remedy="look at who wrote this journal") from error
 
 
 def answer_key(bundle_sha256: str, content_sha256: str, operating_point: str) -> str:
-    """Return the key of an answer: what answered, about which content."""
+    """Return the key of an answer: of its bundle, operating point and content."""
     return sha256_bytes(f"{bundle_sha256} {content_sha256} {operating_point}".encode())[:32]
 
 

@@ -1,11 +1,11 @@
-"""The journal: every answer, once, without identity, in a file that is only ever appended to.
+"""The journal: every answer, once, without identity, in an append-only file.
 
-One SQLite file. Triggers refuse changes and deletions; an entry is on the disk when it is written; an entry whose
-key is there already is the same answer told twice, after a crash, and is not written again. Several processes may
-append at once. Who a patient was can be told only with the key of the pseudonyms, which lies elsewhere.
+One SQLite file. Triggers refuse changes and deletions. A written entry is on the disk. An entry whose key exists is the
+same answer repeated after a crash, and is ignored. Several processes may append at once. Patients can be identified
+only with the key of the pseudonyms, which is another file.
 
-Two things take lines out, and the journal says how many: old months move into journals of their own (`archive`), and
-a patient has a right to be erased (`erase`).
+Two operations remove lines and record how many: old months move into journals of their own (`archive`), and a patient
+has a right to be erased (`erase`).
 
 Monitoring reads nothing but this file.
 """
@@ -54,7 +54,7 @@ class Journal:
     """An open journal."""
 
     def __init__(self, path: Path) -> None:
-        """Open a journal, or begin one.
+        """Open or create a journal.
 
         Raises:
             DataError: the file is something else, or of a newer version.
@@ -64,21 +64,21 @@ class Journal:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as connection:
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found > SCHEMA:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA:
                 raise DataError(
-                    f"was written in format {found}, this version knows {SCHEMA}",
+                    f"was written in format {version}, this version knows {SCHEMA}",
                     path=path,
                     remedy="update Pneumoscope",
                 )
             connection.executescript(f"BEGIN IMMEDIATE;{_TABLES}{_GUARDS}PRAGMA user_version = {SCHEMA};COMMIT;")
 
     def append(self, entry: Entry) -> bool:
-        """Write an answer, on the disk when this returns; False where its key is there already."""
+        """Write an answer, on the disk when this returns; False where its key exists."""
         return self._insert("predictions", asdict(entry))
 
     def append_label(self, label: Label) -> bool:
-        """Write what was found out about a study; False where its key is there already, `DataError` for no label."""
+        """Write the label of a study; False where its key exists. Raises `DataError` for another word."""
         if label.label not in LABELS:
             raise DataError(f"{label.label!r} is no label", path=self.path, remedy=f"use {' or '.join(LABELS)}")
         return self._insert("labels", asdict(label))
@@ -86,11 +86,11 @@ class Journal:
     def entries(self, since: datetime | None = None, until: datetime | None = None) -> Iterator[Entry]:
         """Yield answers, by time: all, or from `since` on and before `until`."""
         with self._open() as connection:
-            for row in connection.execute(*_between("predictions", since, until)):
-                told = {**dict(row), **{name: json.loads(row[name]) for name in _JSON}}
-                told |= {name: bool(told[name]) for name in ("calibrated", "abstained")}
-                place = unpack_embedding(told["embedding"])
-                yield Entry(**{**told, "at": datetime.fromisoformat(told["at"]), "embedding": place})
+            for record in connection.execute(*_between("predictions", since, until)):
+                row = {**dict(record), **{name: json.loads(record[name]) for name in _JSON}}
+                row |= {name: bool(row[name]) for name in ("calibrated", "abstained")}
+                embedding = unpack_embedding(row["embedding"])
+                yield Entry(**{**row, "at": datetime.fromisoformat(row["at"]), "embedding": embedding})
 
     def labels(self, since: datetime | None = None, until: datetime | None = None) -> Iterator[Label]:
         """Yield labels, by time: all, or from `since` on and before `until`."""
@@ -99,7 +99,7 @@ class Journal:
                 yield Label(**{**dict(row), "at": datetime.fromisoformat(row["at"])})
 
     def erasures(self) -> list[tuple[datetime, str, int, int]]:
-        """Return what was taken out: when, why, how many answers and labels."""
+        """Return the removals: when, the reason, how many answers and labels."""
         with self._open() as connection:
             rows = connection.execute("SELECT at, reason, predictions, labels FROM erasures ORDER BY at")
             return [(datetime.fromisoformat(at), *rest) for at, *rest in rows]
@@ -107,26 +107,26 @@ class Journal:
     def erase(self, patients: Sequence[str], studies: Sequence[str] = ()) -> tuple[int, int]:
         """Erase the answers about patients and studies, given by their pseudonyms, and the labels of these studies.
 
-        Returns how many answers and labels those were; archives are journals of their own.
+        Returns the numbers of answers and labels erased; archives are journals of their own.
         """
         with self._open() as connection:
             connection.execute("CREATE TEMP TABLE gone AS SELECT value FROM json_each(?)", [json.dumps(list(studies))])
-            theirs = "SELECT value FROM json_each(?)"
+            given = "SELECT value FROM json_each(?)"
             with _unguarded(connection, "on request") as counts:
-                known = f"SELECT study FROM predictions WHERE study IS NOT NULL AND patient IN ({theirs})"
-                connection.execute(f"INSERT INTO gone {known}", [json.dumps(list(patients))])
+                studies_of = f"SELECT study FROM predictions WHERE study IS NOT NULL AND patient IN ({given})"
+                connection.execute(f"INSERT INTO gone {studies_of}", [json.dumps(list(patients))])
                 counts[1] = connection.execute("DELETE FROM labels WHERE study IN gone").rowcount
-                which = f"patient IN ({theirs}) OR study IN gone"
+                which = f"patient IN ({given}) OR study IN gone"
                 query = f"DELETE FROM predictions WHERE {which}"
                 counts[0] = connection.execute(query, [json.dumps(list(patients))]).rowcount
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log still held what was erased
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log still has the erased lines
             return counts[0], counts[1]
 
     def archive(self, before: datetime) -> int:
         """Move the answers of months that ended before a moment, with the labels of their studies, into journals.
 
-        Copied and on the disk first, then erased here where a copy lies there: a crash loses nothing. Returns how many
-        answers and labels were erased here; an answer that is told again later is no longer known here.
+        A line is erased only once its copy is on the disk: a crash loses nothing. Returns how many answers and labels
+        moved. The journal no longer recognises a moved answer when it is repeated.
         """
         first = before.astimezone(UTC).strftime("%Y-%m")
         with self._open() as connection:
@@ -135,37 +135,37 @@ class Journal:
         return sum(self._archive_month(month) for month in months)
 
     def _archive_month(self, month: str) -> int:
-        place = Journal(self.path.with_name(f"{self.path.stem}-{month}{self.path.suffix}")).path
-        theirs = "SELECT study FROM main.predictions WHERE substr(at, 1, 7) = ?"
+        archive = Journal(self.path.with_name(f"{self.path.stem}-{month}{self.path.suffix}")).path
+        studies = "SELECT study FROM main.predictions WHERE substr(at, 1, 7) = ?"
         with self._open() as connection:
-            connection.execute("ATTACH ? AS old", [str(place)])
+            connection.execute("ATTACH ? AS old", [str(archive)])
             connection.execute("PRAGMA old.synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
-            here = "SELECT * FROM main.predictions WHERE substr(at, 1, 7) = ?"
-            connection.execute(f"INSERT OR IGNORE INTO old.predictions {here}", [month])
-            here = f"SELECT * FROM main.labels WHERE study IN ({theirs})"
-            connection.execute(f"INSERT OR IGNORE INTO old.labels {here}", [month])
+            rows = "SELECT * FROM main.predictions WHERE substr(at, 1, 7) = ?"
+            connection.execute(f"INSERT OR IGNORE INTO old.predictions {rows}", [month])
+            rows = f"SELECT * FROM main.labels WHERE study IN ({studies})"
+            connection.execute(f"INSERT OR IGNORE INTO old.labels {rows}", [month])
             connection.execute("COMMIT")
-            with _unguarded(connection, f"archived in {place.name}") as counts:
-                there = "key IN (SELECT key FROM old.predictions)"
-                query = f"DELETE FROM main.predictions WHERE substr(at, 1, 7) = ? AND {there}"
+            with _unguarded(connection, f"archived in {archive.name}") as counts:
+                copied = "key IN (SELECT key FROM old.predictions)"
+                query = f"DELETE FROM main.predictions WHERE substr(at, 1, 7) = ? AND {copied}"
                 counts[0] = connection.execute(query, [month]).rowcount
-                there = "key IN (SELECT key FROM old.labels)"
+                copied = "key IN (SELECT key FROM old.labels)"
                 gone = "study NOT IN (SELECT study FROM main.predictions WHERE study IS NOT NULL)"
-                counts[1] = connection.execute(f"DELETE FROM main.labels WHERE {there} AND {gone}").rowcount
+                counts[1] = connection.execute(f"DELETE FROM main.labels WHERE {copied} AND {gone}").rowcount
             return sum(counts)
 
-    def _insert(self, table: str, told: dict[str, Any]) -> bool:
-        told["at"] = told["at"].astimezone(UTC).isoformat(timespec="milliseconds")
-        if "embedding" in told:
-            told["embedding"] = pack_embedding(told["embedding"])
+    def _insert(self, table: str, row: dict[str, Any]) -> bool:
+        row["at"] = row["at"].astimezone(UTC).isoformat(timespec="milliseconds")
+        if "embedding" in row:
+            row["embedding"] = pack_embedding(row["embedding"])
         for name in _JSON:
-            if name in told:
-                told[name] = json.dumps(plain(told[name]), ensure_ascii=False, allow_nan=False)
-        columns = ", ".join(told)
-        marks = ", ".join(f":{name}" for name in told)
+            if name in row:
+                row[name] = json.dumps(plain(row[name]), ensure_ascii=False, allow_nan=False)
+        columns = ", ".join(row)
+        marks = ", ".join(f":{name}" for name in row)
         with self._open() as connection:
-            done = connection.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", told)
+            done = connection.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", row)
             return done.rowcount == 1
 
     @contextmanager
@@ -187,7 +187,7 @@ class Journal:
 
 @contextmanager
 def _unguarded(connection: sqlite3.Connection, reason: str) -> Iterator[list[int]]:
-    """Let lines be erased in one transaction, which writes down the counts of answers and labels that it is told."""
+    """Let lines be erased in one transaction, and record the counts of answers and labels that the caller sets."""
     counts = [0, 0]
     connection.execute("BEGIN IMMEDIATE")
     try:

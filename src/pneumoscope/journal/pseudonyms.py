@@ -1,4 +1,4 @@
-"""Pseudonyms: the same for the same person, and nothing without the secret, which lies beside the journal."""
+"""Pseudonyms: the same for the same person, meaningless without the secret, a file beside the journal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pneumoscope.files import sync_folder
 
 
 class Pseudonyms:
-    """Keys that are the same for the same person, study, device or site, and tell nothing without the secret."""
+    """Keys that are the same for the same person, study, device or site, and meaningless without the secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -33,15 +33,15 @@ class Pseudonyms:
         return cls(secret)
 
     def of(self, kind: str, *parts: str | None) -> str | None:
-        """Return a pseudonym of 24 hex digits (HMAC-SHA-256), None where nothing is known."""
+        """Return a pseudonym of 24 hex digits (HMAC-SHA-256), None where all parts are empty."""
         if not any(parts):
             return None
-        told = json.dumps([kind, *parts]).encode()
-        return hmac.new(self._secret, told, hashlib.sha256).hexdigest()[:24]
+        message = json.dumps([kind, *parts]).encode()
+        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:24]
 
 
 def _begin_secret(path: Path) -> None:
-    """Make a secret, or leave the one that another process made meanwhile: both must go on with the same."""
+    """Make a secret, or keep the one that another process made meanwhile: both must use the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as made:  # its owner's alone
         made.write(secrets.token_hex(32).encode("ascii"))
@@ -53,5 +53,5 @@ def _begin_secret(path: Path) -> None:
 
 
 def default_key(journal: Path) -> Path:
-    """Return where the secret of a journal's pseudonyms lies, unless another place is chosen."""
+    """Return the default path of the secret of a journal's pseudonyms."""
     return journal.with_name(journal.name + ".key")

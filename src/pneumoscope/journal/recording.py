@@ -1,6 +1,6 @@
-"""Answers into the journal, whoever asked for them, and out of it into tables.
+"""Answers into the journal, and out of it into tables.
 
-What is kept of a header, and under which pseudonyms, is said here.
+This module decides which facts of a header are kept, and under which pseudonyms.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COVARIATES = (
 _DEVICE = ("manufacturer", "model", "station", "device_serial")
 
 
-def known(
+def entry_facts(
     facts: Mapping[str, Any],
     pseudonyms: Pseudonyms,
     *,
@@ -38,11 +38,11 @@ def known(
     patient: tuple[str | None, str | None],
     site: str | None = None,
 ) -> dict[str, Any]:
-    """Return what an entry tells besides the answer: pseudonyms, and a header's facts without identity.
+    """Return the parts of an entry besides the answer: pseudonyms, and a header's facts without identity.
 
     Args:
         facts: of `Header.facts`.
-        patient: issuer and ID; nobody is told apart without an ID.
+        patient: issuer and ID; without an ID there is no pseudonym.
         site: instead of the header's institution.
     """
     of = pseudonyms.of
@@ -56,10 +56,10 @@ def known(
 
 
 class Recorder:
-    """Writes the answers of one bundle about image files into a journal; an answer that is there stays as it is."""
+    """Writes the answers of one bundle about image files into a journal; existing answers stay as they are."""
 
     def __init__(self, journal: Path, bundle: Bundle, operating_point: str) -> None:
-        """Open or begin a journal; the secret of its pseudonyms lies beside it.
+        """Open or create a journal; the secret of its pseudonyms is a file beside it.
 
         Raises:
             DataError: the file is no journal, or the secret is too short.
@@ -70,24 +70,24 @@ class Recorder:
         self.card, self.operating_point = bundle.card, operating_point
 
     def record(self, prediction: Prediction) -> bool:
-        """Write an answer, on the disk when this returns; False where it is there already.
+        """Write an answer, on the disk when this returns; False where it exists.
 
-        The same content is the same answer, wherever it lies; what has no content to be read, by its name.
+        Equal content is one answer, whatever the path; unreadable files are identified by their path.
         """
         name = str(Path(prediction.path).absolute())
         content = content_sha256(prediction.path) or str(self.pseudonyms.of("path", name))
         key = answer_key(str(self.card["sha256"]), content, self.operating_point)
-        told = self._header(prediction.path)
-        return self.journal.append(entry_of(prediction, self.card, key, datetime.now(UTC), **told))
+        facts = self._header(prediction.path)
+        return self.journal.append(entry_of(prediction, self.card, key, datetime.now(UTC), **facts))
 
     def _header(self, path: str) -> dict[str, Any]:
         if in_archive(path) or not is_dicom(Path(path)):
             return {}
         try:
             header = read(Path(path))
-        except ImageError:  # the answer says so, or a header without its UIDs, which tells nobody apart
+        except ImageError:  # unreadable, which the answer says, or without UIDs, which identify nothing
             return {}
-        return known(
+        return entry_facts(
             header.facts(), self.pseudonyms, study_uid=header.study_uid, patient=(header.issuer, header.patient_id)
         )
 
@@ -97,7 +97,7 @@ def write_table(
 ) -> int:
     """Write the answers of the days `first` to `last` (midnights), or the labels, to a .csv or .jsonl; returns rows.
 
-    In a CSV what has parts is JSON, and a text that a spreadsheet would compute is preceded by an apostrophe.
+    In a CSV lists and mappings are JSON, and a text that a spreadsheet would compute starts with an apostrophe.
 
     Raises:
         ConfigError: the name ends otherwise.
@@ -106,14 +106,14 @@ def write_table(
     if out.suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"{out.name}: a table ends in .csv or .jsonl", remedy="choose such a name")
     until = None if last is None else last + timedelta(days=1)
-    found = journal.labels(first, until) if labels else journal.entries(first, until)
+    items = journal.labels(first, until) if labels else journal.entries(first, until)
     count = 0
-    with atomic_path(out) as place, place.open("w", encoding="utf-8", newline="") as stream:
+    with atomic_path(out) as path, path.open("w", encoding="utf-8", newline="") as stream:
         names = [item.name for item in fields(Label if labels else Entry)]
         table = csv.DictWriter(stream, names)
         if out.suffix == ".csv":
             table.writeheader()
-        for item in found:
+        for item in items:
             count += 1
             row = plain(asdict(item)) | {"at": item.at.isoformat()}
             if isinstance(item, Entry):

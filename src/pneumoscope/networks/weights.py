@@ -127,7 +127,7 @@ def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _load_hub(network: Network, name: str) -> LoadReport:
     from huggingface_hub.errors import HfHubHTTPError
 
-    # Its base is the error of the client that the hub's library speaks through, which changes with its version.
+    # Its base is the error of the hub library's HTTP client, which changes with its version.
     bases: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
     expected: tuple[type[Exception], ...] = (*bases, SafetensorError, OSError, RuntimeError)
     try:
@@ -149,19 +149,19 @@ def _fill(
     model: nn.Module, tensors: Mapping[str, Tensor], source: str, sha256: str | None, path: Path | None = None
 ) -> LoadReport:
     wanted = model.state_dict()
-    given = _without_counters(tensors)
-    dropped = tuple(key for key in given if key not in wanted and key.startswith(_HEADS))
-    unexpected = [key for key in given if key not in wanted and key not in dropped]
-    missing = [key for key in _without_counters(wanted) if key not in given]
+    stored = _without_counters(tensors)
+    dropped = tuple(key for key in stored if key not in wanted and key.startswith(_HEADS))
+    unexpected = [key for key in stored if key not in wanted and key not in dropped]
+    missing = [key for key in _without_counters(wanted) if key not in stored]
     shapes = [
-        f"{key} is {tuple(given[key].shape)}, {tuple(wanted[key].shape)} expected"
-        for key in given
-        if key in wanted and given[key].shape != wanted[key].shape
+        f"{key} is {tuple(stored[key].shape)}, {tuple(wanted[key].shape)} expected"
+        for key in stored
+        if key in wanted and stored[key].shape != wanted[key].shape
     ]
     if missing or unexpected or shapes:
         faults = [
-            f"{len(items)} tensors {what} ({', '.join(items[:3])}{', …' if len(items) > 3 else ''})"
-            for what, items in (
+            f"{len(items)} tensors {fault} ({', '.join(items[:3])}{', …' if len(items) > 3 else ''})"
+            for fault, items in (
                 ("missing", missing),
                 ("unexpected", unexpected),
                 ("of another shape", shapes),
@@ -169,6 +169,6 @@ def _fill(
             if items
         ]
         raise WeightsError("; ".join(faults), path=path or source, remedy="check that the file belongs to this network")
-    kept = {key: value.float() for key, value in given.items() if key in wanted}
-    model.load_state_dict(kept, strict=False)
-    return LoadReport(source, sha256, len(kept), dropped)
+    loaded = {key: value.float() for key, value in stored.items() if key in wanted}
+    model.load_state_dict(loaded, strict=False)
+    return LoadReport(source, sha256, len(loaded), dropped)

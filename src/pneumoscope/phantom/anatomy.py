@@ -1,4 +1,4 @@
-"""A phantom of the chest: who the patient is, how they stand, and what the rays meet on their way.
+"""A phantom of the chest: anatomy of the patient, pose, and attenuation along the rays.
 
 Everything is drawn in body coordinates (u, v): u = 0 at the spine, u > 0 to the image's right (the
 patient's left), |u| = 1 at the widest inner rib cage; v = 0 at the lung apex, growing downwards, v = height
@@ -189,8 +189,8 @@ class Thorax:
 
     def _along(self, *knots: tuple[float, float]) -> FloatArray:
         """Spread a smooth curve through (v / dome, value) over the image."""
-        places, values = np.array(knots).T
-        corners = np.interp(_V_AXIS, places * self.dome, values)
+        heights, values = np.array(knots).T
+        corners = np.interp(_V_AXIS, heights * self.dome, values)
         return np.asarray(np.convolve(corners, _ROUNDING, mode="same"), np.float32)[self._row]
 
     @cached_property

@@ -145,7 +145,7 @@ _LOBES = (
 def _consolidation(rng: np.random.Generator, thorax: Thorax, severity: float) -> tuple[FloatArray, Mask]:
     """Fill the air spaces around one point of one lobe."""
     left, top, bottom, outer = _LOBES[rng.integers(len(_LOBES))]
-    place, wide, tall = rng.random(), rng.uniform(0.75, 1.3), rng.uniform(0.9, 1.55)
+    position, wide, tall = rng.random(), rng.uniform(0.75, 1.3), rng.uniform(0.9, 1.55)
     fissure, lean = (0.03 if rng.random() < 0.5 else 0.12), rng.normal(0, 0.12)
     warp = noise_field(rng, thorax.size, 9) + 0.6 * noise_field(rng, thorax.size, 22)
     level = thorax.down + lean * (thorax.across - 0.5) + 0.01 * warp
@@ -154,7 +154,7 @@ def _consolidation(rng: np.random.Generator, thorax: Thorax, severity: float) ->
     aired = thorax.air * thorax.lungs
     room = lobe * aired
     centres = np.flatnonzero(room > 0.6 * room.max())
-    row, column = np.unravel_index(centres[int(place * len(centres))], room.shape)
+    row, column = np.unravel_index(centres[int(position * len(centres))], room.shape)
     reach = 0.18 + 0.32 * severity
     x = (thorax.u - thorax.u[row, column]) / (reach * wide)
     y = (thorax.v - thorax.v[row, column]) / (reach * tall)
@@ -208,9 +208,9 @@ def _ridges(field: FloatArray) -> FloatArray:
 def noise_field(rng: np.random.Generator, size: int, cells: int) -> FloatArray:
     """Return smooth noise float32 [size, size] of about unit variance: a cubic B-spline over cells²."""
     field = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
-    place = (np.arange(size) + 0.5) * (cells / size)
-    cell = place.astype(np.intp)
-    t = np.asarray(place - cell, np.float32)[:, None]
+    position = (np.arange(size) + 0.5) * (cells / size)
+    cell = position.astype(np.intp)
+    t = np.asarray(position - cell, np.float32)[:, None]
     taps = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3)
     for _ in ("rows", "columns"):
         # The squared weights of a cubic B-spline sum to 0.48 = 1 / 1.44² on average; 6 is their denominator.
@@ -247,25 +247,25 @@ def _clutter(rng: np.random.Generator, thorax: Thorax) -> FloatArray:
     return np.asarray(total, np.float32)
 
 
-def _develop(rng: np.random.Generator, seen: FloatArray, healthy: FloatArray) -> tuple[Pixels, str | None]:
+def _develop(rng: np.random.Generator, film: FloatArray, healthy: FloatArray) -> tuple[Pixels, str | None]:
     """Turn attenuation into a displayed film: scatter, quantum noise, window, gamma and the side marker.
 
     The window is set by the healthy chest, so that a render with and without disease share one scale.
     """
     blur, dose = rng.uniform(0.0, 0.22), rng.uniform(0.003, 0.011)
     for axis in (0, 1):
-        seen = correlate1d(seen, [blur, 1 - 2 * blur, blur], axis=axis, mode="nearest")
+        film = correlate1d(film, [blur, 1 - 2 * blur, blur], axis=axis, mode="nearest")
     # Noise of log(counts) is 1 / sqrt(counts), and a unit here is about two e-foldings of the beam.
-    noise = rng.standard_normal(seen.shape, dtype=np.float32)
-    seen = np.asarray(seen + dose * np.exp(seen) * noise, np.float32)
+    noise = rng.standard_normal(film.shape, dtype=np.float32)
+    film = np.asarray(film + dose * np.exp(film) * noise, np.float32)
     low, high = np.quantile(healthy[::4, ::4], (0.02, 0.99)).tolist()
     low, high = low * rng.uniform(0.3, 1.0), high * rng.uniform(0.95, 1.25)
-    grey = np.clip((seen - low) / (high - low), 0, 1) ** math.exp(rng.normal(0.0, 0.28))
+    grey = np.clip((film - low) / (high - low), 0, 1) ** math.exp(rng.normal(0.0, 0.28))
     black, white = rng.uniform(0, 0.1), rng.uniform(0.82, 1.0)
     grey = black + (white - black) * grey
     marker = None if rng.random() < 0.15 else str(rng.choice(["L", "R"]))
     if marker is not None:
-        grey = np.maximum(grey, _letter(rng, marker, len(seen)) * rng.uniform(0.8, 1.0))
+        grey = np.maximum(grey, _letter(rng, marker, len(film)) * rng.uniform(0.8, 1.0))
     return np.rint(grey * 255).astype(np.uint8), marker
 
 
@@ -306,8 +306,8 @@ def write_dataset(
     Folders are `train|val|test/NORMAL|PNEUMONIA`, split 70/10/20 by patient within each kind; from three
     patients of a kind on, each split has one. File names follow Kermany et al. (2018):
     `IM-NNNN-000K.png`, `personN_bacteria_M.png`, `personN_virus_M.png`, where N counts within its kind.
-    `masks/SPLIT/CLASS/STEM-lungs.png` and `STEM-opacity.png` are 0 or 255. A `SYNTHETIC.txt` tells what
-    the images are. The folder appears whole or not at all.
+    `masks/SPLIT/CLASS/STEM-lungs.png` and `STEM-opacity.png` are 0 or 255. A `SYNTHETIC.txt` explains
+    the images. The folder appears whole or not at all.
 
     Raises:
         ConfigError: a count is below one or a fraction outside 0..1.
@@ -327,10 +327,10 @@ def write_dataset(
     rng = np.random.default_rng(seed)
     with atomic_folder(out) as folder:
         rows: list[dict[str, str]] = []
-        for place in _places(rng, patients, pneumonia_fraction):
-            patient = _draw_patient(rng, place.kind, adult_fraction)
+        for slot in _slots(rng, patients, pneumonia_fraction):
+            patient = _draw_patient(rng, slot.kind, adult_fraction)
             for shot in range(1, int(rng.integers(1, max_images_per_patient + 1)) + 1):
-                rows.append(_write_image(folder, place, shot, _expose(rng, patient, size)))
+                rows.append(_write_image(folder, slot, shot, _expose(rng, patient, size)))
         _write_manifest(folder / "manifest.csv", rows)
         write_text(folder / NOTICE_FILE, _NOTICE)
     return out
@@ -341,8 +341,8 @@ def _is_ours(out: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where one patient goes: `number` counts within the kind, `serial` over all."""
+class _Slot:
+    """One patient's position in the data set: `number` counts within the kind, `serial` over all."""
 
     kind: str
     number: int
@@ -350,8 +350,8 @@ class _Place:
     serial: int
 
 
-def _places(rng: np.random.Generator, patients: int, pneumonia_fraction: float) -> Iterator[_Place]:
-    """Split each kind 70/10/20, then shuffle, so that the serial number tells nothing."""
+def _slots(rng: np.random.Generator, patients: int, pneumonia_fraction: float) -> Iterator[_Slot]:
+    """Split each kind 70/10/20, then shuffle, so that the serial number carries no information."""
     ill = round(patients * pneumonia_fraction)
     serials = iter((rng.permutation(patients) + 1).tolist())
     for kind, count in zip(KINDS, (patients - ill, ill - ill // 2, ill // 2), strict=True):
@@ -359,23 +359,23 @@ def _places(rng: np.random.Generator, patients: int, pneumonia_fraction: float) 
         val, test = max(least, round(0.1 * count)), max(least, round(0.2 * count))
         splits = ["train"] * (count - val - test) + ["val"] * val + ["test"] * test
         for number, split in enumerate(splits, start=1):
-            yield _Place(kind, number, split, next(serials))
+            yield _Slot(kind, number, split, next(serials))
 
 
-def _write_image(folder: Path, place: _Place, shot: int, image: SyntheticRadiograph) -> dict[str, str]:
+def _write_image(folder: Path, slot: _Slot, shot: int, image: SyntheticRadiograph) -> dict[str, str]:
     """Write one image with its masks; return its row of the manifest."""
     if image.kind == "normal":
-        label, subtype, stem = NORMAL, "", f"IM-{place.number:04d}-{shot:04d}"
+        label, subtype, stem = NORMAL, "", f"IM-{slot.number:04d}-{shot:04d}"
     else:
         germ = "bacteria" if image.kind == BACTERIAL else "virus"
-        label, subtype, stem = PNEUMONIA, image.kind, f"person{place.number}_{germ}_{shot}"
-    path = Path(place.split, label, f"{stem}.png")
+        label, subtype, stem = PNEUMONIA, image.kind, f"person{slot.number}_{germ}_{shot}"
+    path = Path(slot.split, label, f"{stem}.png")
     _write_png(folder / path, image.pixels)
     for name, mask in (("lungs", image.lungs), ("opacity", image.opacity)):
-        target = folder / "masks" / place.split / label / f"{stem}-{name}.png"
+        target = folder / "masks" / slot.split / label / f"{stem}-{name}.png"
         _write_png(target, np.where(mask, np.uint8(255), np.uint8(0)))
-    person = (f"synthetic-{place.serial:05d}", "synthetic", f"{image.age_years:g}", image.sex, image.view)
-    return dict(zip(COLUMNS, (path.as_posix(), label, *person, subtype, place.split), strict=True))
+    person = (f"synthetic-{slot.serial:05d}", "synthetic", f"{image.age_years:g}", image.sex, image.view)
+    return dict(zip(COLUMNS, (path.as_posix(), label, *person, subtype, slot.split), strict=True))
 
 
 def _write_png(path: Path, values: Pixels) -> None:

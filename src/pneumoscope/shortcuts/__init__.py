@@ -1,1 +1,1 @@
-"""Does the network look at the lungs? What it answers where parts are removed or added, and where its maps lie."""
+"""The shortcut card: does the network look at the lungs? Parts removed and added, maps, probes, properties."""

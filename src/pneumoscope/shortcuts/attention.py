@@ -1,4 +1,4 @@
-"""Where class activation maps lie: in the lungs, or always at the same place?"""
+"""Where class activation maps lie: in the lungs, or always at the same position?"""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CAMS = ("gradcam", "hirescam", "layercam")
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """How much of a method's maps lies in the lungs, over images; estimates by patient.
+    """The share of a method's maps in the lungs, over images; estimates by patient.
 
     `inside`: share of the energy in the lungs. `even`: the share that an even map would have there, which is that of
     the lungs in the image. `elsewhere`: the share in the lungs of other patients. `follows`: `inside` less `elsewhere`,
     above 0 where the map goes with the lungs. `constant`: share of the maps' variance that the mean of the others
-    explains, 0..1; `constant_lungs`: the same of the lung masks, for they lie alike too. `hotspot`: share of the mean
-    map's strongest twentieth that lies where most images have lung. `blank`: maps left out because nothing is in them.
+    explains, 0..1; `constant_lungs`: the same of the lung masks, which are alike too. `hotspot`: share of the mean
+    map's strongest twentieth that lies where most images have lung. `blank`: empty maps, left out.
     """
 
     method: str
@@ -59,7 +59,7 @@ def maps_of(classifier: Classifier, canvases: Pixels, method: str, options: Opti
     """Return maps float32 [n, S, S] in 0..1, S the network's input size, from uint8 [n, canvas, canvas].
 
     Raises:
-        ConfigError: the network keeps no map of places.
+        ConfigError: the network has no spatial map.
     """
     return np.stack([METHODS[method](classifier, canvas, options).values for canvas in canvases])
 
@@ -69,21 +69,21 @@ def attention(
 ) -> Attention | None:
     """Measure maps, float32 [n, S, S] at least 0, against lungs, bool [n, S, S]; None where under two have content.
 
-    Intervals draw patients. Each map counts alike, whatever its sum.
+    Intervals resample patients. Each map counts alike, whatever its sum.
     """
     full = maps.sum(axis=(1, 2)) > 0
-    kept, inside = maps[full].astype(np.float32), lungs[full]
-    n = len(kept)
+    shown, inside = maps[full].astype(np.float32), lungs[full]
+    n = len(shown)
     if n < 2:
         return None
     groups = [patient for patient, use in zip(patients, full, strict=True) if use]
-    kept = kept / kept.sum(axis=(1, 2), keepdims=True)
-    own = np.array([energy(heat, mask) for heat, mask in zip(kept, inside, strict=True)])
+    shown = shown / shown.sum(axis=(1, 2), keepdims=True)
+    own = np.array([energy(heat, mask) for heat, mask in zip(shown, inside, strict=True)])
     usual = inside.mean(axis=0, dtype=np.float32)
-    others = np.einsum("nij,ij->n", kept, usual, dtype=np.float64)
+    others = np.einsum("nij,ij->n", shown, usual, dtype=np.float64)
     others = (n * others - own) / (n - 1)  # without the own lungs
     even = inside.mean(axis=(1, 2), dtype=np.float64)
-    mean_map = kept.mean(axis=0)
+    mean_map = shown.mean(axis=0)
     strongest = mean_map >= np.quantile(mean_map, 0.95)
 
     def by_patient(values: NDArray[np.float64]) -> Estimate:
@@ -97,7 +97,7 @@ def attention(
         even=by_patient(even),
         elsewhere=by_patient(others),
         follows=by_patient(own - others),
-        constant=explained_by_mean(kept),
+        constant=explained_by_mean(shown),
         constant_lungs=explained_by_mean(inside.astype(np.float32)),
         hotspot=float((usual[strongest] >= 0.5).mean()),
         mean_map=mean_map,
@@ -105,33 +105,33 @@ def attention(
 
 
 def grain(classifier: Classifier) -> int | None:
-    """Return how many places a map of the default layer has along a side, None where it keeps none.
+    """Return the cells along a side of a map of the default layer, None where it has no spatial map.
 
     Raises:
         BundleError: the bundle's PyTorch weights are missing or do not fit.
     """
     side = classifier.bundle.preparation.size
-    network = classifier.bundle.network  # read here: weights made in inference mode could give no gradients later
+    network = classifier.bundle.network  # built here: made in inference mode, its weights could give no gradients
     with torch.inference_mode():
-        found = network.encoder(torch.zeros(1, 3, side, side, device=classifier.device))
-    return int(found.shape[2]) if found.ndim == 4 else None  # of both orders the third
+        last_map = network.encoder(torch.zeros(1, 3, side, side, device=classifier.device))
+    return int(last_map.shape[2]) if last_map.ndim == 4 else None  # of both orders the third
 
 
-def attainable(lungs: Mask, places: int) -> float:
+def attainable(lungs: Mask, cells: int) -> float:
     """Return the share of energy in the lungs of a map that follows them as well as its grain allows, 0..1.
 
-    `lungs`: bool [n, S, S]; `places`: of the map along a side. Each place has the share of lung in it, and the map is
-    grown as a CAM is. So coarse a map spills over: what it has outside is no fault of the network.
+    `lungs`: bool [n, S, S]; `cells`: of the map along a side. Each cell has its share of lung, and the map is enlarged
+    like a CAM. The energy that a coarse map has outside is no fault of the network.
     """
     masks = torch.from_numpy(lungs.astype(np.float32))[:, None]
-    grown = F.interpolate(F.adaptive_avg_pool2d(masks, places), lungs.shape[1:], mode="bilinear", align_corners=False)
+    grown = F.interpolate(F.adaptive_avg_pool2d(masks, cells), lungs.shape[1:], mode="bilinear", align_corners=False)
     return float(((grown * masks).sum((1, 2, 3)) / grown.sum((1, 2, 3)).clamp_min(1e-9)).mean())
 
 
 def explained_by_mean(maps: FloatArray) -> float:
-    """Return the share of the variance over places that the mean of the other maps explains, 0..1, from [n, S, S].
+    """Return the share of the variance over pixels that the mean of the other maps explains, 0..1, from [n, S, S].
 
-    1 where all maps are equal, and about 0 where no two are alike. Coarse places suffice: maps are averaged over 4 x 4.
+    1 where all maps are equal, and about 0 where no two are alike. Maps are averaged over 4 x 4 pixels first.
     """
     n, side = len(maps), maps.shape[1] // 4 * 4
     flat = (

@@ -16,16 +16,16 @@ from pneumoscope.lungs import LungSegmenter
 from pneumoscope.predict import Classifier
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.shortcuts import verdict
-from pneumoscope.shortcuts.items import Answered, answer_all, change_items, removal_items
+from pneumoscope.shortcuts.examples import write_examples, write_maps
+from pneumoscope.shortcuts.items import Answer, answer_all, change_items, removal_items
 from pneumoscope.shortcuts.knowledge import along_items, attention_items, probe_items
-from pneumoscope.shortcuts.material import Masks, Material, gather
-from pneumoscope.shortcuts.pictures import write_examples, write_maps
+from pneumoscope.shortcuts.radiographs import Masks, Radiographs, gather
 
 SCHEMA = 1
 MOST_IMAGES, MOST_MAPS = 1000, 200
 
 
-def audit(
+def shortcut_card(
     classifier: Classifier,
     manifest: Manifest,
     out: Path,
@@ -36,15 +36,15 @@ def audit(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Find out whether a network answers from the lungs; write `audit.json` and pictures to `out`, return the card.
+    """Test whether a network answers from the lungs; write `audit.json` and figures to `out`, return the card.
 
-    Labels are not needed: without them the items that take an AUROC are not tested.
+    Without labels the items that need an AUROC are not tested.
 
     Args:
-        classifier: what is audited; maps and embeddings come from its PyTorch weights, answers from its runtime.
-        manifest: frontal radiographs that did not teach the network.
+        classifier: under test; maps and embeddings come from its PyTorch weights, answers from its runtime.
+        manifest: frontal radiographs that did not train the network.
         out: output folder.
-        masks: finds the lungs, uint8 [n, S, S] to float32 [n, S, S] in 0..1; by default the shipped segmenter.
+        masks: segments lungs, uint8 [n, S, S] to float32 [n, S, S] in 0..1; by default the shipped segmenter.
         images, cam_images: how many images at most, and how many of them for maps.
         seed: of the draw of images and of all intervals.
         progress: called with (conditions done, conditions in all).
@@ -56,16 +56,16 @@ def audit(
     """
     started = time.perf_counter()
     out_folder(out)
-    find = masks or LungSegmenter.load().masks
-    material = gather(classifier, manifest, find, most=images, seed=seed)
-    found = answer_all(classifier, material, progress)
-    about_maps, measured = attention_items(classifier, material, found, most=cam_images, seed=seed)
+    segment = masks or LungSegmenter.load().masks
+    radiographs = gather(classifier, manifest, segment, most=images, seed=seed)
+    answers = answer_all(classifier, radiographs, progress)
+    about_maps, measured = attention_items(classifier, radiographs, answers, most=cam_images, seed=seed)
     items = [
-        *removal_items(material, found, seed),
-        *change_items(material, found, seed),
+        *removal_items(radiographs, answers, seed),
+        *change_items(radiographs, answers, seed),
         *about_maps,
-        *probe_items(classifier, material, seed),
-        *along_items(material, seed),
+        *probe_items(classifier, radiographs, seed),
+        *along_items(radiographs, seed),
     ]
     card = {
         "schema": SCHEMA,
@@ -75,12 +75,12 @@ def audit(
         "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},
         "threshold": classifier.threshold,
         "operating_point": classifier.operating_point,
-        **_facts(material, manifest, found),
+        **_facts(radiographs, manifest, answers),
         "seed": seed,
         "items": [item.as_json() for item in items],
         "figures": {
-            "examples": write_examples(material, out, seed),
-            "maps": write_maps(material, measured, out),
+            "examples": write_examples(radiographs, out, seed),
+            "maps": write_maps(radiographs, measured, out),
         },
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -88,22 +88,22 @@ def audit(
     return card
 
 
-def _facts(material: Material, manifest: Manifest, found: Mapping[str, Answered]) -> dict[str, Any]:
+def _facts(radiographs: Radiographs, manifest: Manifest, answers: Mapping[str, Answer]) -> dict[str, Any]:
     conditions = {}
-    for name, answered in found.items():
+    for name, answer in answers.items():
         area = None
-        if not material.why_no_auroc() and material.labels is not None:
-            area = auroc_estimate(cohort(material.labels, answered.score, material.codes)).as_json()
+        if not radiographs.auroc_fault() and radiographs.labels is not None:
+            area = auroc_estimate(cohort(radiographs.labels, answer.score, radiographs.codes)).as_json()
         conditions[name] = {
             "auroc": area,
-            "called": float(answered.called.mean()),
-            "log_odds": float(answered.score.mean()),
+            "called": float(answer.called.mean()),
+            "log_odds": float(answer.score.mean()),
         }
     return {
-        "n": material.n,
-        "n_patients": len(set(material.patients)),
-        "n_pneumonia": None if material.labels is None else int(material.labels.sum()),
-        "left_out": {"unread": material.unread, "without_lungs": material.without_lungs},
+        "n": radiographs.n,
+        "n_patients": len(set(radiographs.patients)),
+        "n_pneumonia": None if radiographs.labels is None else int(radiographs.labels.sum()),
+        "left_out": {"unread": radiographs.unread, "without_lungs": radiographs.without_lungs},
         "data": {"source": manifest.source.name, "sha256": manifest.fingerprint(), "images": len(manifest)},
         "conditions": conditions,
     }

@@ -1,12 +1,12 @@
-"""Images changed on purpose, so that the network's answers tell which part of them it reads.
+"""Images changed on purpose, so that the answers show which parts the network reads.
 
-What stands where a part is removed must not speak itself. It is one picture, the same for every image and so
-independent of its label: where all is removed, all answers are equal and the AUROC is .5 by construction. An image's
-own pixels, shuffled, would carry its exposure; black or grey are called pneumonia by some networks.
+The fill of a removed part must carry no information. It is one image, the same for all and so independent of the label:
+where everything is removed, all answers are equal and the AUROC is .5 by construction. An image's own pixels, shuffled,
+would carry its exposure; black or grey are called pneumonia by some networks.
 
-The outline of the hole speaks too, for the lungs of the ill are not outlined like those of the well: among children's
-radiographs the outline alone told pneumonia with an AUROC of .94. So the lungs are removed twice: within their own
-outline, and in one region that is the same for all images (`lung_region_removed`), which leaves none.
+The outline of the hole carries information too: ill lungs are outlined otherwise. Among children's radiographs the
+outline alone had an AUROC of .94 for pneumonia. So the lungs are removed twice: within their own outline, and in one
+region that is the same for all images (`lung_region_removed`), which leaves no outline.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from pneumoscope.records import FloatArray
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-HOLE = 0.04  # of the side, by which the hulls of the lungs are widened: what lies along the pleura goes too
-COMMON = 0.05  # of the images: what so many holes reach is removed from all
+HOLE = 0.04  # of the side, by which the hulls of the lungs are widened, to include the pleura
+COMMON = 0.05  # of the images: pixels in the holes of so many are removed from all
 BORDER = 0.10  # of the side, masked at each edge
 CORNER = 0.20  # of the side, masked in each corner
 LETTER = 0.10  # of the side, height of the letter that is pasted in
@@ -44,10 +44,10 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Chest:
-    """One image and its lungs: `image` uint8 [S, S]; `lungs` bool [S, S]; `hole` bool [S, S], all that may show them.
+    """One image and its lungs: `image` uint8 [S, S]; `lungs` bool [S, S]; `hole` bool [S, S], removed with them.
 
     `region`: bool [S, S], where the lungs of this and other images lie. `box`: top, bottom, left, right (half-open)
-    of what holds the lungs.
+    of the lungs.
     """
 
     image: Pixels
@@ -65,14 +65,14 @@ def chest_of(image: Pixels, mask: FloatArray) -> Chest:
 
     The hole is the convex hull of each lung, widened: opacities that the outline leaves out lie in it.
     """
-    places = zones(mask)
+    zone = zones(mask)
     hole = np.zeros(mask.shape, np.bool_)
     for first in (1, 4):
-        lung = (places >= first) & (places < first + 3)
+        lung = (zone >= first) & (zone < first + 3)
         if lung.any():
             hole |= _hull(lung)
     hole = _widened(hole, HOLE)
-    return Chest(image, places > 0, hole, hole, lung_box(mask, margin=HOLE))
+    return Chest(image, zone > 0, hole, hole, lung_box(mask, margin=HOLE))
 
 
 def _hull(mask: Mask) -> Mask:
@@ -96,9 +96,9 @@ def _widened(mask: Mask, share: float) -> Mask:
 
 
 def with_region(chests: Sequence[Chest], share: float = COMMON) -> list[Chest]:
-    """Return the chests with one region for all: the places where at least a share of them have a hole.
+    """Return the chests with one region for all: the pixels where at least a share of them have a hole.
 
-    Removed from every image alike, it leaves no outline that could tell how large or where the lungs are.
+    Removed from every image alike, it leaves no outline that could show the size or position of the lungs.
     """
     total = np.zeros(chests[0].hole.shape, np.int64)
     for chest in chests:
@@ -107,13 +107,13 @@ def with_region(chests: Sequence[Chest], share: float = COMMON) -> list[Chest]:
     return [replace(chest, region=region) for chest in chests]
 
 
-# --- what stands where a part is removed ------------------------------------------------------------------
+# --- fills of removed parts -------------------------------------------------------------------------------
 
 
 def mean_fill(canvases: Pixels, positive: Mask | None = None) -> Pixels:
     """Return the mean of images, uint8 [S, S] from uint8 [n, S, S]; with labels bool [n] both classes weigh alike.
 
-    It looks like a chest whose disease cannot be told, so that the answers stay in the range that the network knows.
+    It looks like a chest of undecided disease, so the answers stay in the network's usual range.
     """
     groups = [canvases] if positive is None else [canvases[positive], canvases[~positive]]
     means = [group.mean(axis=0, dtype=np.float64) for group in groups if len(group)]
@@ -137,12 +137,12 @@ def untouched(chest: Chest, fill: Pixels) -> Pixels:
 
 
 def lungs_removed(chest: Chest, fill: Pixels) -> Pixels:
-    """Fill the hulls of both lungs: what the network knows now, it does not know from the lungs."""
+    """Fill the hulls of both lungs: what the network still knows comes from elsewhere."""
     return np.where(chest.hole, fill, chest.image)
 
 
 def lung_region_removed(chest: Chest, fill: Pixels) -> Pixels:
-    """Fill the region where the lungs of all images lie, the same for all: no outline is left to tell anything."""
+    """Fill the region of the lungs of all images, the same for all: no outline is left."""
     return np.where(chest.region, fill, chest.image)
 
 
@@ -167,8 +167,8 @@ def border_masked(chest: Chest, fill: Pixels) -> Pixels:
 def corners_masked(chest: Chest, fill: Pixels) -> Pixels:
     """Fill the four corners, and what looks like burnt-in text, lungs excepted."""
     side = chest.image.shape[0]
-    place = np.arange(side)
-    edge = (place < CORNER * side) | (place >= side - CORNER * side)
+    position = np.arange(side)
+    edge = (position < CORNER * side) | (position >= side - CORNER * side)
     hidden = (edge[:, None] & edge) | text_in(chest.image)
     return np.where(hidden & ~chest.lungs, fill, chest.image)
 
@@ -184,15 +184,15 @@ def everything_removed(chest: Chest, fill: Pixels) -> Pixels:
 
 
 def _frame(side: int, share: float) -> Mask:
-    place = np.arange(side)
-    edge = (place < share * side) | (place >= side - share * side)
+    position = np.arange(side)
+    edge = (position < share * side) | (position >= side - share * side)
     return edge[:, None] | edge
 
 
 def text_in(image: Pixels) -> Mask:
-    """Return where something looks like burnt-in text, bool [S, S] from uint8 [S, S]: small, far brighter than near.
+    """Return where something looks like burnt-in text, bool [S, S] from uint8 [S, S]: small and bright against near.
 
-    It may take a bone's edge or an electrode for text; too much masked does less harm here than too little.
+    A bone's edge or an electrode may be masked too; masking too much does less harm here than too little.
     """
     step = max(1, round(image.shape[0] / _SMALL))
     short = -image.shape[0] % step
@@ -202,12 +202,12 @@ def text_in(image: Pixels) -> Mask:
     bright = (small >= _BRIGHT) & (small.astype(np.int16) - around >= _ABOVE)
     parts, _ = label(bright, np.ones((3, 3)))
     most = _LARGEST * small.shape[0]
-    kept = np.zeros(small.shape, np.bool_)
-    for number, place in enumerate(find_objects(parts), start=1):
-        if max(place[0].stop - place[0].start, place[1].stop - place[1].start) <= most:
-            kept[place] |= parts[place] == number
-    kept = _widened(kept, _MARGIN)
-    return np.kron(kept, np.ones((step, step), np.bool_))[: image.shape[0], : image.shape[1]]
+    text = np.zeros(small.shape, np.bool_)
+    for number, box in enumerate(find_objects(parts), start=1):
+        if max(box[0].stop - box[0].start, box[1].stop - box[1].start) <= most:
+            text[box] |= parts[box] == number
+    text = _widened(text, _MARGIN)
+    return np.kron(text, np.ones((step, step), np.bool_))[: image.shape[0], : image.shape[1]]
 
 
 # --- things added -----------------------------------------------------------------------------------------
@@ -280,11 +280,11 @@ ADDED: Mapping[str, Condition] = MappingProxyType(
 
 def logits(classifier: Classifier, chests: Sequence[Chest], condition: Condition, fill: Pixels) -> FloatArray:
     """Return logits float32 [n, classes] of all chests under one condition, in batches; memory holds one."""
-    found = []
+    parts = []
     for start in range(0, len(chests), _BATCH):
         changed = [condition(chest, fill) for chest in chests[start : start + _BATCH]]
-        found.append(classifier.logits(np.stack(changed)))
-    return np.concatenate(found)
+        parts.append(classifier.logits(np.stack(changed)))
+    return np.concatenate(parts)
 
 
 def answers(classifier: Classifier, chests: Sequence[Chest], condition: Condition, fill: Pixels) -> Floats:
@@ -293,12 +293,12 @@ def answers(classifier: Classifier, chests: Sequence[Chest], condition: Conditio
 
 
 def outline(chests: Sequence[Chest]) -> Floats:
-    """Return what the outline of the hole tells, float64 [n, 8]: area, box, centre and width of both its halves."""
+    """Return features of the outline of the hole, float64 [n, 8]: area of both halves, box, centre."""
     rows = []
     for chest in chests:
         side = chest.hole.shape[0]
         down, across = (np.flatnonzero(chest.hole.any(axis=axis)) for axis in (1, 0))
-        y, x = (places.mean() for places in np.nonzero(chest.hole))
+        y, x = (positions.mean() for positions in np.nonzero(chest.hole))
         half = chest.hole[:, : side // 2].mean(), chest.hole[:, side // 2 :].mean()
         box = down[0], down[-1], across[0], across[-1]
         rows.append([*half, *(edge / side for edge in box), y / side, x / side])

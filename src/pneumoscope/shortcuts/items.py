@@ -18,14 +18,14 @@ from pneumoscope.predict import Classifier
 from pneumoscope.records import Estimate
 from pneumoscope.shortcuts import verdict
 from pneumoscope.shortcuts.conditions import ADDED, REMOVED, logits, noise_fill, outline, untouched
-from pneumoscope.shortcuts.material import Material
-from pneumoscope.shortcuts.probes import told
+from pneumoscope.shortcuts.probes import probe
+from pneumoscope.shortcuts.radiographs import Radiographs
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Progress = Callable[[int, int], None]
 CLEAN = "untouched"
-# Removed in two ways, because the network's answer to one fill may be at its end, where it can no longer tell anything.
+# Removed with two fills, because the network's answers to one of them may be saturated.
 AGAIN = ("lung_region_removed", "lungs_removed")
 
 
@@ -33,8 +33,8 @@ AGAIN = ("lung_region_removed", "lungs_removed")
 class Item:
     """One line of the card.
 
-    `key`: its name in `audit.json`. `light`: one of `verdict.LIGHTS`. `measure`: what `figure` is. `limit`: the rule in
-    figures. `reason`: why it was not tested. `facts`: what else was measured.
+    `key`: its name in `audit.json`. `light`: one of `verdict.LIGHTS`. `measure`: the name of `figure`. `limit`: the
+    rule in figures. `reason`: why it was not tested. `facts`: further measurements.
     """
 
     key: str
@@ -55,31 +55,33 @@ class Item:
 
 
 def not_tested(key: str, reason: str) -> Item:
-    """Return an item without figure, and why."""
+    """Return an item without figure, with the reason."""
     return Item(key, verdict.NOT_TESTED, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What the network says of all images under one condition: log-odds float64 [n], calls of pneumonia bool [n]."""
+class Answer:
+    """The network's answers under one condition: log-odds float64 [n], calls of pneumonia bool [n]."""
 
     score: Floats
     called: Bools
 
 
-def answer_all(classifier: Classifier, material: Material, progress: Progress | None = None) -> dict[str, Answered]:
+def answer_all(classifier: Classifier, radiographs: Radiographs, progress: Progress | None = None) -> dict[str, Answer]:
     """Return the answers to the untouched images, and under every condition; with `:noise` those of the second fill."""
-    noise = noise_fill(material.canvases, material.labels)
-    asked = [(name, condition, material.fill) for name, condition in {CLEAN: untouched, **REMOVED, **ADDED}.items()]
-    asked += [(f"{name}:noise", REMOVED[name], noise) for name in AGAIN]
-    found: dict[str, Answered] = {}
-    for name, condition, fill in asked:
-        raw = logits(classifier, material.chests, condition, fill)
+    noise = noise_fill(radiographs.canvases, radiographs.labels)
+    conditions = [
+        (name, condition, radiographs.fill) for name, condition in {CLEAN: untouched, **REMOVED, **ADDED}.items()
+    ]
+    conditions += [(f"{name}:noise", REMOVED[name], noise) for name in AGAIN]
+    answers: dict[str, Answer] = {}
+    for name, condition, fill in conditions:
+        raw = logits(classifier, radiographs.chests, condition, fill)
         probability = probabilities(raw, *classifier.calibration)[0]
-        found[name] = Answered(pneumonia_logit(raw), probability >= classifier.threshold)
+        answers[name] = Answer(pneumonia_logit(raw), probability >= classifier.threshold)
         if progress is not None:
-            progress(len(found), len(asked))
-    return found
+            progress(len(answers), len(conditions))
+    return answers
 
 
 # --- without the lungs, and with them alone ---------------------------------------------------------------
@@ -102,36 +104,36 @@ def kept_share(y: Bools, clean: Floats, changed: Floats, codes: NDArray[np.int64
     return interval(value, replicate(statistic, c, seed=seed)[:, 0])
 
 
-def removal_items(material: Material, found: Mapping[str, Answered], seed: int) -> list[Item]:
-    """Judge what is left of the AUROC without the lungs, and with the lungs alone."""
+def removal_items(radiographs: Radiographs, answers: Mapping[str, Answer], seed: int) -> list[Item]:
+    """Judge the AUROC that is left without the lungs, and with the lungs alone."""
     keys = ("lung_region_removed", "lungs_removed", "lungs_only")
-    if reason := material.why_no_auroc():
+    if reason := radiographs.auroc_fault():
         return [not_tested(key, reason) for key in keys]
-    assert material.labels is not None
-    y, codes = material.labels, material.codes
-    clean = found[CLEAN].score
+    assert radiographs.labels is not None
+    y, codes = radiographs.labels, radiographs.codes
+    clean = answers[CLEAN].score
     area = paired_auroc(cohort(y, clean, codes), cohort(y, clean, codes)).auc_a
     if area.low <= 0.5:
-        return [not_tested(key, "the network does not tell the classes apart: nothing can be lost") for key in keys]
-    told_by_outline = told(outline(material.chests), y, codes, seed)
+        return [not_tested(key, "the network does not separate the classes: nothing can be lost") for key in keys]
+    by_outline = probe(outline(radiographs.chests), y, codes, seed)
     items = []
     for key in keys:
-        pair = paired_auroc(cohort(y, clean, codes), cohort(y, found[key].score, codes))
-        kept = kept_share(y, clean, found[key].score, codes, seed)
+        pair = paired_auroc(cohort(y, clean, codes), cohort(y, answers[key].score, codes))
+        kept = kept_share(y, clean, answers[key].score, codes, seed)
         facts: dict[str, Any] = {"auroc": pair.auc_b.as_json(), "kept": kept.as_json()}
         if key == "lungs_only":
             light = verdict.never_red(verdict.at_most(_negative(kept), -verdict.LEAST_ALONE))
             limit = f"at least {verdict.LEAST_ALONE:.0%} of (AUROC − .5) left"
         else:
-            again = cohort(y, found[f"{key}:noise"].score, codes)
+            again = cohort(y, answers[f"{key}:noise"].score, codes)
             facts["auroc_noise"] = paired_auroc(again, again).auc_a.as_json()
             light = verdict.at_most(kept, verdict.MOST_KEPT)
             limit = f"at most {verdict.MOST_KEPT:.0%} of (AUROC − .5) left"
         if key == "lungs_removed":
-            facts |= {"outline": told_by_outline.as_json(), "silhouette": _area(y, found["silhouette"].score, codes)}
-            if light != verdict.GREEN and told_by_outline.low > verdict.MOST_ALONG:
+            facts |= {"outline": by_outline.as_json(), "silhouette": _area(y, answers["silhouette"].score, codes)}
+            if light != verdict.GREEN and by_outline.low > verdict.MOST_ALONG:
                 facts["void"] = (
-                    "the outline of the hole alone tells pneumonia, so that this cannot be laid on the network"
+                    "the outline of the hole alone predicts pneumonia, so this proves nothing about the network"
                 )
                 light = verdict.AMBER
         items.append(Item(key, light, "AUROC", pair.auc_b, limit, facts=facts))
@@ -150,18 +152,18 @@ def _area(y: Bools, score: Floats, codes: NDArray[np.int64]) -> dict[str, Any]:
 # --- parts hidden, things added ---------------------------------------------------------------------------
 
 
-def change_items(material: Material, found: Mapping[str, Answered], seed: int) -> list[Item]:
-    """Judge what borders, corners, an R, a frame, a mirror image or another exposure do to ranking and calls."""
-    hidden = [_hidden(key, material, found, seed) for key in ("border_masked", "corners_masked")]
-    return hidden + [_change(key, material, found, seed, one_class=True) for key in ADDED]
+def change_items(radiographs: Radiographs, answers: Mapping[str, Answer], seed: int) -> list[Item]:
+    """Judge the effect of borders, corners, an R, a frame, a mirror image or another exposure on ranking and calls."""
+    hidden = [_hidden(key, radiographs, answers, seed) for key in ("border_masked", "corners_masked")]
+    return hidden + [_change(key, radiographs, answers, seed, one_class=True) for key in ADDED]
 
 
-def _hidden(key: str, material: Material, found: Mapping[str, Answered], seed: int) -> Item:
-    """Judge a hidden part: a loss is red only where the part goes into what sets the classes apart."""
-    item = _change(key, material, found, seed, one_class=False)
-    if material.why_no_auroc() or material.labels is None:
+def _hidden(key: str, radiographs: Radiographs, answers: Mapping[str, Answer], seed: int) -> Item:
+    """Judge a hidden part: a loss is red only where the part contributes to the distance between the classes."""
+    item = _change(key, radiographs, answers, seed, one_class=False)
+    if radiographs.auroc_fault() or radiographs.labels is None:
         return item
-    taken = taken_share(material.labels, found[CLEAN].score, found[key].score, material.codes, seed)
+    taken = taken_share(radiographs.labels, answers[CLEAN].score, answers[key].score, radiographs.codes, seed)
     facts = {**item.facts, "taken": taken.as_json()}
     limit = f"{item.limit}; red where more than {verdict.MOST_TAKEN:.0%} of the classes' distance goes as well"
     if item.light == verdict.RED and verdict.at_most(taken, verdict.MOST_TAKEN) != verdict.RED:
@@ -188,26 +190,26 @@ def taken_share(y: Bools, clean: Floats, changed: Floats, codes: NDArray[np.int6
     return interval(value, replicate(statistic, c, seed=seed)[:, 0])
 
 
-def _change(key: str, material: Material, found: Mapping[str, Answered], seed: int, *, one_class: bool) -> Item:
-    clean, changed = found[CLEAN], found[key]
-    turned = proportion(clean.called != changed.called, material.codes)
-    shift = mean_of(changed.score - clean.score, seed=seed, groups=material.patients)
+def _change(key: str, radiographs: Radiographs, answers: Mapping[str, Answer], seed: int, *, one_class: bool) -> Item:
+    clean, changed = answers[CLEAN], answers[key]
+    turned = proportion(clean.called != changed.called, radiographs.codes)
+    shift = mean_of(changed.score - clean.score, seed=seed, groups=radiographs.patients)
     facts: dict[str, Any] = {"turned": turned.as_json(), "shift": shift.as_json()}
     limit = f"at most {verdict.MOST_TURNED:.0%} of the calls turned"
     lights = {"turned": verdict.never_red(verdict.at_most(turned, verdict.MOST_TURNED))}
-    if not material.why_no_auroc() and material.labels is not None:
-        y = material.labels
+    if not radiographs.auroc_fault() and radiographs.labels is not None:
+        y = radiographs.labels
         ways = {"lost": changed.score}
         if one_class:
             ways["lost_on_normal"] = np.where(y, clean.score, changed.score)
             ways["lost_on_pneumonia"] = np.where(y, changed.score, clean.score)
         limit += f"; at most {verdict.MOST_LOST:.2f} of AUROC lost"
         for name, score in ways.items():
-            pair = paired_auroc(cohort(y, clean.score, material.codes), cohort(y, score, material.codes))
+            pair = paired_auroc(cohort(y, clean.score, radiographs.codes), cohort(y, score, radiographs.codes))
             lost = _lost(pair)
             facts[name] = lost.as_json()
             lights[name] = verdict.at_most(lost, verdict.MOST_LOST)
-        facts["auroc"] = _area(y, changed.score, material.codes)
+        facts["auroc"] = _area(y, changed.score, radiographs.codes)
     facts["lights"] = lights
     light = verdict.worst(lights.values())
     if key in verdict.FOREIGN:

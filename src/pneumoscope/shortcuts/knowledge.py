@@ -1,4 +1,4 @@
-"""Items about maps and embeddings: where the network looks, and what it knows beside the disease."""
+"""Items about maps and embeddings: where the network looks, and which attributes it encodes beside the disease."""
 
 from __future__ import annotations
 
@@ -15,44 +15,42 @@ from pneumoscope.predict import Classifier
 from pneumoscope.records import Estimate
 from pneumoscope.shortcuts import verdict
 from pneumoscope.shortcuts.attention import CAMS, Attention, attainable, attention, grain, maps_of
-from pneumoscope.shortcuts.items import CLEAN, Answered, Item, not_tested
-from pneumoscope.shortcuts.material import Material
-from pneumoscope.shortcuts.probes import attributes, embeddings, enough, exposure, reduced, shape, told
+from pneumoscope.shortcuts.items import CLEAN, Answer, Item, not_tested
+from pneumoscope.shortcuts.probes import attributes, embeddings, enough, exposure, probe, reduced, shape
+from pneumoscope.shortcuts.radiographs import Radiographs
 
 Bools = NDArray[np.bool_]
 
 
 def attention_items(
-    classifier: Classifier, material: Material, found: Mapping[str, Answered], *, most: int, seed: int
+    classifier: Classifier, radiographs: Radiographs, answers: Mapping[str, Answer], *, most: int, seed: int
 ) -> tuple[list[Item], dict[str, Attention]]:
     """Judge where maps lie, of at most `most` images that the network calls pneumonia.
 
-    A map shows what speaks for pneumonia; where the network finds nothing, it is about nothing. Maps that are too
-    coarse to follow the lungs are measured and not judged.
+    A map shows evidence for pneumonia, so images called normal are left out. Maps too coarse to follow the lungs are
+    measured and not judged.
     """
     keys = [*(f"attention_{method}" for method in CAMS), "hotspot"]
-    called = np.flatnonzero(found[CLEAN].called)
+    called = np.flatnonzero(answers[CLEAN].called)
     chosen = np.sort(np.random.default_rng(seed).permutation(called)[:most])
     if len(chosen) < verdict.MIN_MAPS:
         reason = f"the network calls {len(called)} images pneumonia, maps of {verdict.MIN_MAPS} are needed"
         return [not_tested(key, reason) for key in keys], {}
     side = classifier.bundle.preparation.size
-    lungs = np.stack([_resized(material.chests[index].lungs, side) for index in chosen])
-    patients = [material.patients[index] for index in chosen]
+    lungs = np.stack([_resized(radiographs.chests[index].lungs, side) for index in chosen])
+    patients = [radiographs.patients[index] for index in chosen]
     items, measured = [], {}
     try:
-        places = grain(classifier)
+        cells = grain(classifier)
     except BundleError as error:
         return [not_tested(key, error.what) for key in keys], {}
-    most_inside = None if places is None else attainable(lungs, places)
+    most_inside = None if cells is None else attainable(lungs, cells)
     coarse = None
-    if places is not None and most_inside is not None and most_inside < verdict.INSIDE_AIM:
-        coarse = (
-            f"maps of {places} x {places} places are too coarse: following the lungs, {most_inside:.0%} lie in them"
-        )
+    if cells is not None and most_inside is not None and most_inside < verdict.INSIDE_AIM:
+        coarse = f"maps of {cells} x {cells} places are too coarse: following the lungs, {most_inside:.0%} lie in them"
     for method in CAMS:
         try:
-            maps = maps_of(classifier, material.canvases[chosen], method)
+            maps = maps_of(classifier, radiographs.canvases[chosen], method)
         except (BundleError, ConfigError) as error:
             items.append(not_tested(f"attention_{method}", error.what))
             continue
@@ -66,25 +64,25 @@ def attention_items(
     return items, measured
 
 
-def _inside(found: Attention, most: float | None, coarse: str | None) -> Item:
-    light = verdict.at_least(found.inside, verdict.INSIDE_AIM, verdict.INSIDE_LEAST)
+def _inside(measured: Attention, most: float | None, coarse: str | None) -> Item:
+    light = verdict.at_least(measured.inside, verdict.INSIDE_AIM, verdict.INSIDE_LEAST)
     return Item(
-        f"attention_{found.method}",
+        f"attention_{measured.method}",
         verdict.NOT_TESTED if coarse else light,
         "energy in the lungs",
-        found.inside,
+        measured.inside,
         f"at least {verdict.INSIDE_AIM:.0%}; under {verdict.INSIDE_LEAST:.0%} is red",
         coarse,
-        {**found.as_json(), "attainable": most},
+        {**measured.as_json(), "attainable": most},
     )
 
 
-def _hotspot(found: Attention | None, coarse: str | None) -> Item:
-    if found is None:
+def _hotspot(measured: Attention | None, coarse: str | None) -> Item:
+    if measured is None:
         return not_tested("hotspot", "there are no maps")
-    light = verdict.NOT_TESTED if coarse else verdict.hotspot(found.follows, found.hotspot)
+    light = verdict.NOT_TESTED if coarse else verdict.hotspot(measured.follows, measured.hotspot)
     limit = "above 0, and the strongest places in the lungs"
-    return Item("hotspot", light, "own lungs less others'", found.follows, limit, coarse, found.as_json())
+    return Item("hotspot", light, "own lungs less others'", measured.follows, limit, coarse, measured.as_json())
 
 
 def _resized(mask: Bools, side: int) -> Bools:
@@ -94,48 +92,48 @@ def _resized(mask: Bools, side: int) -> Bools:
     return np.asarray(grown) >= 128
 
 
-def along_items(material: Material, seed: int) -> list[Item]:
-    """Judge what size, exposure and the table tell of the label, without any network: shortcuts on offer."""
-    if reason := material.why_no_auroc():
+def along_items(radiographs: Radiographs, seed: int) -> list[Item]:
+    """Judge how far size, exposure and the table predict the label, without any network: shortcuts on offer."""
+    if reason := radiographs.auroc_fault():
         return [not_tested("metadata", reason)]
-    assert material.labels is not None
-    features = {"exposure": exposure(material.canvases)}
-    if (sizes := shape(material.sizes)) is not None:
+    assert radiographs.labels is not None
+    features = {"exposure": exposure(radiographs.canvases)}
+    if (sizes := shape(radiographs.sizes)) is not None:
         features["size"] = sizes
     for name in ("age_years", "sex", "view", "site"):
-        values = [getattr(sample, name) for sample in material.samples]
+        values = [getattr(sample, name) for sample in radiographs.samples]
         if (columns := encode(["" if value is None else str(value) for value in values])) is not None:
             features[name] = columns
-    y, codes = material.labels, material.codes
-    facts = {key: told(columns, y, codes, seed).as_json() for key, columns in features.items()}
-    figure = told(np.hstack(list(features.values())), y, codes, seed)
+    y, codes = radiographs.labels, radiographs.codes
+    facts = {key: probe(columns, y, codes, seed).as_json() for key, columns in features.items()}
+    figure = probe(np.hstack(list(features.values())), y, codes, seed)
     light = verdict.never_red(verdict.at_most(figure, verdict.MOST_ALONG))
     return [Item("metadata", light, "AUROC", figure, f"at most {verdict.MOST_ALONG:.2f}", facts=facts)]
 
 
-def probe_items(classifier: Classifier, material: Material, seed: int) -> list[Item]:
-    """Judge whether embeddings know how and of whom an image was taken, better than the grey levels tell it."""
-    asked = [(name, known, true) for name, known, true in attributes(material.samples)]
-    asked = [(n, known, true) for n, known, true in asked if enough(true[known], material.codes[known])]
-    if not asked and material.why_no_auroc():
-        return [not_tested("probes", "the table tells neither labels nor age, sex, view or site of enough patients")]
+def probe_items(classifier: Classifier, radiographs: Radiographs, seed: int) -> list[Item]:
+    """Judge whether embeddings predict attributes of patient and acquisition better than the grey levels do."""
+    questions = [(name, known, true) for name, known, true in attributes(radiographs.samples)]
+    questions = [(n, known, true) for n, known, true in questions if enough(true[known], radiographs.codes[known])]
+    if not questions and radiographs.auroc_fault():
+        return [not_tested("probes", "the table has neither labels nor age, sex, view or site of enough patients")]
     try:
-        features = reduced(embeddings(classifier, material.canvases))
+        features = reduced(embeddings(classifier, radiographs.canvases))
     except BundleError as error:
         return [not_tested("probes", error.what)]
-    grey = exposure(material.canvases)
+    grey = exposure(radiographs.canvases)
     facts: dict[str, Any] = {"attributes": {}}
-    if not material.why_no_auroc() and material.labels is not None:
-        facts["label"] = told(features, material.labels, material.codes, seed).as_json()
+    if not radiographs.auroc_fault() and radiographs.labels is not None:
+        facts["label"] = probe(features, radiographs.labels, radiographs.codes, seed).as_json()
     pairs: dict[str, tuple[Estimate, Estimate]] = {}
-    for name, known, true in asked:
-        groups = np.unique(material.codes[known], return_inverse=True)[1].astype(np.int64)
-        by_network = told(features[known], true[known], groups, seed)
-        by_grey = told(grey[known], true[known], groups, seed)
+    for name, known, true in questions:
+        groups = np.unique(radiographs.codes[known], return_inverse=True)[1].astype(np.int64)
+        by_network = probe(features[known], true[known], groups, seed)
+        by_grey = probe(grey[known], true[known], groups, seed)
         pairs[name] = by_network, by_grey
         facts["attributes"][name] = {"embedding": by_network.as_json(), "exposure": by_grey.as_json()}
-    if not asked:
-        reason = "the table tells no age, sex, view or site that differs in enough patients"
+    if not questions:
+        reason = "the table has no age, sex, view or site that differs in enough patients"
         return [Item("probes", verdict.NOT_TESTED, reason=reason, facts=facts)]
     name, (figure, grey_alone) = max(pairs.items(), key=lambda pair: pair[1][0].value)
     light = verdict.AMBER if figure.low > max(verdict.MOST_KNOWN, grey_alone.value) else verdict.GREEN

@@ -1,4 +1,4 @@
-"""What can be told without the lungs, and what the network's embedding knows beyond the disease."""
+"""Predictions without the lungs, and attributes that the network's embedding encodes beyond the disease."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def shape(sizes: NDArray[np.int64]) -> Floats | None:
     return None if np.ptp(sizes, axis=0).max() == 0 else np.column_stack([logs, logs[:, 0] - logs[:, 1]])
 
 
-def told(features: Floats, y: Mask, groups: Codes, seed: int) -> Estimate:
-    """Return the AUROC for `y`, bool [n], of a logistic regression on features [n, k] that never saw the patient."""
+def probe(features: Floats, y: Mask, groups: Codes, seed: int) -> Estimate:
+    """Return the AUROC for `y`, bool [n], of a logistic regression on features [n, k] fitted without the patient."""
     return auroc_interval(y, out_of_fold(features, y, groups, seed=seed), groups, seed=seed)
 
 
@@ -75,9 +75,9 @@ def enough(y: Mask, groups: Codes) -> bool:
 
 
 def attributes(samples: Sequence[Sample]) -> Iterator[tuple[str, Mask, Mask]]:
-    """Yield (name, known bool [n], true bool [n]) of what the table tells about how and of whom an image was taken.
+    """Yield (name, known bool [n], true bool [n]) for attributes of patient and acquisition in the table.
 
-    Age is cut at its median. A column of words gives one question for each of its four most frequent words, or one in
+    Age is cut at its median. A column of words gives one attribute for each of its four most frequent words, or one in
     all where it has two.
     """
     ages = np.array([np.nan if sample.age_years is None else sample.age_years for sample in samples])

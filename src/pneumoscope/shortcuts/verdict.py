@@ -14,15 +14,15 @@ from pneumoscope.records import Estimate
 GREEN, AMBER, RED, NOT_TESTED = "green", "amber", "red", "not tested"
 LIGHTS = (GREEN, AMBER, RED, NOT_TESTED)
 
-# Share of (AUROC - .5) that may be left without the lungs. More, and most of what the network knows lies elsewhere.
+# Share of (AUROC - .5) that may be left without the lungs. More, and most of the evidence comes from elsewhere.
 MOST_KEPT = 0.50
-# Share of (AUROC - .5) that should be left with the lungs alone. It is never red: so changed an image is a strange one.
+# Share of (AUROC - .5) that should be left with the lungs alone. It is never red: such images are too strange.
 LEAST_ALONE = 0.50
 # AUROC that may be lost when borders, corners or letters are hidden, added, or put on one class alone. The literature
-# calls a fall of .03 within strata a sign of a shortcut; so small a fall is no more than what the change itself costs.
+# calls a fall of .03 within strata a sign of a shortcut; so small a fall is the cost of the change itself.
 MOST_LOST = 0.03
 # Share of the distance between the classes' mean log-odds that a hidden part may take before a loss of AUROC is red.
-# A network unsure of many images ranks worse whatever is hidden, but a part that tells nothing takes from both alike.
+# A network unsure of many images ranks worse whatever is hidden, but an irrelevant part takes from both classes alike.
 MOST_TAKEN = 0.25
 # Share of the calls that an R, a border, a mirror image or another exposure may turn round: none of them is a finding.
 # More is never red, for a network that is unsure of many images changes its calls whatever is changed.
@@ -34,7 +34,7 @@ FOREIGN = frozenset({"letter_pasted", "border_added", "mirrored"})
 INSIDE_AIM, INSIDE_LEAST = 0.60, 0.50
 # AUROC from which on a property that is no finding is a shortcut on offer, as in `data check`.
 MOST_ALONG = 0.60
-# AUROC of a probe from which on embeddings are said to know an attribute that the grey levels do not tell as well.
+# AUROC of a probe above which embeddings count as encoding an attribute, unless the grey levels predict it as well.
 MOST_KNOWN = 0.70
 
 MIN_PATIENTS = 10  # of each class, for an AUROC
@@ -59,7 +59,7 @@ def never_red(light: str) -> str:
 
 
 def hotspot(follows: Estimate, inside: float) -> str:
-    """Return the light of maps that may always lie at the same place.
+    """Return the light of maps that may always lie at the same position.
 
     `follows`: share of energy in the own lungs less that in others'; `inside`: share of the mean map's strongest
     places where most images have lung. Red where maps do not go with the lungs and lie outside them.
@@ -70,5 +70,5 @@ def hotspot(follows: Estimate, inside: float) -> str:
 
 def worst(lights: Iterable[str]) -> str:
     """Return the worst of the lights that were tested, or that none was."""
-    known = [light for light in lights if light != NOT_TESTED]
-    return max(known, key=LIGHTS.index) if known else NOT_TESTED
+    tested = [light for light in lights if light != NOT_TESTED]
+    return max(tested, key=LIGHTS.index) if tested else NOT_TESTED

@@ -109,31 +109,31 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
         epoch, index = key
         row = self.rows[index]
         canvas = self.pixels[row]
-        known = self.targets[index], self.weights[index]
+        label = self.targets[index], self.weights[index]
         if self.augmenter is None:
-            return prepare(torch.from_numpy(np.array(canvas))[None], self.preparation)[0], *known
+            return prepare(torch.from_numpy(np.array(canvas))[None], self.preparation)[0], *label
         if self.lungs is None:
-            return self.augmenter(canvas, epoch, index), *known
+            return self.augmenter(canvas, epoch, index), *label
         donor = self.augmenter.donor(epoch, index, len(self.rows))
         if donor is not None:
             other = self.rows[donor]
             canvas = in_other_surroundings(canvas, self.lungs[row], self.pixels[other], self.lungs[other])
         size, drawn = self.augmenter.drawn(epoch, index)
-        where = drawn.warp(torch.from_numpy(np.array(self.lungs[row]))[None], size)
-        return self.augmenter(canvas, epoch, index), *known, where
+        lung_map = drawn.warp(torch.from_numpy(np.array(self.lungs[row]))[None], size)
+        return self.augmenter(canvas, epoch, index), *label, lung_map
 
 
-def in_other_surroundings(image: Pixels, lungs: Pixels, other: Pixels, its_lungs: Pixels) -> Pixels:
+def in_other_surroundings(image: Pixels, lungs: Pixels, other: Pixels, other_lungs: Pixels) -> Pixels:
     """Return an image's lungs among the surroundings of another image, uint8 [S, S].
 
-    `lungs` and `its_lungs`: masks uint8 [S, S], 0..255. A margin stays with the lungs, and so does what would else show
-    the other's lungs; the seam is soft. Where either mask is empty the image stays what it was.
+    `lungs` and `other_lungs`: masks uint8 [S, S], 0..255. A margin stays with the lungs, and so does the area of the
+    other lungs; the seam is soft. Where either mask is empty the image is unchanged.
     """
     side = image.shape[0]
     margin, seam = 2 * round(_MARGIN * side) + 1, _SEAM * side
-    if not (lungs > 127).any() or not (its_lungs > 127).any():
+    if not (lungs > 127).any() or not (other_lungs > 127).any():
         return image
-    own = maximum_filter(np.maximum(lungs, its_lungs), margin) > 127
+    own = maximum_filter(np.maximum(lungs, other_lungs), margin) > 127
     keep = gaussian_filter(own.astype(np.float32), seam)
     return np.asarray(np.round(other + keep * (image.astype(np.float32) - other)), np.uint8)
 

@@ -33,7 +33,7 @@ from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json, write_text
 from pneumoscope.gate.fitting import add_gate, drawn, least_side
 from pneumoscope.images.preparation import Pixels, Preparation
-from pneumoscope.lungs import LungSegmenter, crop_of, why_not_found
+from pneumoscope.lungs import LungSegmenter, crop_of, mask_fault
 from pneumoscope.networks.network import Network, build_network, require_size, round_weights
 from pneumoscope.networks.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
@@ -48,7 +48,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Console:
-    """How an experiment tells of its progress; every field may be None."""
+    """Where an experiment reports its progress; every field may be None."""
 
     say: Any = None
     report: Report | None = None
@@ -173,9 +173,9 @@ def prepare_training(
 
 
 def lung_masks(cache: PixelCache, console: Console) -> Pixels:
-    """Return where the lungs are in all images of a cache, uint8 like its pixels, 0..255: found once, kept beside them.
+    """Return the lung masks of all images of a cache, uint8 like its pixels, 0..255: computed once, stored beside them.
 
-    Where no lungs are found the mask is empty.
+    Without two lungs the mask is empty.
 
     Raises:
         ConfigError, BundleError, StorageError: as their messages say.
@@ -186,17 +186,17 @@ def lung_masks(cache: PixelCache, console: Console) -> Pixels:
         if not path.is_file():
             console(f"finding the lungs in {len(cache.pixels)} images")
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, _found_lungs(segmenter, cache.pixels))
+                np.save(stream, _lung_masks(segmenter, cache.pixels))
         masks: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     return masks
 
 
-def _found_lungs(segmenter: LungSegmenter, pixels: Pixels) -> Pixels:
+def _lung_masks(segmenter: LungSegmenter, pixels: Pixels) -> Pixels:
     masks = np.zeros(pixels.shape, np.uint8)
     for start in range(0, len(pixels), _BATCH):
-        found = segmenter.masks(np.array(pixels[start : start + _BATCH]))
-        usable = np.array([why_not_found(mask) is None for mask in found])
-        masks[start : start + _BATCH] = np.round(found * 255) * usable[:, None, None]
+        part = segmenter.masks(np.array(pixels[start : start + _BATCH]))
+        usable = np.array([mask_fault(mask) is None for mask in part])
+        masks[start : start + _BATCH] = np.round(part * 255) * usable[:, None, None]
     return masks
 
 
@@ -262,16 +262,16 @@ def bundle_network(
     with TemporaryDirectory() as scratch:
         draft = Path(scratch) / "draft"
         save_bundle(draft, run.network, run.preparation, sections)
-        learned, held = (drawn(part.rows, run.experiment.seed) for part in (run.train, run.val))
+        train_rows, val_rows = (drawn(part.rows, run.experiment.seed) for part in (run.train, run.val))
         add_gate(
-            load_bundle(draft), path, run.cache.pixels[learned], run.cache.pixels[held],
+            load_bundle(draft), path, run.cache.pixels[train_rows], run.cache.pixels[val_rows],
             smallest_side=least_side([sample.path for sample in divided.select("val").samples], run.preparation.size),
             ages=ages(divided),
         )  # fmt: skip
 
 
 def _without_paths(experiment: Experiment) -> dict[str, Any]:
-    """The card may travel: it names files, not where they lay."""
+    """Return the settings with file names instead of paths, which mean nothing on another machine."""
     config: dict[str, Any] = experiment.model_dump(mode="json")
     config["model"]["weights"] = Path(config["model"]["weights"]).name
     config["train"]["teachers"] = [Path(name).name for name in experiment.train.teachers]

@@ -156,22 +156,22 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """A checkpoint is whole or absent, also after a power cut."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        buffer = io.BytesIO()  # PyTorch's own writer does not tell a full disk from other faults
+        buffer = io.BytesIO()  # PyTorch's own writer reports a full disk like any other fault
         torch.save(checkpoint, buffer)
         write_bytes(Path(path), buffer.getvalue())
 
 
 class _Checkpoint(ModelCheckpoint):
-    """Knows its best checkpoint again where the run folder was moved before the resume."""
+    """Recognises its best checkpoint where the run folder was moved before the resume."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = Path(str(self.dirpath))
 
-        def here(path: str) -> str:
+        def moved_path(path: str) -> str:
             return str(folder / Path(path).name) if path else path
 
-        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        moved = {key: moved_path(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+        best = {moved_path(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
 
 
@@ -184,8 +184,8 @@ class _Average(WeightAveraging):
 
 # At the top of the module, because spawned processes can take no other function.
 def _average(decay: float, means: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-    seen = float(count)
-    rate = min(decay, (1 + seen) / (10 + seen))
+    steps = float(count)
+    rate = min(decay, (1 + steps) / (10 + steps))
     if means[0].is_floating_point():
         torch._foreach_lerp_(means, currents, 1 - rate)
     else:  # counters of batch norm
@@ -226,7 +226,7 @@ def fit(
     """
     network, groups, still = module_parts
     keep_freed_memory()
-    # Filling fresh memory with NaN shows who reads it unwritten, and costs a third of the speed.
+    # Filling fresh memory with NaN would show reads of unwritten memory, at a third of the speed.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - its types do not know it
     folder = run / "checkpoints" / phase.name
     done, best, last = (folder / name for name in ("done.json", "best.ckpt", "last.ckpt"))
@@ -327,7 +327,7 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
         return content
     except (EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
         raise TrainingError(
-            "the checkpoint is damaged", path=file, remedy="remove the folder it lies in to begin this phase anew"
+            "the checkpoint is damaged", path=file, remedy="remove the folder to begin this phase anew"
         ) from error
 
 

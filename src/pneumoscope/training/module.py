@@ -40,8 +40,8 @@ def set_loss(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
     return (1 - smoothing) * hit - smoothing * log_p.mean(dim=1)
 
 
-def places(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits [B, C] and the evidence for pneumonia of each place, [B, h, w], from images [B, 3, S, S].
+def evidence_map(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits [B, C] and the map of evidence for pneumonia, [B, h, w], from images [B, 3, S, S].
 
     The evidence is the map of Grad-CAM before its negative part is cut off: the gradient of the log-odds of pneumonia
     with respect to the last map, times that map. Here it is exact, the answer being linear in the map's mean.
@@ -135,7 +135,7 @@ class Classifier(L.LightningModule):
         if self.config.mixup:
             loss = self._mixup(x, allowed, weights)
         elif self.config.attention and lungs:
-            logits, evidence = places(self.network, x)
+            logits, evidence = evidence_map(self.network, x)
             loss = (set_loss(logits, allowed, self.config.label_smoothing) * weights).mean()
             loss = loss + self.config.attention * outside(evidence, lungs[0]).mean()
         else:

@@ -1,4 +1,4 @@
-"""Where a run comes from: data, population, limits, machine. What its card and its report say about it."""
+"""The provenance of a run for its card and report: data, population, limits, machine."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def population(divided: Manifest) -> dict[str, Any]:
 
 
 def ages(divided: Manifest) -> tuple[float, float] | None:
-    """Return the youngest and the oldest age in years that it is meant for: those learned from, None where unknown."""
-    known = [s.age_years for s in divided.samples if s.split == "train" and s.age_years is not None]
-    if known:
-        return min(known), max(known)
+    """Return the youngest and the oldest age in years of the training patients, None where unknown."""
+    years = [s.age_years for s in divided.samples if s.split == "train" and s.age_years is not None]
+    if years:
+        return min(years), max(years)
     return _KERMANY_AGES if _is_kermany(divided.samples) else None
 
 
@@ -72,28 +72,28 @@ def _is_kermany(samples: Sequence[Sample]) -> bool:
 
 def _in_words(facts: Mapping[str, Any]) -> str:
     ages = facts["age_years"]
-    who = f"{facts['images']:,} images of {facts['patients']:,} patients"
+    images = f"{facts['images']:,} images of {facts['patients']:,} patients"
     aged = f"aged {ages[0]:g} to {ages[1]:g} years" if ages else "ages not recorded"
     views = f"views {', '.join(facts['views'])}" if facts["views"] else "views not recorded"
     kind = "computer-generated" if facts["synthetic"] else "from one source"
-    return f"{who}, {kind} ({facts['source']}); {aged}; {views}; {100 * facts['prevalence']:.0f} % with pneumonia"
+    return f"{images}, {kind} ({facts['source']}); {aged}; {views}; {100 * facts['prevalence']:.0f} % with pneumonia"
 
 
 def limits(divided: Manifest) -> list[str]:
-    """Return what must be said beside every figure of this run."""
+    """Return the limits that belong beside every figure of this run."""
     if is_synthetic(divided):
-        known = ["Trained on computer-generated images: it has learned nothing about patients."]
+        specific = ["Trained on computer-generated images: it has learned nothing about patients."]
     else:
-        known = _known_limits(divided.samples)
+        specific = _kermany_limits(divided.samples)
     return [
-        *known,
+        *specific,
         "One source: how it does in another hospital, on other devices or at other ages these figures do not say.",
         "Probabilities are calibrated for the prevalence of the validation split.",
         "It answers one question, pneumonia or normal; other disease is not looked for.",
     ]
 
 
-def _known_limits(samples: Sequence[Sample]) -> list[str]:
+def _kermany_limits(samples: Sequence[Sample]) -> list[str]:
     if _is_kermany(samples):
         return [
             "The images show children of one to five years from one hospital (Guangzhou).",
@@ -104,7 +104,7 @@ def _known_limits(samples: Sequence[Sample]) -> list[str]:
 
 
 def environment(experiment: Experiment, hardware: Hardware, started: float) -> dict[str, Any]:
-    """Return what is needed to repeat the run: versions, machine, seed."""
+    """Return the facts that repeat the run: versions, machine, seed."""
     packages = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn", "pillow", "pydicom")
     return {
         "pneumoscope": __version__,

@@ -39,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """All that a strategy needs: the experiment, the images, where to write, how to tell of progress.
+    """All that a strategy needs: the experiment, the images, where to write, how to report progress.
 
     `lungs`: masks like the cache's pixels, uint8 0..255, where the experiment asks for them.
     """
@@ -100,7 +100,7 @@ def train_network(run: TrainingRun) -> list[Row]:
         rows = rows + _on_images(run, "finetune", unfreeze=model.unfreeze or None)
         if train.refit_epochs and not run.hardware.rank:
             rows = rows + _on_features(run, "refit", train.refit_epochs)
-            freeze(run.network, model.unfreeze or None)  # which learned is told from this
+            freeze(run.network, model.unfreeze or None)  # shows later which stages learned
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What other networks say of the training images, as targets to learn from."""
+"""Predictions of other networks on the training images, as soft targets."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def soft_targets(
 ) -> NDArray[np.float32]:
     """Return targets float32 [n, C]: the label, and with weight `share` the mean opinion of the teachers.
 
-    The mean is that of the log-odds, over all files and rows that speak of an image. Where the label leaves the subtype
-    open, its pneumonia is divided as the teachers do. An image that no teacher knows keeps its label alone.
+    The mean is that of the log-odds, over all files and rows of an image. Where the label leaves the subtype open,
+    its pneumonia is divided as the teachers do. An image without teachers keeps its label alone.
 
     Args:
         paths: of the images, as in the `path` column of the files.
@@ -30,24 +30,24 @@ def soft_targets(
         share: weight of the teachers, 0..1.
 
     Raises:
-        DataError: a file has no such columns, or knows none of the images.
+        DataError: a file has no such columns, or none of the images.
     """
     table = pd.concat([_opinions(Path(name), allowed.shape[1]) for name in teachers])
-    known = table.groupby("path").mean().reindex(list(paths))
-    found = known["odds"].notna().to_numpy()
-    if not found.any():
+    opinions = table.groupby("path").mean().reindex(list(paths))
+    judged = opinions["odds"].notna().to_numpy()
+    if not judged.any():
         raise DataError(
             "says nothing about the images to train on", path=teachers[0], remedy="predict these images, same paths"
         )
-    pneumonia = expit(known["odds"].to_numpy())
+    pneumonia = expit(opinions["odds"].to_numpy())
     parts = [1 - pneumonia, pneumonia]
     if allowed.shape[1] == 3:
-        viral = expit(known["viral_odds"].to_numpy())
+        viral = expit(opinions["viral_odds"].to_numpy())
         parts = [1 - pneumonia, pneumonia * (1 - viral), pneumonia * viral]
     opinion = np.stack(parts, axis=1)
     within = np.where(allowed, opinion, 0.0)  # the label, its open subtype as the teachers see it
     label = within / within.sum(axis=1, keepdims=True)
-    result = np.where(found[:, None], (1 - share) * label + share * opinion, allowed)
+    result = np.where(judged[:, None], (1 - share) * label + share * opinion, allowed)
     return np.asarray(result, dtype=np.float32)
 
 

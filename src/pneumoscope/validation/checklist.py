@@ -123,20 +123,20 @@ TRIPOD: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
 def fill(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return every item of both lists: `by` is `measured` with `figures` (pointer and content), or `human`.
 
-    An item whose figures this validation does not hold goes to a person too, with the reason. None is silent:
-    `measured` items may still carry `human`, what a person has to add.
+    An item without figures in this validation goes to a person, with the reason. `measured` items may still carry
+    `human`, what a person has to add.
     """
     rows = []
     for standard, items in (("CLAIM 2024", CLAIM), ("TRIPOD+AI", TRIPOD)):
         for number, item, pointers, human in items:
-            held = [{"pointer": p, "says": say(v)} for p in pointers if not _empty(v := resolve(validation, p))]
+            figures = [{"pointer": p, "says": say(v)} for p in pointers if not _empty(v := resolve(validation, p))]
             missing = [p for p in pointers if _empty(resolve(validation, p))]
-            by = MEASURED if held else HUMAN
+            by = MEASURED if figures else HUMAN
             todo = human
             if by == HUMAN and missing:
-                todo = "; ".join([f"these images do not tell ({', '.join(missing)})", *([human] if human else [])])
+                todo = "; ".join([f"these images do not show ({', '.join(missing)})", *([human] if human else [])])
             rows.append(
-                {"standard": standard, "number": number, "item": item, "by": by, "figures": held, "human": todo}
+                {"standard": standard, "number": number, "item": item, "by": by, "figures": figures, "human": todo}
             )
     return rows
 

@@ -1,4 +1,4 @@
-"""What a reader must not miss: every finding that breaks a bound set in advance, named and placed."""
+"""Flags: every finding that breaks a bound set in advance, with its text and a pointer to the figure."""
 
 from __future__ import annotations
 
@@ -20,30 +20,36 @@ _WORDS = {
 }
 
 
-def flags(found: Mapping[str, Any]) -> list[Flag]:
+def flags(validation: Mapping[str, Any]) -> list[Flag]:
     """Return the flags of a validation: `kind`, `where`, `text` and the `pointer` (RFC 6901) to the figure."""
-    return [*_unanswered(found), *_headline(found), *_expected(found), *_gaps(found), *_metadata(found)]
+    return [
+        *_unanswered(validation),
+        *_headline(validation),
+        *_expected(validation),
+        *_gaps(validation),
+        *_metadata(validation),
+    ]
 
 
 def _flag(kind: str, where: str, text: str, pointer: str) -> Flag:
     return {"kind": kind, "where": where, "text": text, "pointer": pointer}
 
 
-def _unanswered(found: Mapping[str, Any]) -> list[Flag]:
-    steps = (found.get("flow") or {}).get("left_out") or []
+def _unanswered(validation: Mapping[str, Any]) -> list[Flag]:
+    steps = (validation.get("flow") or {}).get("left_out") or []
     for index, step in enumerate(steps):
-        asked = step["images"] + found["headline"]["n"]
-        if step["step"] == UNANSWERED and step["images"] > LIMIT * asked:
+        images = step["images"] + validation["headline"]["n"]
+        if step["step"] == UNANSWERED and step["images"] > LIMIT * images:
             text = (
-                f"{step['images']} of {asked} images were {UNANSWERED} "
-                f"({100 * step['images'] / asked:.0f} %): every figure is of the others"
+                f"{step['images']} of {images} images were {UNANSWERED} "
+                f"({100 * step['images'] / images:.0f} %): every figure is of the others"
             )
             return [_flag("not analysed", "all images", text, f"/flow/left_out/{index}/images")]
     return []
 
 
-def _headline(found: Mapping[str, Any]) -> list[Flag]:
-    metrics, out = found["headline"]["metrics"], []
+def _headline(validation: Mapping[str, Any]) -> list[Flag]:
+    metrics, out = validation["headline"]["metrics"], []
     auroc, slope, ici = metrics["auroc"], metrics["slope"], metrics["ici"]
     if auroc["ci95"][0] is not None and auroc["ci95"][0] <= 0.5:
         says = f"AUROC {auroc['value']:.3f}, interval {auroc['ci95'][0]:.3f} to {auroc['ci95'][1]:.3f}, includes .5: "
@@ -51,7 +57,7 @@ def _headline(found: Mapping[str, Any]) -> list[Flag]:
             _flag(
                 "no discrimination",
                 "all images",
-                says + "on these images it was not shown to tell pneumonia from normal",
+                says + "on these images it was not shown to separate pneumonia from normal",
                 "/headline/metrics/auroc",
             )
         )
@@ -67,13 +73,13 @@ def _headline(found: Mapping[str, Any]) -> list[Flag]:
     return out
 
 
-def _expected(found: Mapping[str, Any]) -> list[Flag]:
+def _expected(validation: Mapping[str, Any]) -> list[Flag]:
     out = []
-    for name, stated in (found.get("expected") or {}).items():
-        here = found["headline"]["metrics"]["recall" if name == "sensitivity" else name]
-        if here["ci95"][1] is not None and here["ci95"][1] < stated["value"] - LIMIT:
+    for name, stated in (validation.get("expected") or {}).items():
+        measured = validation["headline"]["metrics"]["recall" if name == "sensitivity" else name]
+        if measured["ci95"][1] is not None and measured["ci95"][1] < stated["value"] - LIMIT:
             text = (
-                f"{name} {100 * here['value']:.0f} % at the frozen threshold, where the bundle states "
+                f"{name} {100 * measured['value']:.0f} % at the frozen threshold, where the bundle states "
                 f"{100 * stated['value']:.0f} %"
             )
             pointer = f"/headline/metrics/{'recall' if name == 'sensitivity' else name}"
@@ -81,9 +87,9 @@ def _expected(found: Mapping[str, Any]) -> list[Flag]:
     return out
 
 
-def _gaps(found: Mapping[str, Any]) -> list[Flag]:
+def _gaps(validation: Mapping[str, Any]) -> list[Flag]:
     out = []
-    for index, gap in enumerate(found["subgroups"]["gaps"]):
+    for index, gap in enumerate(validation["subgroups"]["gaps"]):
         if not gap["flagged"] or gap["explained_by"]:
             continue
         where = " and ".join(f"{name} = {level}" for name, level in gap["group"].items())
@@ -99,22 +105,22 @@ def _gaps(found: Mapping[str, Any]) -> list[Flag]:
     return out
 
 
-def _metadata(found: Mapping[str, Any]) -> list[Flag]:
-    out, section = [], found["metadata"]
-    for index, one in enumerate(section["within"]):
-        if one["flagged"]:
-            owes = one["drop"]["value"] > 0 and one["headline"] > 0.5
-            text = (
-                f"AUROC {one['headline']:.3f} among all, {one['auroc']['value']:.3f} among images of one value: the "
-                f"headline {'owes part of itself to' if owes else 'is distorted by'} the column"
-            )
-            out.append(_flag("shortcut" if owes else "confounded", one["column"], text, f"/metadata/within/{index}"))
+def _metadata(validation: Mapping[str, Any]) -> list[Flag]:
+    out, section = [], validation["metadata"]
+    for index, entry in enumerate(section["within"]):
+        if entry["flagged"]:
+            column, headline, auroc = entry["column"], entry["headline"], entry["auroc"]["value"]
+            shortcut = entry["drop"]["value"] > 0 and headline > 0.5
+            effect = "part of the headline comes from" if shortcut else "the headline is distorted by"
+            text = f"AUROC {headline:.3f} among all, {auroc:.3f} among images of one value: {effect} the column"
+            out.append(_flag("shortcut" if shortcut else "confounded", column, text, f"/metadata/within/{index}"))
     for key in ("alone", "by_site"):
-        for index, one in enumerate(section[key]):
-            if one["flagged"]:
-                where = one["column"] + (f" at site {one['site']}" if "site" in one else "")
-                text = f"tells the label without the picture: AUROC {one['auroc']['value']:.3f}"
-                if one["names_the_label"]:
-                    text = f"is the label under another name (AUROC {one['auroc']['value']:.3f})"
+        for index, entry in enumerate(section[key]):
+            if entry["flagged"]:
+                where = entry["column"] + (f" at site {entry['site']}" if "site" in entry else "")
+                auroc = entry["auroc"]["value"]
+                text = f"predicts the label without the image: AUROC {auroc:.3f}"
+                if entry["names_the_label"]:
+                    text = f"is the label under another name (AUROC {auroc:.3f})"
                 out.append(_flag("metadata tells the label", where, text, f"/metadata/{key}/{index}"))
     return out

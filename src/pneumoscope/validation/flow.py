@@ -1,4 +1,4 @@
-"""Who is in the figures and who was left out, why, and the calls that went most wrong."""
+"""The flow of images: analysed, left out with reasons, and the most confident wrong calls."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pneumoscope.files import sha256_file
 from pneumoscope.images import in_archive
 from pneumoscope.records import NORMAL, PNEUMONIA, Sample
 
-LEAST_PATIENTS = 10  # of each class, under which nothing can be said
+LEAST_PATIENTS = 10  # of each class, under which the result is void
 SHOWN = 6
 UNANSWERED = "not analysed by the software"
 
 
 def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str, Any]:
-    """Return the steps from the files that were found to the images in the figures, with reasons.
+    """Return the steps from the files of a source to the images in the figures, with reasons.
 
-    `manifest`: all that was found; `split`: the part that was asked for; `table`: `predictions.csv`, one row per
-    labelled image of it.
+    `manifest`: the whole source; `split`: the part under validation; `table`: `predictions.csv`, one row per labelled
+    image of it.
     """
     selected = [sample for sample in manifest.samples if split is None or sample.split == split]
     labelled = [sample for sample in selected if sample.label is not None]
@@ -32,7 +32,7 @@ def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str
     abstained = table[table["probability"].isna() & table["error"].isna()]
     analysed = table[table["probability"].notna()]
     dropped = [
-        ("files that are no images", dict(Counter(why for _, why in manifest.passed_over)), None),
+        ("files that are no images", dict(Counter(reason for _, reason in manifest.passed_over)), None),
         ("outside the part that was asked for", _reason(manifest.samples, selected, f"not in split {split}"), None),
         ("without a label", _reason(selected, labelled, "no label"), None),
         ("could not be read", _kinds(unread["error"]), unread),
@@ -60,9 +60,9 @@ def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str
     }
 
 
-def _reason(before: Iterable[Sample], after: Iterable[Sample], why: str) -> dict[str, int]:
+def _reason(before: Iterable[Sample], after: Iterable[Sample], reason: str) -> dict[str, int]:
     count = len(list(before)) - len(list(after))
-    return {why: count} if count else {}
+    return {reason: count} if count else {}
 
 
 def _kinds(messages: pd.Series[str]) -> dict[str, int]:
@@ -71,22 +71,22 @@ def _kinds(messages: pd.Series[str]) -> dict[str, int]:
 
 
 def voids(manifest: Manifest, split: str | None, table: pd.DataFrame, learned_from: str | None) -> list[str]:
-    """Return the reasons why no figure here may be believed, none where there is none.
+    """Return the reasons why the whole validation is void; an empty list where it is not.
 
     `learned_from`: the fingerprint of the source that the network was trained on.
     """
-    found = []
-    seen = [s for s in manifest.samples if s.split in ("train", "val") and (split is None or s.split == split)]
-    if learned_from and seen and manifest.fingerprint() == learned_from:
-        found.append(f"{len(seen)} of these images are those that the network was trained or tuned on")
+    reasons = []
+    learned = [s for s in manifest.samples if s.split in ("train", "val") and (split is None or s.split == split)]
+    if learned_from and learned and manifest.fingerprint() == learned_from:
+        reasons.append(f"{len(learned)} of these images are those that the network was trained or tuned on")
     analysed = table[table["probability"].notna()]
     for label in (PNEUMONIA, NORMAL):
         patients = int(analysed[analysed["label"] == label]["patient_id"].nunique())
         if patients < LEAST_PATIENTS:
-            found.append(f"{patients} patients with {label}, {LEAST_PATIENTS} are the least that says anything")
+            reasons.append(f"{patients} patients with {label}, {LEAST_PATIENTS} are the least that says anything")
     if conflicts := _conflicts(analysed):
-        found.append(f"{conflicts} pictures are there under both labels, byte for byte")
-    return found
+        reasons.append(f"{conflicts} images have both labels, byte for byte")
+    return reasons
 
 
 def _conflicts(table: pd.DataFrame) -> int:
@@ -102,26 +102,26 @@ def _conflicts(table: pd.DataFrame) -> int:
             try:
                 labels.setdefault(sha256_file(Path(path)), set()).add(label)
             except StorageError:
-                continue  # it was read before; what has gone since cannot conflict
+                continue  # removed since it was read: it cannot conflict
     return sum(len(both) > 1 for both in labels.values())
 
 
 def failures(table: pd.DataFrame, samples: Iterable[Sample], shown: int = SHOWN) -> dict[str, Any]:
-    """Return the most confident wrong calls of either kind, `shown` of each, with what is known of the image."""
-    known = {sample.path: sample for sample in samples}
+    """Return the most confident wrong calls of either kind, `shown` of each, with the facts of the image."""
+    by_path = {sample.path: sample for sample in samples}
     rows = table[table["probability"].notna()]
-    found: dict[str, Any] = {}
+    failed: dict[str, Any] = {}
     for name, label, rising in (("missed", PNEUMONIA, True), ("false_alarms", NORMAL, False)):
         wrong = rows[(rows["label"] == label) & (rows["predicted"] != label)]
         wrong = wrong.sort_values(["probability", "path"], ascending=[rising, True])
-        found[name] = {
+        failed[name] = {
             "total": len(wrong),
             "shown": [
-                {"path": path, "probability": p, "label": label, **_about(known.get(path))}
+                {"path": path, "probability": p, "label": label, **_about(by_path.get(path))}
                 for path, p in wrong[["path", "probability"]].head(shown).itertuples(index=False)
             ],
         }
-    return found
+    return failed
 
 
 def _about(sample: Sample | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How far the label is told without the picture, and what is left of the AUROC among images alike in that."""
+"""How far metadata predict the label, and the AUROC among images alike in them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def metadata(study: Study, *, seed: int, resamples: int = 1000) -> dict[str, Any
     """Return the metadata-only and the within-stratum AUROC of every column, and of all columns together.
 
     Metadata only: a logistic regression that never sees the patient it scores, also within each site; numbers enter
-    as they are and cut into tenths, so that what neither rises nor falls is seen too. Flagged where the interval lies
+    as they are and cut into tenths, so that curved relations count too. Flagged where the interval lies
     above `LIMIT`, or below 1 - `LIMIT`. Within a stratum: pairs of a pneumonia and a normal image that agree in the
     column; flagged where it differs from the headline by more than `DROP`, with an interval that leaves out 0.
     """
@@ -30,9 +30,9 @@ def metadata(study: Study, *, seed: int, resamples: int = 1000) -> dict[str, Any
         "alone": _alone(study, seed),
         "by_site": _by_site(study, seed),
         "within": [
-            found
+            stratified
             for name in study.columns
-            if len(study.levels(name)) > 1 and (found := _within(study, c, name, seed, resamples))
+            if len(study.levels(name)) > 1 and (stratified := _within(study, c, name, seed, resamples))
         ],
         "rules": {"limit": LIMIT, "drop": DROP},
     }
@@ -43,24 +43,24 @@ def _alone(study: Study, seed: int) -> list[dict[str, Any]]:
     if min(np.unique(groups[study.y]).size, np.unique(groups[~study.y]).size) < MIN_PATIENTS:
         return []
     encoded = {name: m for name, values in study.raw.items() if (m := _columns(values)) is not None}
-    found = [_one(name, matrix, study.y, groups, seed) for name, matrix in encoded.items()]
-    # A column that is the label under another name would hide what the others tell.
-    others = [matrix for (name, matrix), one in zip(encoded.items(), found, strict=True) if not one["names_the_label"]]
+    entries = [_entry(name, matrix, study.y, groups, seed) for name, matrix in encoded.items()]
+    # A column that is the label under another name would hide the others.
+    others = [matrix for matrix, entry in zip(encoded.values(), entries, strict=True) if not entry["names_the_label"]]
     if len(others) > 1:
-        found.append(_one("all together", np.hstack(others), study.y, groups, seed))
-    return found
+        entries.append(_entry("all together", np.hstack(others), study.y, groups, seed))
+    return entries
 
 
 def _columns(values: Words) -> Floats | None:
-    """Return a column as numbers [n, k], None where it says nothing or names single images."""
+    """Return a column as numbers [n, k], None where it is constant or names single images."""
     matrix = encode(values.tolist())
     if matrix is None or np.unique(matrix[:, 0]).size <= _TENTHS:
         return matrix
-    place = np.searchsorted(np.unique(np.quantile(matrix[:, 0], np.linspace(0, 1, _TENTHS + 1)[1:-1])), matrix[:, 0])
-    return np.hstack([matrix, (place[:, None] == np.unique(place)[1:]).astype(np.float64)])
+    tenth = np.searchsorted(np.unique(np.quantile(matrix[:, 0], np.linspace(0, 1, _TENTHS + 1)[1:-1])), matrix[:, 0])
+    return np.hstack([matrix, (tenth[:, None] == np.unique(tenth)[1:]).astype(np.float64)])
 
 
-def _one(name: str, columns: Floats, y: Bools, groups: Ints, seed: int) -> dict[str, Any]:
+def _entry(name: str, columns: Floats, y: Bools, groups: Ints, seed: int) -> dict[str, Any]:
     fitted = columns.shape[1] > 1
     score = out_of_fold(columns, y, groups, seed=seed) if fitted else columns[:, 0]
     estimate = auroc_interval(y, score, groups, seed=seed)

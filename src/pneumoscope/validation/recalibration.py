@@ -30,22 +30,24 @@ METHODS: dict[str, tuple[str, bool]] = {
 }
 
 
-def recalibration(study: Study, taught: float | None, *, seed: int, resamples: int = 1000) -> dict[str, Any]:
+def recalibration(study: Study, prevalence: float | None, *, seed: int, resamples: int = 1000) -> dict[str, Any]:
     """Return how well calibrated each method of `METHODS` is, cross-fitted in five parts that keep patients whole.
 
-    `taught`: the share of pneumonia where the probabilities were calibrated, 0..1; None leaves prior shift out.
+    `prevalence`: the share of pneumonia where the probabilities were calibrated, 0..1; None leaves prior shift out.
     For each: log loss (nats), Brier, ECE, slope, intercept, ICI, and how much log loss and Brier fall, with the
     patient bootstrap's interval and p. None where a class has fewer than ten patients.
     """
     groups = np.unique(study.patients, return_inverse=True)[1]
     if min(np.unique(groups[study.y]).size, np.unique(groups[~study.y]).size) < LEAST:
         return {"why_not": f"a class has fewer than {LEAST} patients", "methods": []}
-    found = {name: cross_fit(study, fit(name, taught), seed) for name in METHODS if name != "prior shift" or taught}
-    shipped = found["as shipped"]
+    calibrated = {
+        name: cross_fit(study, fit(name, prevalence), seed) for name in METHODS if name != "prior shift" or prevalence
+    }
+    shipped = calibrated["as shipped"]
     return {
         "folds": FOLDS,
-        "taught_prevalence": taught,
-        "estimated_prevalence": estimate_prevalence(study.p, taught) if taught else None,
+        "taught_prevalence": prevalence,
+        "estimated_prevalence": estimate_prevalence(study.p, prevalence) if prevalence else None,
         "methods": [
             {
                 "name": name,
@@ -53,17 +55,17 @@ def recalibration(study: Study, taught: float | None, *, seed: int, resamples: i
                 "labels": METHODS[name][1],
                 **_measured(study, p, shipped, seed, resamples),
             }
-            for name, p in found.items()
+            for name, p in calibrated.items()
         ],
     }
 
 
-def fit(name: str, taught: float | None) -> Fit:
+def fit(name: str, prevalence: float | None) -> Fit:
     """Return the function (probabilities to learn from [n], truth [n], probabilities to change [m]) -> [m]."""
 
     def shifted(p: Floats, _: Bools, new: Floats) -> Floats:
-        assert taught is not None
-        return at_prevalence(new, taught, estimate_prevalence(p, taught))
+        assert prevalence is not None
+        return at_prevalence(new, prevalence, estimate_prevalence(p, prevalence))
 
     def temperature(p: Floats, y: Bools, new: Floats) -> Floats:
         slope = logistic(log_odds(p)[:, None], y)[0]
@@ -106,8 +108,8 @@ def _losses(study: Study, p: Floats) -> Floats:
 def _measured(study: Study, p: Floats, shipped: Floats, seed: int, resamples: int) -> dict[str, Any]:
     patients = study.patients.tolist()
     c = cohort(study.y, p, patients)
-    mine, theirs = _losses(study, p), _losses(study, shipped)
-    columns = np.concatenate([mine, mine - theirs], axis=1)
+    new, old = _losses(study, p), _losses(study, shipped)
+    columns = np.concatenate([new, new - old], axis=1)
     sums = np.stack([np.bincount(c.codes, column, c.n_patients) for column in columns.T], axis=1)
     sizes = np.bincount(c.codes, minlength=c.n_patients)
 

@@ -1,4 +1,4 @@
-"""The images of a validation with their answers, and the columns by which they are told apart."""
+"""The images of a validation with their answers, and the columns that group them."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Study:
     def levels(self, name: str) -> list[str]:
         """Return the recorded values of a column, by the number that they begin with, else by name."""
 
-        def place(level: str) -> tuple[float, str]:
+        def rank(level: str) -> tuple[float, str]:
             number = re.match(r"-?[\d.]+", level)
             return (float(number[0]) if number else -np.inf, level)
 
-        return sorted((str(level) for level in np.unique(self.columns[name]) if level != ""), key=place)
+        return sorted((str(level) for level in np.unique(self.columns[name]) if level != ""), key=rank)
 
 
 def study_of(
@@ -111,9 +111,9 @@ def recorded(samples: Sequence[Sample], name: str) -> list[str]:
     if name in ("site", "sex", "view", "age_years", "subtype", "split"):
         values = [getattr(sample, name) for sample in samples]
         return ["" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-    known = sorted({key for sample in samples for key in sample.covariates})
-    if name not in known:
-        raise DataError(f"no image has the column {name!r}", remedy=f"it has {', '.join(known) or 'no further ones'}")
+    names = sorted({key for sample in samples for key in sample.covariates})
+    if name not in names:
+        raise DataError(f"no image has the column {name!r}", remedy=f"it has {', '.join(names) or 'no further ones'}")
     return [sample.covariates.get(name, "").strip() for sample in samples]
 
 
@@ -129,26 +129,26 @@ def age_band(years: float | None) -> str:
 def banded(values: Sequence[str]) -> list[str]:
     """Return text as it is, and numbers of more than twelve values cut into quarters of the images."""
     numbers = pd.to_numeric(pd.Series([v or None for v in values], dtype=object), errors="coerce")
-    known = np.array([v != "" for v in values])
-    if len(set(values)) <= MOST_LEVELS or numbers[known].isna().any():
+    present = np.array([v != "" for v in values])
+    if len(set(values)) <= MOST_LEVELS or numbers[present].isna().any():
         return list(values)
-    edges = np.unique(np.quantile(numbers[known], (0, 0.25, 0.5, 0.75, 1)))
-    place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, edges.size - 2)
+    edges = np.unique(np.quantile(numbers[present], (0, 0.25, 0.5, 0.75, 1)))
+    band = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, edges.size - 2)
     names = [f"{low:g} to under {high:g}" for low, high in pairwise(edges[:-1])]
     names.append(f"{edges[-2]:g} to {edges[-1]:g}")
-    return [names[i] if k else "" for i, k in zip(place, known, strict=True)]
+    return [names[i] if k else "" for i, k in zip(band, present, strict=True)]
 
 
 def figures(study: Study, *, seed: int, resamples: int = 1000) -> dict[str, Any]:
     """Return counts and every figure of some images at the study's threshold, in the form of `metrics.json`."""
     patients = study.patients.tolist()
     called = study.p >= study.threshold
-    found: dict[str, Estimate] = evaluate_predictions(
+    estimates: dict[str, Estimate] = evaluate_predictions(
         study.y, study.p, patients, study.threshold, seed=seed, resamples=resamples
     )
-    found |= calibration_estimates(study.y, study.p, patients, seed=seed, resamples=resamples)
-    found |= likelihood_ratios(study.y, called, patients)
-    return {**counts(study), "metrics": {name: estimate.as_json() for name, estimate in found.items()}}
+    estimates |= calibration_estimates(study.y, study.p, patients, seed=seed, resamples=resamples)
+    estimates |= likelihood_ratios(study.y, called, patients)
+    return {**counts(study), "metrics": {name: estimate.as_json() for name, estimate in estimates.items()}}
 
 
 def counts(study: Study) -> dict[str, Any]:

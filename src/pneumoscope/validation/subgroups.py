@@ -42,8 +42,8 @@ def subgroups(study: Study, names: Sequence[str], *, seed: int, resamples: int =
         mask = _mask(study, cell)
         inside = study.take(mask)
         entry = {"group": dict(cell), **counts(inside)}
-        if why := _too_few(study, mask):
-            left_out.append({**entry, "suppressed": why})
+        if reason := _too_few(study, mask):
+            left_out.append({**entry, "suppressed": reason})
             continue
         cells.append({**entry, "metrics": figures(inside, seed=seed, resamples=resamples)["metrics"]})
         if not _mirrored(study, cell):
@@ -119,11 +119,11 @@ def _gaps(study: Study, c: Cohort, cell: Cell, mask: Bools, seed: int, resamples
     weights = _matching(study, mask, [name for name, _ in cell])
     plain = _statistic(c, study.threshold, mask, np.ones(study.n))
     level = _statistic(c, study.threshold, mask, weights)
-    one = np.ones((1, c.n_patients), dtype=np.int64)
-    values, matched = plain(one)[0].reshape(2, -1), level(one)[0].reshape(2, -1)
+    once = np.ones((1, c.n_patients), dtype=np.int64)
+    values, matched = plain(once)[0].reshape(2, -1), level(once)[0].reshape(2, -1)
     draws = replicate(plain, c, seed=seed, resamples=resamples).reshape(resamples, 2, -1)
     again = replicate(level, c, seed=seed, resamples=resamples).reshape(resamples, 2, -1)
-    found = []
+    gaps = []
     for i, name in enumerate(GAPS):
         if any(
             min((mask & (study.y == k)).sum(), (~mask & (study.y == k)).sum()) < LEAST for k in _NEEDS.get(name, ())
@@ -144,8 +144,8 @@ def _gaps(study: Study, c: Cohort, cell: Cell, mask: Bools, seed: int, resamples
         if name in MATCHED:
             difference = interval(float(matched[0, i] - matched[1, i]), again[:, 0, i] - again[:, 1, i])
             entry["matched"] = difference.as_json()
-        found.append(entry)
-    return found
+        gaps.append(entry)
+    return gaps
 
 
 def _matching(study: Study, mask: Bools, own: Sequence[str]) -> Floats:
@@ -154,12 +154,12 @@ def _matching(study: Study, mask: Bools, own: Sequence[str]) -> Floats:
     key = study.y.astype(int).astype(str)
     if bands is not None and AGE not in own:
         key = np.char.add(np.char.add(key, "|"), bands)
-    _, place = np.unique(key, return_inverse=True)
-    inside = np.bincount(place[mask], minlength=place.max() + 1) / mask.sum()
-    outside = np.bincount(place[~mask], minlength=place.max() + 1) / max(1, (~mask).sum())
+    _, stratum = np.unique(key, return_inverse=True)
+    inside = np.bincount(stratum[mask], minlength=stratum.max() + 1) / mask.sum()
+    outside = np.bincount(stratum[~mask], minlength=stratum.max() + 1) / max(1, (~mask).sum())
     ratio = np.divide(inside, outside, out=np.zeros_like(inside), where=outside > 0)
-    # What the rest has no one to stand for is left out of the cell too.
-    return np.asarray(np.where(mask, (outside > 0)[place], ratio[place]), dtype=np.float64)
+    # Strata that the rest lacks are left out of the cell too.
+    return np.asarray(np.where(mask, (outside > 0)[stratum], ratio[stratum]), dtype=np.float64)
 
 
 def _statistic(c: Cohort, threshold: float, mask: Bools, weights: Floats) -> Statistic:
@@ -174,14 +174,14 @@ def _statistic(c: Cohort, threshold: float, mask: Bools, weights: Floats) -> Sta
         sides.append((rows, ranking(c.score[rows]), y, w, sums))
 
     def statistic(by_patient: Ints) -> Floats:
-        found = []
+        estimates = []
         for rows, rank, y, w, sums in sides:
             positives, negatives, hits, spared, error = (by_patient.astype(np.float64) @ sums).T
             area, _ = weighted_areas(rank, y, by_patient[:, c.codes[rows]] * w)
             n = positives + negatives
             with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is dropped
-                found += [hits / positives, spared / negatives, area, error / n, positives / n]
-        return np.stack(found, axis=1)
+                estimates += [hits / positives, spared / negatives, area, error / n, positives / n]
+        return np.stack(estimates, axis=1)
 
     return statistic
 

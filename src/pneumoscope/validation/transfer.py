@@ -25,7 +25,7 @@ RULES = ("balanced", "sensitivity")
 def transfer(
     study: Study, *, seed: int, target: float = TARGET, sizes: Sequence[int] = SIZES, draws: int = DRAWS
 ) -> dict[str, Any]:
-    """Return what the frozen threshold gives here, and what one chosen on k local labels gives on other patients.
+    """Return the results of the frozen threshold, and on other patients those of one chosen on k local labels.
 
     Each draw takes whole patients until it has k images, chooses a threshold on them and is measured on the rest.
     `balanced`: the maximiser of sensitivity + specificity. `sensitivity`: the largest threshold whose lower bound
@@ -38,8 +38,8 @@ def transfer(
     for k in sizes:
         if k > study.n / 2:
             break
-        found = [one for _ in range(draws) if (one := _draw(study, codes, k, target, rng))]
-        curve.append(_summary(k, found, draws, target))
+        rows = [row for _ in range(draws) if (row := _draw(study, codes, k, target, rng))]
+        curve.append(_summary(k, rows, draws, target))
     auroc = auroc_estimate(cohort(study.y, study.p, study.patients))
     hopeless = "no threshold helps where the AUROC was not shown to exceed .5" if not auroc.low > 0.5 else ""
     needed = {
@@ -66,9 +66,9 @@ def _draw(study: Study, codes: Ints, k: int, target: float, rng: np.random.Gener
         return None
     balanced = youden(y, study.p[chosen])
     reaching, _ = threshold_reaching(y, study.p[chosen], study.patients[chosen].tolist(), target)
-    found = {"balanced": balanced, "sensitivity": reaching, "frozen": study.threshold}
-    row = {f"{name}_threshold": value for name, value in found.items()}
-    for name, threshold in found.items():
+    thresholds = {"balanced": balanced, "sensitivity": reaching, "frozen": study.threshold}
+    row = {f"{name}_threshold": value for name, value in thresholds.items()}
+    for name, threshold in thresholds.items():
         called = study.p[rest] >= threshold
         row[f"{name}_sensitivity"] = float(called[study.y[rest]].mean())
         row[f"{name}_specificity"] = float((~called[~study.y[rest]]).mean())
@@ -87,10 +87,10 @@ def youden(y: Bools, p: Floats) -> float:
     return float(cuts[int(np.argmax(np.round(spared - missed, 12)))])
 
 
-def _summary(k: int, found: list[dict[str, float]], draws: int, target: float) -> dict[str, Any]:
-    if not found:
+def _summary(k: int, rows: list[dict[str, float]], draws: int, target: float) -> dict[str, Any]:
+    if not rows:
         return {"k": k, "undetermined": draws, "better_than_frozen": 0.0, "target_met": 0.0, "rules": {}}
-    column = {name: np.array([row[name] for row in found]) for name in found[0]}
+    column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     gain = column["balanced_sensitivity"] + column["balanced_specificity"]
     gain = (gain - column["frozen_sensitivity"] - column["frozen_specificity"]) / 2
 
@@ -100,53 +100,53 @@ def _summary(k: int, found: list[dict[str, float]], draws: int, target: float) -
 
     return {
         "k": k,
-        "undetermined": draws - len(found),
+        "undetermined": draws - len(rows),
         "better_than_frozen": float((gain > 0).sum() / draws),
         "target_met": float((column["sensitivity_sensitivity"] >= target).sum() / draws),
         "gain_balanced_accuracy": spread(gain),
         "rules": {
-            rule: {what: spread(column[f"{rule}_{what}"]) for what in ("threshold", "sensitivity", "specificity")}
+            rule: {figure: spread(column[f"{rule}_{figure}"]) for figure in ("threshold", "sensitivity", "specificity")}
             for rule in RULES
         },
     }
 
 
 def left_out_sites(study: Study, *, seed: int, resamples: int = 1000) -> list[dict[str, Any]]:
-    """Return, for every site, what a threshold and a Platt calibration chosen at the other sites give there.
+    """Return, for every site, the results of a threshold and a Platt calibration chosen at the other sites.
 
-    The network stays as it is: only what is chosen from labels is chosen without the site. Patients who also
-    appear at the other sites are taken out of what is chosen from.
+    The network stays as it is: only threshold and calibration are chosen without the site. Patients of the site who
+    also appear at other sites do not take part in the choice.
     """
-    found = []
+    sites = []
     for level in study.levels(SITE) if len(study.levels(SITE)) > 1 else []:
-        here = study.columns[SITE] == level
-        others = ~here & (study.columns[SITE] != "") & ~np.isin(study.patients, study.patients[here])
-        entry: dict[str, Any] = {"site": level, **counts(study.take(here))}
-        both = [min(study.y[mask].sum(), (~study.y[mask]).sum()) for mask in (here, others)]
-        if min(both) < LEAST:
-            found.append({**entry, "why_not": f"fewer than {LEAST} images of a class here or elsewhere"})
+        local = study.columns[SITE] == level
+        others = ~local & (study.columns[SITE] != "") & ~np.isin(study.patients, study.patients[local])
+        entry: dict[str, Any] = {"site": level, **counts(study.take(local))}
+        fewest = [min(study.y[mask].sum(), (~study.y[mask]).sum()) for mask in (local, others)]
+        if min(fewest) < LEAST:
+            sites.append({**entry, "why_not": f"fewer than {LEAST} images of a class here or elsewhere"})
             continue
         rest = study.take(others)
         points = operating_points(rest.y, rest.p, rest.patients.tolist(), seed=seed, resamples=200)
-        platt = fit("Platt", None)(rest.p, rest.y, study.p[here])
-        found.append(
+        platt = fit("Platt", None)(rest.p, rest.y, study.p[local])
+        sites.append(
             {
                 **entry,
-                "frozen": _at(study, study.threshold, here),
-                "from_others": _at(study, points["balanced"].threshold, here),
+                "frozen": _at(study, study.threshold, local),
+                "from_others": _at(study, points["balanced"].threshold, local),
                 "calibration": {
-                    "as shipped": _calibration(study.take(here), study.p[here], seed, resamples),
-                    "Platt from the other sites": _calibration(study.take(here), platt, seed, resamples),
+                    "as shipped": _calibration(study.take(local), study.p[local], seed, resamples),
+                    "Platt from the other sites": _calibration(study.take(local), platt, seed, resamples),
                 },
             }
         )
-    return found
+    return sites
 
 
-def _calibration(here: Study, p: Floats, seed: int, resamples: int) -> dict[str, Any]:
-    patients = here.patients.tolist()
-    metrics = evaluate_predictions(here.y, p, patients, here.threshold, seed=seed, resamples=resamples)
-    lines = calibration_estimates(here.y, p, patients, seed=seed, resamples=resamples)
+def _calibration(local: Study, p: Floats, seed: int, resamples: int) -> dict[str, Any]:
+    patients = local.patients.tolist()
+    metrics = evaluate_predictions(local.y, p, patients, local.threshold, seed=seed, resamples=resamples)
+    lines = calibration_estimates(local.y, p, patients, seed=seed, resamples=resamples)
     return {name: e.as_json() for name, e in {**{k: metrics[k] for k in ("brier", "ece")}, **lines}.items()}
 
 

@@ -49,24 +49,24 @@ def validate(
 ) -> dict[str, Any]:
     """Evaluate a bundle on labelled images and write `validation.json` and `checklist.json` beside its metrics.
 
-    `site`, `groups`: columns of the table by which images are told apart, beside age band, sex, view and device.
-    The bundle is not changed: thresholds and calibrations chosen here are measured on other patients than chose
-    them, and say what an adaptation would be worth. `void` in the result lists reasons to believe none of it.
+    `site`, `groups`: columns of the table to compare groups by, beside age band, sex, view and device.
+    The bundle is not changed: thresholds and calibrations chosen here are measured on other patients, and show what
+    an adaptation would gain. `void` in the result lists the reasons why the whole result is void.
 
     Raises:
-        DataError: no labelled image, none that can be analysed, or a named column that is not there.
+        DataError: no labelled image, none that can be analysed, or a named column is missing.
     """
     selected = manifest.select(split) if split else manifest
     labelled = selected.labelled().samples
-    study_of(labelled, [0.5] * len(labelled), 0.5, groups, site)  # a column that is not there is told before the work
+    study_of(labelled, [0.5] * len(labelled), 0.5, groups, site)  # raises for a missing column before the work
     metrics = evaluate(classifier, selected, out, seed=seed, progress=progress, look=look)
     table = pd.read_csv(out / "predictions.csv", dtype={"path": str, "patient_id": str, "error": str, "reason": str})
     analysed = table["probability"].notna().to_numpy()
-    samples = [sample for sample, kept in zip(labelled, analysed, strict=True) if kept]
+    samples = [sample for sample, answered in zip(labelled, analysed, strict=True) if answered]
     p = table["probability"][analysed].to_numpy(dtype=np.float64)
     study = study_of(samples, p.tolist(), classifier.threshold, groups, site)
     card = {name: value for name, value in classifier.bundle.card.items() if name in _CARD}
-    found: dict[str, Any] = {
+    validation: dict[str, Any] = {
         "schema": 1,
         "notice": RESEARCH_ONLY,
         **{name: metrics[name] for name in ("bundle", "data", "threshold", "operating_point", "limits")},
@@ -77,24 +77,24 @@ def validate(
         "void": voids(manifest, split, table, _learned_from(card)),
         "flow": flow(manifest, split, table),
         "expected": _expected(card, classifier.operating_point),
-        **analyse(study, [*USUAL, *groups], taught=taught(card), seed=seed),
+        **analyse(study, [*USUAL, *groups], prevalence=calibrated_prevalence(card), seed=seed),
         "failures": failures(table, samples),
         "card": card,
     }
-    found = plain(found)
-    found["flags"] = flags(found)
-    found["checklist"] = fill(found)
-    write_json(out / "validation.json", found)
-    write_json(out / "checklist.json", found["checklist"])
-    return found
+    validation = plain(validation)
+    validation["flags"] = flags(validation)
+    validation["checklist"] = fill(validation)
+    write_json(out / "validation.json", validation)
+    write_json(out / "checklist.json", validation["checklist"])
+    return validation
 
 
 def analyse(
-    study: Study, names: Sequence[str], *, taught: float | None = None, seed: int = 0, resamples: int = RESAMPLES
+    study: Study, names: Sequence[str], *, prevalence: float | None = None, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
     """Return every section of `validation.json` that follows from scores, labels, patients and columns alone.
 
-    `names`: columns of the study for subgroups; `taught`: the share of pneumonia at calibration.
+    `names`: columns of the study for subgroups; `prevalence`: the share of pneumonia at calibration.
     """
     names = list(dict.fromkeys(names))
     per_site = [
@@ -107,7 +107,7 @@ def analyse(
         "subgroups": subgroups(study, names, seed=seed, resamples=resamples),
         "metadata": metadata(study, seed=seed, resamples=resamples),
         "transfer": transfer(study, seed=seed),
-        "recalibration": recalibration(study, taught, seed=seed, resamples=resamples),
+        "recalibration": recalibration(study, prevalence, seed=seed, resamples=resamples),
         "sample_size": sample_size(study),
     }
 
@@ -116,13 +116,13 @@ def headline(study: Study, *, seed: int, resamples: int) -> dict[str, Any]:
     """Return the figures of all images together, with their curves and predictive values elsewhere."""
     patients = study.patients.tolist()
     called = study.p >= study.threshold
-    found = figures(study, seed=seed, resamples=resamples)
-    if not 0 < found["positives"] < study.n:
-        return {**found, "curves": {}, "at_prevalence": []}
+    overall = figures(study, seed=seed, resamples=resamples)
+    if not 0 < overall["positives"] < study.n:
+        return {**overall, "curves": {}, "at_prevalence": []}
     specific, sensitive, _ = roc_curve(study.y, study.p)
     keep = np.unique(np.linspace(0, specific.size - 1, _POINTS).round().astype(int))
     return {
-        **found,
+        **overall,
         "curves": {
             "roc": {"false_alarms": specific[keep], "sensitivity": sensitive[keep]},
             "reliability": [b.as_json() for b in reliability_diagram(study.y, study.p, patients)],
@@ -139,7 +139,7 @@ def headline(study: Study, *, seed: int, resamples: int) -> dict[str, Any]:
 
 
 def sample_size(study: Study) -> dict[str, Any]:
-    """Return the images that Riley's criteria ask for at what was seen here, and how many there are."""
+    """Return the images that Riley's criteria need at the observed figures, and the number there is."""
     positives = int(study.y.sum())
     if not 0 < positives < study.n:
         return {"why_not": "one class only", "have": {"n": study.n, "with_pneumonia": positives}}
@@ -167,21 +167,21 @@ def sample_size(study: Study) -> dict[str, Any]:
 def _correlation(study: Study) -> float:
     """Return the intra-class correlation 0..1 of the log-odds within patients and class (one-way, by moments)."""
     key = np.char.add(study.patients, np.where(study.y, "|1", "|0"))
-    _, place = np.unique(key, return_inverse=True)
-    sizes = np.bincount(place)
+    _, group = np.unique(key, return_inverse=True)
+    sizes = np.bincount(group)
     if sizes.max() < 2:
         return 0.0
     odds = log_odds(study.p)
     odds = odds - np.where(study.y, odds[study.y].mean(), odds[~study.y].mean())
-    means = np.bincount(place, odds) / sizes
-    within = float(((odds - means[place]) ** 2).sum() / max(1, odds.size - sizes.size))
+    means = np.bincount(group, odds) / sizes
+    within = float(((odds - means[group]) ** 2).sum() / max(1, odds.size - sizes.size))
     between = float((sizes * (means - odds.mean()) ** 2).sum() / max(1, sizes.size - 1))
     size = (odds.size - float((sizes**2).sum()) / odds.size) / max(1, sizes.size - 1)
     shared = max(0.0, (between - within) / size)
     return shared / (shared + within) if shared + within > 0 else 0.0
 
 
-def taught(card: Mapping[str, Any]) -> float | None:
+def calibrated_prevalence(card: Mapping[str, Any]) -> float | None:
     """Return the share of pneumonia, 0..1, at which a bundle's probabilities were calibrated; None if not known."""
     share = card["calibration"].get("prevalence", (card.get("population") or {}).get("prevalence"))
     return float(share) if share is not None and 0 < share < 1 else None

@@ -1,4 +1,4 @@
-"""Checks that look at the images: unreadable, unfit, or there more than once."""
+"""Checks of the images: unreadable, unfit, or duplicated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pneumoscope.data.checks.shortcuts import is_colour
 from pneumoscope.data.scan import UNLABELLED
 from pneumoscope.records import LABELS
 
-UNREADABLE_LIMIT = 0.05  # above it the images that are measured are not the ones that were collected
+UNREADABLE_LIMIT = 0.05  # above it the readable images no longer represent the source
 CONSTANT_STD = 0.5 / 255
 SMALL_SIDE = 128
 ALPHA = 0.05  # of Fisher's exact test that colour and class are unrelated
@@ -56,7 +56,7 @@ def check_readable(evidence: Evidence) -> list[Problem]:
         rows = broken[[kind is reason for kind in kinds]]
         if rows.empty:
             continue
-        examples = [f"{name}: {why}" for name, why in zip(rows["name"], rows["error"], strict=True)]
+        examples = [f"{name}: {error}" for name, error in zip(rows["name"], rows["error"], strict=True)]
         text = f"{amount(len(rows), 'file is', 'files are')} {reason.says} and will be left out"
         problems.append(
             Problem(reason.kind, "error", len(rows), text, reason.remedy, tuple(examples[:EXAMPLES]), voids=voids)
@@ -92,12 +92,12 @@ def _colour(evidence: Evidence) -> list[Problem]:
     labels = table["label"].fillna(UNLABELLED)
     shares = colour.groupby(labels).mean()
     cells = [[int((colour & (labels == name)).sum()), int((~colour & (labels == name)).sum())] for name in LABELS]
-    tells = fisher_exact(np.array(cells)).pvalue < ALPHA
+    differs = fisher_exact(np.array(cells)).pvalue < ALPHA
     by_class = ", ".join(f"{100 * share:.1f} % of {label}" for label, share in shares.items())
     return of_images(
         table[colour],
         "colour",
-        "warning" if tells else "note",
+        "warning" if differs else "note",
         says=("is", "are", f"stored in colour ({by_class})"),
         remedy="they are read as grey; make sure that nothing was drawn onto them",
     )
@@ -139,7 +139,7 @@ def check_duplicates(evidence: Evidence) -> list[Problem]:
             "duplicates_across_splits",
             "error",
             splits,
-            "the same image in two splits, learnt in one and asked for in the other",
+            "the same image in two splits, trained on in one and tested in the other",
             "delete all copies but one",
             True,
         ),
@@ -171,10 +171,10 @@ def _grouped(evidence: Evidence, finding: _Finding) -> Problem:
 
 
 def check_near_duplicates(evidence: Evidence) -> list[Problem]:
-    """Report pairs that show nearly the same image; none voids, because a look at them has to decide."""
+    """Report pairs of nearly the same image; none voids, because a person has to decide."""
     pairs = [(pair.first, pair.second) for pair in evidence.near]
     at_least = "at least " if len(pairs) >= MAX_PAIRS else ""
-    said = (
+    kinds = (
         ("near_duplicates", pairs, "nearly the same image", "keep one of each pair"),
         (
             "near_label_conflict",
@@ -199,11 +199,11 @@ def check_near_duplicates(evidence: Evidence) -> list[Problem]:
         Problem(
             kind,
             "warning",
-            len(some),
-            f"{at_least}{amount(len(some), 'pair', 'pairs')}: {what}",
+            len(rows),
+            f"{at_least}{amount(len(rows), 'pair', 'pairs')}: {text}",
             f"look at the figure, then {remedy}",
-            tuple(evidence.names(pair) for pair in some[:EXAMPLES]),
+            tuple(evidence.names(pair) for pair in rows[:EXAMPLES]),
         )
-        for kind, some, what, remedy in said
-        if some
+        for kind, rows, text, remedy in kinds
+        if rows
     ]

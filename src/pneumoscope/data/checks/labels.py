@@ -1,4 +1,4 @@
-"""Checks that look at labels, patients and splits, and at what tells the label without the lungs."""
+"""Checks of labels, patients and splits, and of properties that predict the label without the lungs."""
 
 from __future__ import annotations
 
@@ -156,18 +156,18 @@ def _shift(train: dict[str, Any], row: dict[str, Any]) -> list[Problem]:
     return [Problem("prevalence_shift", "warning", row["n"], text, remedy)]
 
 
-# --- what else tells the label ----------------------------------------------------------------------------
+# --- shortcuts --------------------------------------------------------------------------------------------
 
 
 def check_shortcuts(evidence: Evidence) -> list[Problem]:
-    """Report properties other than the lungs that tell the label."""
+    """Report properties other than the lungs that predict the label."""
     flagged = [row for row in evidence.shortcuts if row["flagged"]]
     if not flagged:
         return []
     flagged.sort(key=lambda row: -abs(row["auroc"]["value"] - 0.5))
     lines = [f"{row['name']}: {_auroc(row)}" for row in flagged]
     text = (
-        f"{amount(len(flagged), 'property tells', 'properties tell')} the label without the lungs, "
+        f"{amount(len(flagged), 'property predicts', 'properties predict')} the label without the lungs, "
         f"most of all {lines[0]}; flagged where the interval lies outside {1 - LIMIT:.2f} to {LIMIT:.2f}"
     )
     remedy = "take it out of the pixels (crop, resample alike, mask) and audit the trained network for it"
@@ -180,7 +180,7 @@ def _auroc(row: dict[str, Any]) -> str:
 
 
 def check_passed_over(evidence: Evidence) -> list[Problem]:
-    """Report files beside the images that were not taken."""
+    """Report files beside the images that were left out."""
     passed = evidence.scan.manifest.passed_over
     if not passed:
         return []

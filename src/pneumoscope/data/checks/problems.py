@@ -18,7 +18,7 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One kind of problem: how many images, groups or patients it concerns, what it means, what to do.
+    """One kind of problem: the number of images, groups or patients, the message and the remedy.
 
     `voids`: a figure measured on this source would be wrong, not only imprecise.
     """
@@ -34,7 +34,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the checks look at: the scan, groups of equal pixels, nearly equal pairs, shortcut figures."""
+    """The input of the checks: the scan, groups of equal pixels, nearly equal pairs, shortcut figures."""
 
     scan: Scan
     equal: list[list[int]] = field(default_factory=list)

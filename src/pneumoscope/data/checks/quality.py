@@ -29,7 +29,7 @@ from pneumoscope.data.checks.labels import (
 from pneumoscope.data.checks.problems import Evidence, Problem
 from pneumoscope.data.checks.shortcuts import LIMIT, shortcuts
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.data.pictures import write_mosaic
+from pneumoscope.data.mosaic import write_mosaic
 from pneumoscope.data.scan import Progress, Scan, scan
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.records import RESEARCH_ONLY
@@ -67,15 +67,15 @@ def check(
         out: output folder.
         seed: of the bootstrap and the folds behind the shortcut figures.
         progress: called with (images done, images in all).
-        scanned: the scan of this manifest, where one has been made already.
+        scanned: an existing scan of this manifest.
 
     Raises:
         StorageError: `out` cannot be written.
     """
     out_folder(out)
     evidence = gather(scanned or scan(manifest, progress=progress), seed=seed)
-    found = [problem for test in CHECKS for problem in test(evidence)]
-    problems = sorted(found, key=lambda problem: (_ORDER[problem.severity], not problem.voids))
+    problems = [problem for test in CHECKS for problem in test(evidence)]
+    problems = sorted(problems, key=lambda problem: (_ORDER[problem.severity], not problem.voids))
     result = {
         "source": str(manifest.source),
         "sha256": manifest.fingerprint(),
@@ -103,15 +103,15 @@ def voids_result(quality: dict[str, Any]) -> bool:
     return any(problem["voids"] for problem in quality["problems"])
 
 
-def gather(found: Scan, *, seed: int = 0) -> Evidence:
+def gather(measured: Scan, *, seed: int = 0) -> Evidence:
     """Compare the images with each other and measure the shortcuts."""
-    equal = same_groups(found.table["pixels_sha256"].tolist())
+    equal = same_groups(measured.table["pixels_sha256"].tolist())
     copies = [row for group in equal for row in group[1:]]
-    telling = found.readable & (found.table["std"] >= CONSTANT_STD).to_numpy(bool)
-    telling[copies] = False
-    near = near_pairs(found.hashes, found.thumbs, np.flatnonzero(telling))
+    compared = measured.readable & (measured.table["std"] >= CONSTANT_STD).to_numpy(bool)
+    compared[copies] = False
+    near = near_pairs(measured.hashes, measured.thumbs, np.flatnonzero(compared))
     near.sort(key=lambda pair: pair.correlation)  # the least certain first, so that they are the ones shown
-    return Evidence(found, equal, near, shortcuts(found, seed=seed))
+    return Evidence(measured, equal, near, shortcuts(measured, seed=seed))
 
 
 def _figures(evidence: Evidence, out: Path) -> dict[str, Any]:

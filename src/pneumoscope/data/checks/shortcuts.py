@@ -1,4 +1,4 @@
-"""How far the label can be told without the lungs: from size, brightness and the table's columns."""
+"""How far the label can be predicted without the lungs: from size, brightness and the table's columns."""
 
 from __future__ import annotations
 
@@ -124,10 +124,10 @@ def _table_features(scan: Scan, rows: NDArray[np.int64]) -> list[Feature]:
 
 
 def encode(values: Sequence[str]) -> Floats | None:
-    """Turn one column of text into float64 [N, k], or None where it says nothing or names single images.
+    """Turn one column of text into float64 [N, k], or None where it is constant or names single images.
 
     Numbers stay one column, with a second that marks the missing ones; up to 20 words become one column
-    each, "missing" among them, because what was not recorded can give the label away.
+    each, "missing" among them, because a missing value can give the label away.
     """
     text = pd.Series(list(values), dtype=object)
     missing = (text == "").to_numpy(bool)

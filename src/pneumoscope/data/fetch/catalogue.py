@@ -1,4 +1,4 @@
-"""The public radiograph collections: who made them, under which licence, and where they are to be had."""
+"""The public radiograph collections: authors, licences, addresses."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class DataSet:
     notes: str = ""
 
     def manual(self, out: Path) -> str:
-        """Return what a person can do where the program cannot: page, file name, folder."""
+        """Return the manual steps: page, file name, folder."""
         page = f"open {self.home} in a browser"
         if self.file is None:
             return f"{page}, {self.steps}, and put them into {out / self.key}"

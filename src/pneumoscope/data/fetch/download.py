@@ -1,7 +1,7 @@
 """`data fetch`: a public collection, from its own home to a folder that the other commands can read.
 
-A collection that is already there and whole is returned without a look at the network, and a file that a
-person fetched with a browser is taken as it is. Of two runs at once the second waits for the first.
+A complete collection on the disk is returned without the network, and a file fetched with a browser is used as it is.
+Of two runs at once the second waits for the first.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def fetch(
 ) -> Path:
     """Fetch the collection `key` into `out` and return its file (`.npz`) or folder, ready for `open_source`.
 
-    `progress` is told (bytes so far, bytes in all or None). `base_url` is a mirror that holds the files under
+    `progress` is called with (bytes so far, bytes in all or None). `base_url` is a mirror that holds the files under
     their catalogue names; it replaces every public home. The check is the same wherever a file comes from.
 
     Raises:
@@ -118,16 +118,16 @@ def _fetch_folder(dataset: DataSet, remote: RemoteFile, out: Path, line: _Line) 
         _check_folder(target, dataset)
         return target
     archive = out / remote.name
-    given = archive.exists()
+    downloaded = archive.exists()
     refused = ""
-    if not given and dataset.kaggle and line.base_url is None:
+    if not downloaded and dataset.kaggle and line.base_url is None:
         try:
             return _from_kaggle(dataset, dataset.kaggle, target)
         except DownloadError as error:
             refused = error.what
-    # the archive and its radiographs, which zip hardly shrinks, less what is there
-    held = sum(path.stat().st_size for path in out.glob(f"{remote.name}*"))
-    require_space(out, 2 * (remote.size or 0) - held)
+    # the archive and its radiographs, which zip hardly shrinks, less the bytes present
+    present = sum(path.stat().st_size for path in out.glob(f"{remote.name}*"))
+    require_space(out, 2 * (remote.size or 0) - present)
     try:
         _fetch_file(dataset, remote, out, line)
     except DownloadError as error:
@@ -136,15 +136,15 @@ def _fetch_folder(dataset: DataSet, remote: RemoteFile, out: Path, line: _Line) 
         raise DownloadError(f"{refused}; {error.what}", path=error.path, remedy=error.remedy) from error
     # of a mirror only the host: its address may carry a password
     home = dataset.home if line.base_url is None else f"mirror {httpx.URL(line.base_url).host}"
-    route = "a file that was there already" if given else home
-    return _from_archive(dataset, archive, target, route, keep=given)
+    route = "a file downloaded before" if downloaded else home
+    return _from_archive(dataset, archive, target, route, keep=downloaded)
 
 
 def _from_archive(dataset: DataSet, archive: Path, target: Path, route: str, *, keep: bool) -> Path:
     """Unpack an archive to `target`; one that this run fetched is removed afterwards."""
     try:
         with atomic_folder(target) as staging:
-            unpack(archive, staging, _place)
+            unpack(archive, staging, _member_path)
             _seal(staging, dataset, route)
     except DownloadError as error:
         remedy = f"{'remove this file, then ' if keep else ''}{dataset.manual(archive.parent)}"
@@ -163,13 +163,13 @@ def _from_kaggle(dataset: DataSet, handle: str, target: Path) -> Path:
     with storage_errors(root):
         files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
     for path in sorted(files, key=lambda item: (len(item.parts), item)):
-        place = _place(PurePosixPath(path.relative_to(root).as_posix()))
-        if place is not None:
-            chosen.setdefault(place, path)
+        target_path = _member_path(PurePosixPath(path.relative_to(root).as_posix()))
+        if target_path is not None:
+            chosen.setdefault(target_path, path)
     with atomic_folder(target) as staging:
-        for place, path in chosen.items():
-            (staging / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, staging / place)
+        for target_path, path in chosen.items():
+            (staging / target_path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, staging / target_path)
         _seal(staging, dataset, f"https://www.kaggle.com/datasets/{handle}")
     return target
 
@@ -184,14 +184,14 @@ def _kaggle_download(handle: str) -> Path:
     try:
         return Path(kagglehub.dataset_download(handle))
     except foreign as error:
-        # without an answer the text is a stack of urllib3 phrases; the name says as much
+        # without an answer the text is a stack of urllib3 phrases: the name of the error suffices
         answered = not isinstance(error, OSError) or getattr(error, "response", None) is not None
         reason = (answered and " ".join(str(error).split())[:160]) or type(error).__name__
         raise DownloadError(f"Kaggle did not give {handle} ({reason})") from error
 
 
-def _place(path: PurePosixPath) -> PurePosixPath | None:
-    """Return `split/LABEL/name` for a radiograph, however deep it lies, and None for anything else."""
+def _member_path(path: PurePosixPath) -> PurePosixPath | None:
+    """Return `split/LABEL/name` for a radiograph at any depth, and None for anything else."""
     split, label, name = ("", *path.parts)[-3:] if len(path.parts) >= 3 else ("", "", "")
     if split not in SPLITS or label not in LABELS or name.startswith("."):
         return None
@@ -202,12 +202,12 @@ def _measure(folder: Path) -> tuple[int, int]:
     """Return the number of radiographs in `split/LABEL/` and their bytes."""
     with storage_errors(folder):
         inside = [(path, PurePosixPath(*path.relative_to(folder).parts)) for path in folder.glob("*/*/*")]
-        sizes = [path.stat().st_size for path, name in inside if _place(name)]
+        sizes = [path.stat().st_size for path, name in inside if _member_path(name)]
     return len(sizes), sum(sizes)
 
 
 def _seal(folder: Path, dataset: DataSet, route: str) -> None:
-    """Write where the radiographs come from; raise `DownloadError` where some are missing."""
+    """Write the origin of the radiographs; raise `DownloadError` where some are missing."""
     images, size = _measure(folder)
     if images != dataset.images:
         raise DownloadError(f"{route} holds {images} radiographs where {dataset.images} were expected")
@@ -230,7 +230,7 @@ def _check_folder(folder: Path, dataset: DataSet) -> None:
     wanted = sealed.get("bytes", size) if isinstance(sealed, dict) else None
     if (images, size) != (dataset.images, wanted):
         raise DownloadError(
-            f"is there already, but with {images} radiographs of {size} bytes where {dataset.images} of "
+            f"exists already, but with {images} radiographs of {size} bytes where {dataset.images} of "
             f"{wanted} bytes were expected",
             path=folder,
             remedy="move it away and run the command again",
@@ -239,7 +239,7 @@ def _check_folder(folder: Path, dataset: DataSet) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold `path` alone; a second process or thread waits. The file stays: removing it would race."""
+    """Lock `path`; a second process or thread waits. The file stays: removing it would race."""
     with storage_errors(path):
         handle = path.open("w")
     with handle:

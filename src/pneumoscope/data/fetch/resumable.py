@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed after a break, checked, and given its name only when it is whole.
+"""One file over HTTP: resumed after a break, checked, and given its name only when it is complete.
 
 The bytes grow in `NAME.part`; `NAME.part.json` says which entity they belong to (URL, ETag, size). A broken
 transfer goes on with Range and If-Range (RFC 9110, sections 13.1.5 and 14.2); where the server ignores the
@@ -54,10 +54,10 @@ class Patience:
     sleep: Callable[[float], None] = time.sleep
     rng: np.random.Generator = field(default_factory=_rng_of_process)
 
-    def pause(self, failures: int, asked: float) -> None:
-        """Sleep before the next try; `asked` is what the server wants (Retry-After), in seconds."""
+    def pause(self, failures: int, retry_after: float) -> None:
+        """Sleep before the next try; `retry_after`: of the server, in seconds."""
         wait = min(self.first_wait * 2 ** (failures - 1), self.longest_wait)
-        self.sleep(max(min(asked, self.longest_wait), wait * (0.5 + self.rng.random() / 2)))
+        self.sleep(max(min(retry_after, self.longest_wait), wait * (0.5 + self.rng.random() / 2)))
 
 
 class _AgainError(Exception):
@@ -78,7 +78,7 @@ def transfer(
     progress: Progress | None = None,
     patience: Patience | None = None,
 ) -> Path:
-    """Fetch `remote` from `url` to `path`; `progress` is told (bytes so far, bytes in all or None).
+    """Fetch `remote` from `url` to `path`; `progress` is called with (bytes so far, bytes in all or None).
 
     Raises:
         DownloadError: the server cannot be reached, refuses, breaks off too often, or its file is not the
@@ -96,11 +96,11 @@ def transfer(
 
 
 def _silent(done: int, total: int | None) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 def _receive_all(part: _Part, client: httpx.Client, progress: Progress, patience: Patience) -> None:
-    best = part.held()
+    best = part.size()
     failures = tries = 0
     reached = False
     while True:
@@ -119,12 +119,12 @@ def _receive_all(part: _Part, client: httpx.Client, progress: Progress, patience
             reached, again = True, error
         else:
             return
-        failures = 1 if part.held() > best else failures + 1
-        best = max(best, part.held())
+        failures = 1 if part.size() > best else failures + 1
+        best = max(best, part.size())
         # the second bound ends a server that hands out a byte per try
         if failures >= patience.attempts or tries >= 10 * patience.attempts:
             raise DownloadError(
-                f"gave up after {tries} attempts ({again}), {part.held()} bytes are kept",
+                f"gave up after {tries} attempts ({again}), {part.size()} bytes are kept",
                 path=part.path,
                 remedy=f"run the command again to go on from there, or {part.remedy}",
             ) from again
@@ -150,15 +150,15 @@ def _judge(response: httpx.Response, part: _Part) -> None:
     code = response.status_code
     if code in (200, 206):
         return
-    said = f"HTTP {code} {response.reason_phrase}".rstrip()
+    status = f"HTTP {code} {response.reason_phrase}".rstrip()
     if code in _BUSY:
-        asked = response.headers.get("Retry-After", "")
-        raise _AgainError(said, float(asked) if asked.isdecimal() else 0.0)
-    if code == 416:  # our bytes reach past the end of what is there now
+        retry_after = response.headers.get("Retry-After", "")
+        raise _AgainError(status, float(retry_after) if retry_after.isdecimal() else 0.0)
+    if code == 416:  # our bytes reach past the end of the server's file
         part.drop()
-        raise _AgainError(said)
-    what = _FINAL.get(code, "gave an answer that is no file")
-    raise DownloadError(f"{part.url} {what} ({said})", path=part.path, remedy=part.remedy)
+        raise _AgainError(status)
+    fault = _FINAL.get(code, "gave an answer that is no file")
+    raise DownloadError(f"{part.url} {fault} ({status})", path=part.path, remedy=part.remedy)
 
 
 def _brief(error: Exception) -> str:
@@ -183,12 +183,12 @@ class _Part:
     def note(self) -> Path:
         return self.path.with_name(f"{self.path.name}.part.json")
 
-    def held(self) -> int:
+    def size(self) -> int:
         with suppress(FileNotFoundError):
             return self.file.stat().st_size
         return 0
 
-    def known(self) -> dict[str, Any]:
+    def entity(self) -> dict[str, Any]:
         """Return the note, empty where it is missing, damaged or of another address."""
         with suppress(DataError, StorageError):
             note = read_json(self.note)
@@ -197,28 +197,28 @@ class _Part:
         return {}
 
     def whole(self) -> bool:
-        return 0 < self.held() == self.known().get("total")
+        return 0 < self.size() == self.entity().get("total")
 
     def drop(self) -> None:
         with storage_errors(self.file):
             self.file.unlink(missing_ok=True)  # bytes before the note: never old bytes under a new note
             self.note.unlink(missing_ok=True)
 
-    def refuse(self, what: str) -> NoReturn:
+    def refuse(self, fault: str) -> NoReturn:
         """Drop the bytes and raise `DownloadError`."""
         self.drop()
-        raise DownloadError(what, path=self.path, remedy=self.remedy)
+        raise DownloadError(fault, path=self.path, remedy=self.remedy)
 
     def headers(self) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"}
-        etag = self.known().get("etag")
-        if self.held() and etag:
-            headers |= {"Range": f"bytes={self.held()}-", "If-Range": etag}
+        etag = self.entity().get("etag")
+        if self.size() and etag:
+            headers |= {"Range": f"bytes={self.size()}-", "If-Range": etag}
         return headers
 
     def receive(self, response: httpx.Response, progress: Progress) -> None:
-        """Append the answer's bytes; on a break what came so far stays."""
-        start, total = self._place(response)
+        """Append the answer's bytes; after a break they stay."""
+        start, total = self._begin(response)
         published = self.remote.size
         if published is not None and total not in (None, published):
             self.refuse(f"{self.url} offers {total} bytes where {published} were published")
@@ -235,14 +235,14 @@ class _Part:
         if total is not None and done != total:
             raise _AgainError(f"the answer ended after {done} of {total} bytes")
 
-    def _place(self, response: httpx.Response) -> tuple[int, int | None]:
-        """Return where the bytes begin and how many there are in all; start anew on a full answer."""
+    def _begin(self, response: httpx.Response) -> tuple[int, int | None]:
+        """Return the offset of the answer and the total size; start anew on a full answer."""
         etag = response.headers.get("ETag", "")
         if response.status_code == 206:
-            known = self.known()
+            entity = self.entity()
             span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-            same = span is not None and int(span[1]) == self.held() > 0 and int(span[2]) == known.get("total")
-            if span is None or not same or etag not in ("", known.get("etag")):
+            same = span is not None and int(span[1]) == self.size() > 0 and int(span[2]) == entity.get("total")
+            if span is None or not same or etag not in ("", entity.get("etag")):
                 self.drop()
                 raise _AgainError("the file on the server changed")
             return int(span[1]), int(span[2])
@@ -267,16 +267,16 @@ def check_file(path: Path, remote: RemoteFile, remedy: str) -> None:
     with storage_errors(path):
         size = path.stat().st_size
         if remote.size is not None and size != remote.size:
-            what = f"has {size} bytes where {remote.size} were published"
-            raise DownloadError(what, path=path, remedy=remedy)
+            fault = f"has {size} bytes where {remote.size} were published"
+            raise DownloadError(fault, path=path, remedy=remedy)
         if remote.digest is None:
             return
         name, _, wanted = remote.digest.partition(":")
         with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, lambda: hashlib.new(name, usedforsecurity=False)).hexdigest()
-    if found != wanted:
-        what = f"its {name} checksum is {found} where {wanted} was published"
-        raise DownloadError(what, path=path, remedy=remedy)
+            digest = hashlib.file_digest(stream, lambda: hashlib.new(name, usedforsecurity=False)).hexdigest()
+    if digest != wanted:
+        fault = f"its {name} checksum is {digest} where {wanted} was published"
+        raise DownloadError(fault, path=path, remedy=remedy)
 
 
 def require_space(folder: Path, needed: int) -> None:

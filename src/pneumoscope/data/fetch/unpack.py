@@ -1,4 +1,4 @@
-"""Zip archives from outside, unpacked without trusting what they say of themselves."""
+"""Zip archives from outside, unpacked without trusting their headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pneumoscope.errors import DownloadError, storage_errors
 
-Place = Callable[[PurePosixPath], PurePosixPath | None]
+MemberPath = Callable[[PurePosixPath], PurePosixPath | None]
 
 # ValueError and struct.error: offsets and fields that make no sense
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError)
@@ -22,15 +22,15 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplemente
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an archive of radiographs may hold; `ratio`: unpacked over packed bytes of one file."""
+    """Limits of an archive of radiographs; `ratio`: unpacked over packed bytes of one file."""
 
     members: int = 50_000
     total: int = 8 << 30
     ratio: int = 100
 
 
-def unpack(archive: Path, folder: Path, place: Place, limits: Limits | None = None) -> int:
-    """Unpack the members that `place` gives a name to (relative to `folder`) and return how many.
+def unpack(archive: Path, folder: Path, path_of: MemberPath, limits: Limits | None = None) -> int:
+    """Unpack the members that `path_of` gives a path (relative to `folder`) and return how many.
 
     Every member is judged before the first is written; of two with one destination the shallower wins.
     Contents are checked against the archive's CRC-32.
@@ -43,7 +43,7 @@ def unpack(archive: Path, folder: Path, place: Place, limits: Limits | None = No
         with storage_errors(archive), zipfile.ZipFile(archive) as source:
             members = source.infolist()
             _judge(members, limits or Limits(), archive)
-            chosen = _choose(members, place)
+            chosen = _choose(members, path_of)
             for target, member in chosen.items():
                 path = folder / target
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,11 +82,11 @@ def _fault(member: zipfile.ZipInfo, limits: Limits) -> str | None:
     return None
 
 
-def _choose(members: list[zipfile.ZipInfo], place: Place) -> dict[PurePosixPath, zipfile.ZipInfo]:
+def _choose(members: list[zipfile.ZipInfo], path_of: MemberPath) -> dict[PurePosixPath, zipfile.ZipInfo]:
     chosen: dict[PurePosixPath, zipfile.ZipInfo] = {}
     files = [member for member in members if not member.is_dir()]
     for member in sorted(files, key=lambda item: (item.filename.count("/"), item.filename)):
-        target = place(PurePosixPath(member.filename))
+        target = path_of(PurePosixPath(member.filename))
         if target is not None:
             chosen.setdefault(target, member)
     return chosen

@@ -14,7 +14,7 @@ from pneumoscope.files import plain
 from pneumoscope.journal.entry import Entry, answer_key, entry_of
 from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
-from pneumoscope.journal.recording import known
+from pneumoscope.journal.recording import entry_facts
 from pneumoscope.serving.analysis.child import Child, ChildLostError, Factory
 from pneumoscope.serving.analysis.task import Analysis, Task, open_analysis, open_in_haste
 from pneumoscope.serving.settings.gateway import Gateway
@@ -168,7 +168,7 @@ class Worker:
 
     def _entry(self, held: Claim, analysis: Analysis) -> Entry:
         card = {"sha256": analysis.card_sha256, "calibration": analysis.calibrated}
-        told = known(
+        told = entry_facts(
             held.header,
             self.pseudonyms,
             study_uid=held.study_uid,

@@ -1,4 +1,4 @@
-"""The images that are audited, with their lungs: read once, drawn by seed where there are too many."""
+"""The images of the card, with their lungs: read once, drawn by seed where there are too many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.lungs import why_not_found
+from pneumoscope.lungs import mask_fault
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA, FloatArray, Sample
 from pneumoscope.shortcuts.conditions import Chest, chest_of, mean_fill, with_region
@@ -25,12 +25,12 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
-class Material:
-    """What is audited, of `n` images: lungs were found in all of them.
+class Radiographs:
+    """The `n` images of the card; all of them show two lungs.
 
     `canvases`: uint8 [n, S, S]. `sizes`: stored width and height [n, 2]. `labels`: bool [n], true for pneumonia, or
-    None where some have none. `codes`: int [n], the patient of each. `fill`: uint8 [S, S], what stands where parts are
-    removed. `unread`, `without_lungs`: images left out, by reason.
+    None where some have none. `codes`: int [n], the patient of each. `fill`: uint8 [S, S], of removed parts.
+    `unread`, `without_lungs`: images left out, by reason.
     """
 
     samples: tuple[Sample, ...]
@@ -58,8 +58,8 @@ class Material:
         """Where the lungs are, bool [n, S, S]."""
         return np.stack([chest.lungs for chest in self.chests])
 
-    def why_no_auroc(self) -> str | None:
-        """Return why no AUROC can be told, or None where it can."""
+    def auroc_fault(self) -> str | None:
+        """Return why no AUROC can be estimated, or None where it can."""
         if self.labels is None:
             return "not all images have a label"
         counts = [len(np.unique(self.codes[self.labels == positive])) for positive in (False, True)]
@@ -76,13 +76,13 @@ def gather(
     most: int,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
-) -> Material:
-    """Read images as the network sees them, and find their lungs.
+) -> Radiographs:
+    """Read images as input of the network, and segment their lungs.
 
     Args:
         classifier: whose preparation counts.
         manifest: the images; where it has more than `most`, so many are drawn, each class by its share.
-        masks: finds lungs, such as `LungSegmenter.masks`.
+        masks: segments lungs, such as `LungSegmenter.masks`.
         most: images at most.
         seed: of the draw.
         progress: called with (images done, images in all).
@@ -100,36 +100,36 @@ def gather(
             return None
         return classifier.canvas(radiograph), radiograph.width, radiograph.height
 
-    kept: list[tuple[Sample, Pixels, tuple[int, int], Chest]] = []
+    usable: list[tuple[Sample, Pixels, tuple[int, int], Chest]] = []
     unread = 0
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for start in range(0, len(samples), _BATCH):
             part = samples[start : start + _BATCH]
-            good = [(s, found) for s, found in zip(part, pool.map(read, part), strict=True) if found is not None]
+            good = [(s, decoded) for s, decoded in zip(part, pool.map(read, part), strict=True) if decoded is not None]
             unread += len(part) - len(good)
             if good:
-                found_masks = masks(np.stack([found[0] for _, found in good]))
-                for (sample, (canvas, *size)), mask in zip(good, found_masks, strict=True):
-                    if why_not_found(mask) is None:
-                        kept.append((sample, canvas, (size[0], size[1]), chest_of(canvas, mask)))
+                lungs = masks(np.stack([decoded[0] for _, decoded in good]))
+                for (sample, (canvas, *size)), mask in zip(good, lungs, strict=True):
+                    if mask_fault(mask) is None:
+                        usable.append((sample, canvas, (size[0], size[1]), chest_of(canvas, mask)))
             if progress is not None:
                 progress(min(start + _BATCH, len(samples)), len(samples))
-    if not kept:
+    if not usable:
         what = "not one image could be read" if unread == len(samples) else "no image shows two lungs"
         raise DataError(what, path=manifest.source, remedy="give frontal radiographs of the chest")
-    canvases = np.stack([canvas for _, canvas, _, _ in kept])
-    known = [sample.label for sample, *_ in kept]
-    labels = None if None in known else np.array([label == PNEUMONIA for label in known])
-    return Material(
-        samples=tuple(sample for sample, *_ in kept),
+    canvases = np.stack([canvas for _, canvas, _, _ in usable])
+    names = [sample.label for sample, *_ in usable]
+    labels = None if None in names else np.array([label == PNEUMONIA for label in names])
+    return Radiographs(
+        samples=tuple(sample for sample, *_ in usable),
         canvases=canvases,
-        sizes=np.array([size for _, _, size, _ in kept], np.int64),
-        chests=tuple(with_region([chest for *_, chest in kept])),
+        sizes=np.array([size for _, _, size, _ in usable], np.int64),
+        chests=tuple(with_region([chest for *_, chest in usable])),
         labels=labels,
-        codes=np.unique([sample.patient_id for sample, *_ in kept], return_inverse=True)[1].astype(np.int64),
+        codes=np.unique([sample.patient_id for sample, *_ in usable], return_inverse=True)[1].astype(np.int64),
         fill=mean_fill(canvases, labels),
         unread=unread,
-        without_lungs=len(samples) - unread - len(kept),
+        without_lungs=len(samples) - unread - len(usable),
     )
 
 
@@ -142,6 +142,6 @@ def drawn(samples: Sequence[Sample], most: int, seed: int) -> list[Sample]:
     by_label: dict[str, list[int]] = {}
     for index in order.tolist():
         by_label.setdefault(samples[index].label or "", []).append(index)
-    # Each label's images are spread evenly over 0..1, so that every beginning of the list has the shares of the whole.
-    places = {index: (rank + 0.5) / len(of) for of in by_label.values() for rank, index in enumerate(of)}
-    return [samples[index] for index in sorted(sorted(places, key=lambda index: places[index])[:most])]
+    # Each label's images are spread evenly over 0..1, so any first part of the list has the shares of the whole.
+    position = {index: (rank + 0.5) / len(of) for of in by_label.values() for rank, index in enumerate(of)}
+    return [samples[index] for index in sorted(sorted(position, key=lambda index: position[index])[:most])]

@@ -1,4 +1,4 @@
-"""The command `pneumoscope`: its verbs, and how errors leave it."""
+"""The command `pneumoscope`: its verbs, and its errors and exit codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pneumoscope.cli import (
     adapting,
     auditing,
     data,
-    demo,
+    demonstrating,
     journaling,
     predicting,
     reporting,
@@ -49,7 +49,7 @@ def _root(
 
 app.add_typer(data.app, name="data")
 app.add_typer(journaling.app, name="journal")
-for module in (training, predicting, auditing, validating, adapting, reporting, serving, demo):
+for module in (training, predicting, auditing, validating, adapting, reporting, serving, demonstrating):
     module.register(app)
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        pass  # The reader of our output went away (`| head`): not an error of ours.
+        pass  # The reader of the output closed it (`| head`).
     except OSError as error:
         if error.strerror is None or error.filename is None:
             raise
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _flush() -> None:
-    """Write what is left for stdout now, while it can still be told that it could not be written."""
+    """Flush stdout now, while a failure can still be reported."""
     try:
         with storage_errors("standard output"):
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Labelled images of one place as the bundle sees them: canvases, logits, embeddings, patients."""
+"""Labelled images of one site as the bundle reads them: canvases, logits, embeddings, patients."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _BATCH = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Material:
+class Labelled:
     """Labelled images.
 
     `y`: bool [n], pneumonia; `patients`: str [n]; `logits`: float64 [n, C], the bundle's own; `features`: float64
-    [n, F], what its linear head follows on; `canvases`: uint8 [n, canvas, canvas]; `failed`: reasons by path.
+    [n, F], what its linear head reads; `canvases`: uint8 [n, canvas, canvas]; `failed`: reasons by path.
     """
 
     y: Bools
@@ -48,7 +48,7 @@ class Material:
         """Number of patients."""
         return int(np.unique(self.patients).size)
 
-    def take(self, chosen: NDArray[Any]) -> Material:
+    def take(self, chosen: NDArray[Any]) -> Labelled:
         """Return the images of a mask, bool [n], or at positions, int [m]."""
         return replace(
             self,
@@ -64,8 +64,8 @@ class Material:
         return {"images": self.n, "patients": self.n_patients, "with_pneumonia": int(self.y.sum())}
 
 
-def read_material(classifier: Classifier, manifest: Manifest) -> Material:
-    """Decode the labelled images of a manifest and have the bundle see them; those that cannot be read are named.
+def read_labelled(classifier: Classifier, manifest: Manifest) -> Labelled:
+    """Decode the labelled images of a manifest and compute them with the bundle; unreadable ones are in `failed`.
 
     Raises:
         DataError: no image has a label, or none can be read.
@@ -74,12 +74,12 @@ def read_material(classifier: Classifier, manifest: Manifest) -> Material:
     samples = manifest.labelled().samples
     preparation = classifier.bundle.preparation
     cache = open_cache(samples, canvas=preparation.canvas, aspect=preparation.aspect, crop=classifier.crop)
-    kept = [(sample, row) for sample, row in zip(samples, cache.rows, strict=True) if row >= 0]
-    canvases = np.array(cache.pixels[[row for _, row in kept]])
+    readable = [(sample, row) for sample, row in zip(samples, cache.rows, strict=True) if row >= 0]
+    canvases = np.array(cache.pixels[[row for _, row in readable]])
     parts = [classifier.logits(canvases[start : start + _BATCH]) for start in range(0, len(canvases), _BATCH)]
-    return Material(
-        np.array([sample.label == PNEUMONIA for sample, _ in kept]),
-        np.array([sample.patient_id for sample, _ in kept], dtype=str),
+    return Labelled(
+        np.array([sample.label == PNEUMONIA for sample, _ in readable]),
+        np.array([sample.patient_id for sample, _ in readable], dtype=str),
         np.concatenate(parts).astype(np.float64),
         head_features(classifier.bundle.network, canvases, preparation),
         canvases,
@@ -88,19 +88,19 @@ def read_material(classifier: Classifier, manifest: Manifest) -> Material:
 
 
 def head_features(network: Network, canvases: Pixels, preparation: Preparation) -> Floats:
-    """Return float64 [n, F] from uint8 [n, canvas, canvas], such that the head of them is the bundle's answer.
+    """Return float64 [n, F] from uint8 [n, canvas, canvas], from which the head gives the bundle's answer.
 
-    Where the bundle answers about the mirror image too, both are averaged: a linear head then gives the mean logits.
+    With `mirror` both views are averaged: a linear head then gives the mean logits.
     """
     parts = []
     with torch.inference_mode():
         for start in range(0, len(canvases), _BATCH):
             images = prepare(torch.from_numpy(np.array(canvases[start : start + _BATCH])), preparation)
-            found = network.embed(images)
+            embedding = network.embed(images)
             if preparation.mirror:
                 turned = images.flip(-1).contiguous(memory_format=torch.channels_last)
-                found = (found + network.embed(turned)) / 2
-            parts.append(found.double().numpy())
+                embedding = (embedding + network.embed(turned)) / 2
+            parts.append(embedding.double().numpy())
     return np.concatenate(parts)
 
 
@@ -112,5 +112,5 @@ def head_logits(network: Network, features: Floats) -> Floats:
 
 def linear_of(network: Network) -> nn.Linear:
     """Return the linear layer that ends a network."""
-    found = [module for module in network.head if isinstance(module, nn.Linear)]
-    return found[-1]
+    layers = [module for module in network.head if isinstance(module, nn.Linear)]
+    return layers[-1]

@@ -1,4 +1,4 @@
-"""The pictures of the card: what was tested, and where the maps lie on average."""
+"""Examples on the card: an image under each condition, and the mean maps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pneumoscope.shortcuts.conditions import (
     mirrored,
     untouched,
 )
-from pneumoscope.shortcuts.material import Material
+from pneumoscope.shortcuts.radiographs import Radiographs
 
 _SIDE = 448
 _OUTLINE = (86, 180, 233)  # the sky blue of the palette, seen on inferno and on grey
@@ -44,41 +44,41 @@ SHOWN: Mapping[str, Condition] = {
 }
 
 
-def write_examples(material: Material, out: Path, seed: int) -> list[dict[str, Any]]:
+def write_examples(radiographs: Radiographs, out: Path, seed: int) -> list[dict[str, Any]]:
     """Write one image of each class, drawn by seed, under every condition shown; return their records.
 
     Each is `{"file", "condition", "label"}`, the file relative to `out`, PNG, grey.
     """
     rng = np.random.default_rng(seed)
     records: list[dict[str, Any]] = []
-    groups: dict[str | None, NDArray[np.bool_]] = {None: np.ones(material.n, np.bool_)}
-    if material.labels is not None:
-        groups = {NORMAL: ~material.labels, PNEUMONIA: material.labels}
+    groups: dict[str | None, NDArray[np.bool_]] = {None: np.ones(radiographs.n, np.bool_)}
+    if radiographs.labels is not None:
+        groups = {NORMAL: ~radiographs.labels, PNEUMONIA: radiographs.labels}
     for label, members in groups.items():
         if not members.any():
             continue
-        chest = material.chests[int(rng.choice(np.flatnonzero(members)))]
+        chest = radiographs.chests[int(rng.choice(np.flatnonzero(members)))]
         for name, condition in SHOWN.items():
             file = f"figures/{(label or 'image').lower()}-{name}.png"
-            _save(Image.fromarray(condition(chest, material.fill)), out / file)
+            _save(Image.fromarray(condition(chest, radiographs.fill)), out / file)
             records.append({"file": file, "condition": name, "label": label})
     return records
 
 
-def write_maps(material: Material, measured: Mapping[str, Attention], out: Path) -> list[dict[str, Any]]:
-    """Write the mean map of each method over the mean image, with the outline of the lungs that most images share."""
+def write_maps(radiographs: Radiographs, measured: Mapping[str, Attention], out: Path) -> list[dict[str, Any]]:
+    """Write the mean map of each method over the mean image, with the outline of the common lung region."""
     records = []
-    mean = np.asarray(material.canvases.mean(axis=0, dtype=np.float64) / 255, np.float32)
-    usual = material.lungs.mean(axis=0, dtype=np.float32) >= 0.5
-    for method, found in measured.items():
-        heat = found.mean_map / max(float(found.mean_map.max()), 1e-12)
+    mean = np.asarray(radiographs.canvases.mean(axis=0, dtype=np.float64) / 255, np.float32)
+    usual = radiographs.lungs.mean(axis=0, dtype=np.float32) >= 0.5
+    for method, measurement in measured.items():
+        heat = measurement.mean_map / max(float(measurement.mean_map.max()), 1e-12)
         picture = Image.fromarray(overlay(mean, heat)).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
         mask = np.asarray(Image.fromarray(usual).resize((_SIDE, _SIDE)))
         drawn = np.array(picture)
         drawn[mask & ~binary_erosion(mask, iterations=2)] = _OUTLINE
         file = f"figures/map-{method}.png"
         _save(Image.fromarray(drawn), out / file)
-        records.append({"file": file, "method": method, "images": found.n})
+        records.append({"file": file, "method": method, "images": measurement.n})
     return records
 
 

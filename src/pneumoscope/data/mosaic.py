@@ -1,4 +1,4 @@
-"""Pictures of a data set: mosaics, mean images, their difference. Nothing is drawn onto anatomy."""
+"""Figures of a data set: mosaics, mean images, their difference. Nothing is drawn onto anatomy."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def write_grey(path: Path, pixels: FloatArray | NDArray[np.float64]) -> None:
 def write_mosaic(path: Path, images: Sequence[str], *, columns: int, tile: int = TILE) -> None:
     """Write the images in rows, in reading order, each fitted into a square with its aspect ratio kept.
 
-    An image that cannot be read leaves its place empty.
+    An unreadable image leaves its tile empty.
     """
     rows = -(-len(images) // columns)
     step = tile + _GAP
     canvas = Image.new("L", (columns * step - _GAP, rows * step - _GAP), _GROUND)
-    for place, name in enumerate(images):
+    for position, name in enumerate(images):
         try:
             pixels = read_image(name, at_least=tile).pixels
         except ImageError:
@@ -43,8 +43,8 @@ def write_mosaic(path: Path, images: Sequence[str], *, columns: int, tile: int =
         image = Image.fromarray((pixels * 255).round().astype(np.uint8))
         scale = tile / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        left = place % columns * step + (tile - size[0]) // 2
-        top = place // columns * step + (tile - size[1]) // 2
+        left = position % columns * step + (tile - size[0]) // 2
+        top = position // columns * step + (tile - size[1]) // 2
         canvas.paste(image.resize(size, Image.Resampling.LANCZOS), (left, top))
     _write_png(path, canvas)
 
@@ -52,7 +52,7 @@ def write_mosaic(path: Path, images: Sequence[str], *, columns: int, tile: int =
 def write_difference(path: Path, difference: NDArray[np.float64], *, label: str) -> float:
     """Write a difference of mean images, float64 [H, W], with a symmetric scale; return the scale's end.
 
-    Orange to purple (PuOr) is told apart by all common kinds of colour vision; white is no difference.
+    Orange to purple (PuOr) can be distinguished with all common kinds of colour vision; white is no difference.
     """
     limit = max(float(np.abs(difference).max()), 1e-6)
     figure = Figure(figsize=(4.6, 3.7), dpi=120, layout="constrained", facecolor="white")

@@ -22,11 +22,13 @@ def demo(
 ) -> None:
     """Make synthetic radiographs, compare three networks on them, explain, and write the report."""
     quiet_lightning()
-    from pneumoscope.cli.training import tell
+    from pneumoscope.cli.training import print_epoch
     from pneumoscope.demo import run_demo
     from pneumoscope.training.experiment import Console
 
     with progress("working") as update:
-        page = run_demo(out, patients=patients, seed=seed, console=Console(say=say, report=tell, progress=update))
+        page = run_demo(
+            out, patients=patients, seed=seed, console=Console(say=say, report=print_epoch, progress=update)
+        )
     say("The report, open it in a browser:")
     typer.echo(page)
