@@ -32,7 +32,7 @@ from pneumoscope.data.sources import open_source
 from pneumoscope.evaluation.auc import auroc_estimate
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import write_json
-from pneumoscope.gate.reasons import LungMasks, by_pixels
+from pneumoscope.gate.pixels import LungMasks, by_pixels
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels, to_canvas, to_input
 from pneumoscope.predict import Classifier, expand
@@ -136,7 +136,7 @@ def judge(classifier: Classifier, canvases: Pixels, lungs: LungMasks) -> tuple[A
         for canvas, scores in zip(part, gate.scores(part, features), strict=True):
             refusal = by_pixels(gate, scores, canvas, lungs)
             figures.append(scores.max())
-            reasons.append("" if refusal is None else refusal.check)
+            reasons.append("" if refusal is None else refusal.key)
     return np.array(figures), reasons
 
 

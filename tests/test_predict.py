@@ -161,7 +161,7 @@ def test_another_modality_is_not_analysed(
     assert prediction.error is None
     assert (prediction.label is not None) == answered
     if not answered:
-        assert prediction.reason == f"not analysed, because its modality is {modality}: no plain radiograph"
+        assert prediction.reason == f"not analysed, because its modality is {modality}, not CR or DX or RG"
 
 
 def test_only_bad_files_are_answered_too(classifier: Classifier, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,21 +107,33 @@ def lung_fraction(mask: FloatArray) -> float:
     return float((mask >= _LUNG).mean())
 
 
-def mask_fault(mask: FloatArray) -> str | None:
-    """Return why a mask float32 [S, S] of probabilities cannot be two lungs, in words, or None where it can.
+@dataclass(frozen=True, slots=True)
+class MaskFault:
+    """Why a mask cannot be two lungs: a key, and the sentence for people."""
+
+    key: Literal["share", "one region", "not beside"]
+    why: str
+
+    def __str__(self) -> str:
+        return f"lungs not found: {self.why}"
+
+
+def mask_fault(mask: FloatArray) -> MaskFault | None:
+    """Return why a mask float32 [S, S] of probabilities cannot be two lungs, or None where it can.
 
     Two lungs are two sizeable regions beside each other that fill a usual share of the image. How good their outline is
     is not judged.
     """
     share = lung_fraction(mask)
     if not _AREA[0] <= share <= _AREA[1]:
-        return f"lungs not found: {share:.0%} of the image looks like lung, {_AREA[0]:.0%} to {_AREA[1]:.0%} is usual"
+        usual = f"{_AREA[0]:.0%} to {_AREA[1]:.0%} is usual"
+        return MaskFault("share", f"{share:.0%} of the image looks like lung, {usual}")
     regions = _regions(mask)
     if len(regions) < 2:
-        return "lungs not found: one region looks like lung, two are usual"
+        return MaskFault("one region", "one region looks like lung, two are usual")
     middles = [_middle(region) for region in regions]
     if max(middles) - min(middles) < _APART * mask.shape[1]:
-        return "lungs not found: the regions that look like lung do not lie beside each other"
+        return MaskFault("not beside", "the regions that look like lung do not lie beside each other")
     return None
 
 

@@ -21,9 +21,11 @@ from pneumoscope.bundle.files import Bundle, load_bundle
 from pneumoscope.bundle.runtime import Engine, open_runtime
 from pneumoscope.errors import BundleError, DataError, ImageError
 from pneumoscope.files import plain
-from pneumoscope.gate.reasons import LungMasks, Refusal, by_facts, by_modality, by_pixels
+from pneumoscope.gate.header import Rules, ages_of, judge
+from pneumoscope.gate.pixels import LungMasks, by_pixels, by_size
+from pneumoscope.gate.refusal import Refusal
 from pneumoscope.gate.scores import CHECKS, read_gate
-from pneumoscope.images import RASTER_SUFFIXES, Radiograph, is_dicom, read_image
+from pneumoscope.images import RASTER_SUFFIXES, Header, Radiograph, is_dicom, open_image
 from pneumoscope.images.preparation import Pixels, to_canvas, to_input
 from pneumoscope.lungs import crop_of
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
@@ -55,8 +57,9 @@ class _Answer:
 class Classifier:
     """A bundle ready to answer.
 
-    `gate`: whether it may say that an image is none for it, as far as the bundle holds a gate; nearly constant images
-    and other modalities are refused always.
+    `gate`: whether it may say that an image is none for it, by view, body part and age in the header, and by size and
+    pixels as far as the bundle holds a gate. Nearly constant images, other modalities and raw data are refused always.
+    `rules`: for headers; the defaults where none are given.
 
     >>> from pneumoscope.predict import Classifier
     >>> classifier = Classifier.load()  # doctest: +SKIP
@@ -72,8 +75,12 @@ class Classifier:
         device: str = "cpu",
         threads: int | None = None,
         gate: bool = True,
+        rules: Rules | None = None,
     ) -> None:
         self.bundle = bundle
+        self.rules = rules or Rules()
+        self.ages = ages_of(self.rules, bundle.card) if gate else None
+        self._gated = gate
         data = bundle.gate_file() if gate else None
         self.gate = None if data is None else read_gate(data, bundle.card["gate"], bundle.folder)
         self._lungs = LungMasks()
@@ -140,18 +147,20 @@ class Classifier:
             return (time.perf_counter() - started) * 1000
 
         try:
-            radiograph = read_image(path, at_least=2 * self.bundle.preparation.canvas)
+            image = open_image(path)
+            if (refusal := judge(image.header, self.rules, self.ages, gate=self._gated)) is not None:
+                return _Decoded(path, None, _quality(image.header), None, spent(), refusal)
+            radiograph = image.decode(2 * self.bundle.preparation.canvas)
             canvas = self.canvas(radiograph)
         except ImageError as error:
             return _Decoded(path, None, {}, missing(path) or error, spent())
-        quality = _quality(radiograph, canvas)
-        return _Decoded(path, canvas, quality, None, spent(), self._refused_by_facts(radiograph, quality), radiograph)
+        quality = _quality(image.header, radiograph, canvas)
+        return _Decoded(path, canvas, quality, None, spent(), self._refused_by_size(radiograph, quality), radiograph)
 
-    def _refused_by_facts(self, radiograph: Radiograph, quality: Mapping[str, Any]) -> Refusal | None:
-        refusal = by_modality(radiograph.modality)
-        if refusal is None and quality["contrast"] < _FLAT:
-            refusal = Refusal("flat")
-        return by_facts(self.gate, radiograph) if refusal is None and self.gate is not None else refusal
+    def _refused_by_size(self, radiograph: Radiograph, quality: Mapping[str, Any]) -> Refusal | None:
+        if quality["contrast"] < _FLAT:
+            return Refusal("flat", "the image is nearly constant and shows nothing")
+        return None if self.gate is None else by_size(self.gate, radiograph)
 
     def _answer(self, batch: Sequence[_Decoded]) -> Iterator[Prediction]:
         started = time.perf_counter()
@@ -190,7 +199,7 @@ class Classifier:
         if answer is not None and answer.gate:
             told["gate"] = answer.gate
         if refusal is not None:
-            told["refused_by"] = refusal.check
+            told["refused_by"] = refusal.key
         common: dict[str, Any] = {
             "path": item.path,
             "threshold": self.threshold,
@@ -214,14 +223,26 @@ class Classifier:
         )
 
 
-def _quality(radiograph: Radiograph, canvas: Pixels) -> dict[str, Any]:
+def _quality(
+    header: Header | None, radiograph: Radiograph | None = None, canvas: Pixels | None = None
+) -> dict[str, Any]:
+    """Return what the line says of an image; where its header is refused, no pixels are looked at."""
+    quality: dict[str, Any] = {
+        "width": header and header.columns,
+        "height": header and header.rows,
+        "mean": None,
+        "contrast": None,
+        "modality": header and header.modality,
+        "notes": [],
+    }
+    if radiograph is None or canvas is None:
+        return quality
     grey = canvas / 255.0
-    return {
+    return quality | {
         "width": radiograph.width,
         "height": radiograph.height,
         "mean": round(float(grey.mean()), 4),
         "contrast": round(float(grey.std()), 4),
-        "modality": radiograph.modality,
         "notes": list(radiograph.notes),
     }
 

@@ -18,7 +18,6 @@ import pydicom
 import pytest
 from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForProcessing,
     ExplicitVRLittleEndian,
     generate_uid,
 )
@@ -34,7 +33,6 @@ from tests.serving.radiographs import SHA, radiograph
 
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import BundleError, ConfigError, ImageUnavailableError, StorageError
-from pneumoscope.images.header import read
 from pneumoscope.journal.journal import Journal
 from pneumoscope.serving.analysis.child import ChildLostError
 from pneumoscope.serving.analysis.task import open_analysis
@@ -43,7 +41,6 @@ from pneumoscope.serving.delivery import assurance, send
 from pneumoscope.serving.intake import receipt
 from pneumoscope.serving.intake.listener import Receiver, start_receiver
 from pneumoscope.serving.intake.receipt import open_intake
-from pneumoscope.serving.intake.rules import why_not
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.settings.neighbours import Destination
 from pneumoscope.serving.store import jobs, outbox
@@ -450,19 +447,18 @@ def test_who_cannot_listen_sweeps_nobodys_transfers_away(tmp_path: Path) -> None
         assert not transfer.exists()
 
 
-def test_raw_data_are_known_by_their_class_too(tmp_path: Path) -> None:
-    raw = chest(SOPClassUID=DigitalXRayImageStorageForProcessing)
-    file = tmp_path / "raw.dcm"
-    raw.file_meta.MediaStorageSOPClassUID = raw.SOPClassUID
-    raw.save_as(file, enforce_file_format=True)
-    assert "raw data" in str(why_not(read(file), gateway(tmp_path).analyse, None))
-
-
-@pytest.mark.parametrize(("told", "refused"), [("XR CHEST PA AND LATERAL", False), ("Thorax seitlich", True)])
-def test_a_study_of_two_views_is_not_taken_for_its_lateral_one(tmp_path: Path, told: str, refused: bool) -> None:
-    file = tmp_path / "chest.dcm"
-    chest(StudyDescription=told).save_as(file, enforce_file_format=True)
-    assert (why_not(read(file), gateway(tmp_path).analyse, None) is not None) == refused
+def test_the_worker_judges_headers_by_the_rules_of_the_intake(tmp_path: Path, make_bundle: Callable[..., Path]) -> None:
+    bundle = {"path": make_bundle(tmp_path / "bundle"), "explain": "none"}
+    config = gateway(tmp_path, bundle=bundle, analyse={"views": ("LL",)})
+    with receiving(config) as (receiver, store):
+        assert push(receiver, chest(ViewPosition="LL")) == [0]
+        worker = Worker(config, store, "worker-1")
+        try:
+            assert worker.step()
+        finally:
+            worker.child.close()
+        with store.read() as session:
+            assert session.scalars(select(Result.abstained)).one() is False
 
 
 def test_a_header_that_names_nothing_is_refused(tmp_path: Path) -> None:

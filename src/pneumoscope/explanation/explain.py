@@ -23,7 +23,7 @@ from pneumoscope.explanation.similar import Gallery, nearest
 from pneumoscope.explanation.stability import pooled, rank_correlation, with_stability
 from pneumoscope.explanation.zoned import Lungs, find_lungs, open_segmenter, worths
 from pneumoscope.files import atomic_path, out_folder, write_json
-from pneumoscope.images import Radiograph, read_image
+from pneumoscope.images import Header, open_image
 from pneumoscope.images.preparation import Pixels, image_box
 from pneumoscope.lungs import ZONES, LungSegmenter
 from pneumoscope.predict import Classifier, missing
@@ -105,7 +105,7 @@ def _context(classifier: Classifier, methods: Sequence[str], wanted: _Wanted) ->
         "threshold": classifier.threshold,
         **{key: card.get(key) for key in ("operating_points", "population", "limits", "calibration")},
         "held_out": _held_out(card),
-        "ages": None if classifier.gate is None else classifier.gate.facts["ages"],
+        "ages": classifier.ages,
         "methods": list(methods),
         "scale": scale(_STEPS),
         "options": asdict(wanted.options),
@@ -140,7 +140,8 @@ def _explain_one(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the facts of the image, and an entry for each method."""
     try:
-        radiograph = read_image(path)
+        file = open_image(path)
+        radiograph = file.decode(None)
     except ImageError as error:
         failed = {"path": path, "error": str(missing(path) or error)}
         return {**failed, "maps": []}, [failed]
@@ -156,10 +157,10 @@ def _explain_one(
             {**about, "method": name, "overlay": None, "verdict": reason} for name in methods
         ]
     # The same reduced decoding as in `predict`, so that the map belongs to the score beside it.
-    canvas = classifier.canvas(read_image(path, at_least=2 * classifier.bundle.preparation.canvas))
+    canvas = classifier.canvas(file.decode(2 * classifier.bundle.preparation.canvas))
     heatmaps = {name: explain_canvas(classifier, canvas, name, wanted.options, check=wanted.check) for name in methods}
     box = image_box(pixels.shape, classifier.bundle.preparation)
-    image: dict[str, Any] = {**about, "box": box, "age_checked": _age_checked(classifier, radiograph)}
+    image: dict[str, Any] = {**about, "box": box, "age_checked": _age_checked(classifier, file.header)}
     lungs = None
     if wanted.segmenter is not None:
         lungs = find_lungs(classifier, canvas, wanted.segmenter)
@@ -178,8 +179,8 @@ def _explain_one(
     return {**image, "maps": [f"{stem}-{method}.json" for method in heatmaps]}, entries
 
 
-def _age_checked(classifier: Classifier, radiograph: Radiograph) -> bool:
-    return classifier.gate is not None and None not in (classifier.gate.facts["ages"], radiograph.age_years)
+def _age_checked(classifier: Classifier, header: Header | None) -> bool:
+    return classifier.ages is not None and header is not None and header.age_years is not None
 
 
 def _by_zone(classifier: Classifier, canvas: Pixels, lungs: Lungs, fill: str, file: Path) -> dict[str, Any]:

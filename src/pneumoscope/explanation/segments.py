@@ -46,7 +46,7 @@ def lung_zones(image: Pixels) -> Labels:
     """
     mask = LungSegmenter.load().masks(image[None])[0]
     if reason := mask_fault(mask):
-        raise ConfigError(reason, remedy="use the segments slic or grid")
+        raise ConfigError(str(reason), remedy="use the segments slic or grid")
     return zones(mask).astype(np.int32)
 
 

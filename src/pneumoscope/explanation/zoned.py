@@ -52,7 +52,7 @@ def find_lungs(classifier: Classifier, canvas: Pixels, segmenter: LungSegmenter 
     as_stored = to_input(np.asarray(canvas)[None], replace(classifier.bundle.preparation, tone="as-is"))
     mask = segmenter.masks(np.asarray(as_stored, np.uint8))[0]
     if reason := mask_fault(mask):
-        return Lungs(None, reason, segmenter.label)
+        return Lungs(None, str(reason), segmenter.label)
     return Lungs(zones(mask), None, segmenter.label)
 
 

@@ -50,8 +50,7 @@ class Radiograph:
 
     `pixels`: float32 [H, W] in 0..1, 0 black, 1 white, air dark (photometric interpretation resolved).
     `width`, `height`: size of the stored image in pixels; `pixels` may be smaller where a reduced
-    decoding was asked for. `notes`: corrections made while reading. From a DICOM header, None where it is absent:
-    `modality` (0008,0060), `body_part` (0018,0015), `view` (0018,5101), `age_years` (0010,1010).
+    decoding was asked for. `notes`: what had to be put right on the way.
     """
 
     pixels: FloatArray
@@ -60,10 +59,6 @@ class Radiograph:
     format: str
     mode: str
     notes: tuple[str, ...] = ()
-    modality: str | None = None
-    body_part: str | None = None
-    view: str | None = None
-    age_years: float | None = None
 
 
 @contextmanager

@@ -1,9 +1,8 @@
-"""DICOM: headers, and pixels as they are stored or as the header's window shows them."""
+"""DICOM: pixels as they are stored, or as the header's window shows them."""
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,28 +13,15 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import ImageError
 from pneumoscope.images import lossless
-from pneumoscope.images.decoded import BOMB, MAX_PIXELS, Radiograph, check_size, image_errors
+from pneumoscope.images.decoded import Radiograph, check_size
+from pneumoscope.images.header import dicom_errors, read_dataset
 from pneumoscope.images.raster import RASTER_SUFFIXES
 from pneumoscope.records import FloatArray
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
-MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated data set
-PLAIN = ("CR", "DX", "RG")  # DICOM PS3.3 C.7.3.1.1.1: the modalities of plain radiographs
 
 _PIXELS = 0x7FE00010
 _PERCENTILES = (0.5, 99.5)  # of the grey values: black and white where a header has no window
-
-
-@contextmanager
-def dicom_errors(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """Do as `image_errors`, also for what pydicom raises; elements are decoded, and fail, at first access."""
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
-    with image_errors(path, what, remedy):
-        try:
-            yield
-        except (BytesLengthException, InvalidDicomError) as error:
-            raise ValueError(error) from error
 
 
 def is_dicom(path: Path) -> bool:
@@ -52,44 +38,21 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def read_header(path: Path) -> Any:
-    """Read a DICOM file without its pixels; raises `ImageError` where it is not DICOM.
-
-    Its elements are decoded at first access: do that within `dicom_errors`.
-    """
-    return _dataset(path, stop_before_pixels=True)
-
-
-def _dataset(path: Path, *, stop_before_pixels: bool = False) -> Any:
-    import pydicom
-
-    with dicom_errors(path, "is not a readable DICOM file", "export it again"):
-        _check_inflated(path)
-        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
-
-
-def _check_inflated(path: Path) -> None:
-    """Raise `ImageError` where a deflated data set (PS3.5, A.5), which pydicom inflates whole, is a bomb."""
-    from pydicom.filereader import _read_file_meta_info, read_preamble
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    with path.open("rb") as stream:
-        read_preamble(stream, force=False)
-        meta = _read_file_meta_info(stream)  # leaves the stream where the data set begins
-        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-            return
-        inflating, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while chunk := stream.read(1 << 16):
-            while chunk:
-                size += len(inflating.decompress(chunk, 1 << 20))
-                chunk = inflating.unconsumed_tail
-                if size > MAX_INFLATED:
-                    raise ImageError("holds a deflated data set that is too large", path=path, remedy=BOMB)
-
-
 def open_dicom(path: Path) -> Any:
     """Read a DICOM image of a single frame, its pixels not decoded yet; raises `ImageError`."""
-    dataset = _dataset(path)
+    dataset = read_dataset(path)
+    _check(path, dataset)
+    return dataset
+
+
+def decode(path: Path, dataset: Any) -> Radiograph:
+    """Return the image of a dataset of `read_dataset`, as its header's window shows it; raises `ImageError`."""
+    _check(path, dataset)
+    with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
+        return render(dataset)
+
+
+def _check(path: Path, dataset: Any) -> None:
     with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
         if "PixelData" not in dataset:
             raise ImageError("the DICOM object has no pixels", path=path, remedy="send the image object, not a report")
@@ -97,14 +60,6 @@ def open_dicom(path: Path) -> Any:
         check_size(path, width, height)
         if int(dataset.get("NumberOfFrames") or 1) > 1:
             raise ImageError("is a multi-frame object, one frame is expected", path=path, remedy="send single images")
-        return dataset
-
-
-def read_dicom(path: Path) -> Radiograph:
-    """Read one DICOM image of a single frame, as its header's window shows it; raises `ImageError`."""
-    dataset = open_dicom(path)
-    with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
-        return render(dataset)
 
 
 def render(dataset: Any) -> Radiograph:
@@ -126,27 +81,7 @@ def render(dataset: Any) -> Radiograph:
             pixels = np.float32(1.0) - pixels
             reason = "MONOCHROME1" if photometric == "MONOCHROME1" else "Presentation LUT"
             notes.append(f"inverted for display ({reason})")
-    modality, part, view, age = (
-        str(dataset.get(name, "") or "").strip() or None
-        for name in ("Modality", "BodyPartExamined", "ViewPosition", "PatientAge")
-    )
-    height, width = int(dataset.Rows), int(dataset.Columns)
-    return Radiograph(
-        pixels, width, height, "DICOM", photometric, tuple(notes), modality, part, view, age_in_years(age)
-    )
-
-
-def age_in_years(text: str | None) -> float | None:
-    """Turn a DICOM age string into years (PS3.5, 6.2: nnnD, nnnW, nnnM, nnnY), None where it is not one.
-
-    >>> age_in_years("018M")
-    1.5
-    """
-    if not text or len(text) < 2 or not text[:-1].isdecimal():
-        return None
-    unit = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}.get(text[-1].upper(), math.nan)
-    years = int(text[:-1]) / unit
-    return years if math.isfinite(years) else None
+    return Radiograph(pixels, int(dataset.Columns), int(dataset.Rows), "DICOM", photometric, tuple(notes))
 
 
 def stored_pixels(dataset: Any) -> NDArray[Any]:

@@ -1,16 +1,20 @@
-"""What is kept of a DICOM header; an element that is missing or damaged is None, never an error."""
+"""DICOM files up to their pixels: the dataset, and what is kept of its header."""
 
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import ImageError
-from pneumoscope.images import age_in_years, dicom_errors, read_header
+from pneumoscope.images.decoded import BOMB, MAX_PIXELS, image_errors
 
+MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated data set
 OWN = "Pneumoscope"  # manufacturer or model of the objects that the gateway makes
 _LONGEST = 256  # characters kept of any text; a header may hold megabytes
 _IDENTITY = frozenset({"patient_id", "issuer", "patient_name", "birth_date", "accession"})
@@ -19,7 +23,10 @@ _UIDS = frozenset({"sop_uid", "study_uid", "series_uid"})
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Of one DICOM object. Texts are at most 256 characters, without NUL; `age_years` and the doses are finite."""
+    """Of one DICOM object; an element that is missing or damaged is None, a UID then empty.
+
+    Texts are at most 256 characters, without NUL, of several values the first; `age_years` and the doses are finite.
+    """
 
     sop_uid: str
     sop_class: str
@@ -60,16 +67,77 @@ class Header:
         return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
 
 
+@contextmanager
+def dicom_errors(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Do as `image_errors`, also for what pydicom raises; elements are decoded, and fail, when first asked for."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    with image_errors(path, what, remedy):
+        try:
+            yield
+        except (BytesLengthException, InvalidDicomError) as error:
+            raise ValueError(error) from error
+
+
+def read_header(path: Path) -> Any:
+    """Read a DICOM file without its pixels; raises `ImageError` where it is not DICOM.
+
+    Its elements are decoded when they are asked for: do that within `dicom_errors`.
+    """
+    return read_dataset(path, pixels=False)
+
+
+def read_dataset(path: Path, *, pixels: bool = True) -> Any:
+    """Read a DICOM file, its pixels not decoded yet; raises `ImageError` where it is not DICOM."""
+    import pydicom
+
+    with dicom_errors(path, "is not a readable DICOM file", "export it again"):
+        _check_inflated(path)
+        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+
+
+def _check_inflated(path: Path) -> None:
+    """Raise `ImageError` where a deflated data set (PS3.5, A.5), which pydicom inflates whole, is a bomb."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with path.open("rb") as stream:
+        read_preamble(stream, force=False)
+        meta = _read_file_meta_info(stream)  # leaves the stream where the data set begins
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        inflating, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := stream.read(1 << 16):
+            while chunk:
+                size += len(inflating.decompress(chunk, 1 << 20))
+                chunk = inflating.unconsumed_tail
+                if size > MAX_INFLATED:
+                    raise ImageError("holds a deflated data set that is too large", path=path, remedy=BOMB)
+
+
 def read(path: Path) -> Header:
     """Read the header of a DICOM file.
 
     Raises:
         ImageError: the file is no DICOM, or does not say which object it is.
     """
-    dataset = read_header(path)
+    header = header_of(read_header(path))
+    uids = {
+        "SOPInstanceUID": header.sop_uid,
+        "SOPClassUID": header.sop_class,
+        "StudyInstanceUID": header.study_uid,
+        "SeriesInstanceUID": header.series_uid,
+    }
+    if missing := [name for name, uid in uids.items() if not uid or len(uid) > 64]:
+        raise ImageError(f"the DICOM object has no valid {missing[0]}", path=path, remedy="export it again")
+    return header
+
+
+def header_of(dataset: Any) -> Header:
+    """Return what is kept of a dataset's header."""
 
     def text(keyword: str) -> str | None:
-        return _clean(_element(path, dataset, keyword))
+        return _text(dataset, keyword)
 
     def number(keyword: str) -> float | None:
         try:
@@ -82,18 +150,15 @@ def read(path: Path) -> Header:
         value = number(keyword)
         return None if value is None else int(value)
 
-    uids = {name: text(name) for name in ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID")}
-    if missing := [name for name, uid in uids.items() if not uid or len(uid) > 64]:
-        raise ImageError(f"the DICOM object has no valid {missing[0]}", path=path, remedy="export it again")
     descriptions = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription", "StudyDescription")
     told = [found for name in descriptions if (found := text(name))]
     makers = (text("Manufacturer"), text("ManufacturerModelName"))
     return Header(
-        sop_uid=str(uids["SOPInstanceUID"]),
-        sop_class=str(uids["SOPClassUID"]),
-        study_uid=str(uids["StudyInstanceUID"]),
-        series_uid=str(uids["SeriesInstanceUID"]),
-        transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),
+        sop_uid=text("SOPInstanceUID") or "",
+        sop_class=text("SOPClassUID") or "",
+        study_uid=text("StudyInstanceUID") or "",
+        series_uid=text("SeriesInstanceUID") or "",
+        transfer_syntax=_text(dataset.file_meta, "TransferSyntaxUID") or "",
         own=any(maker and maker.startswith(OWN) for maker in makers),
         patient_id=text("PatientID"),
         issuer=text("IssuerOfPatientID"),
@@ -124,10 +189,10 @@ def read(path: Path) -> Header:
     )
 
 
-def _element(path: Path, dataset: Any, keyword: str) -> Any:
+def _text(dataset: Any, keyword: str) -> str | None:
     try:
-        with dicom_errors(path, "an element is damaged", "export it again"):
-            return dataset.get(keyword)
+        with dicom_errors(Path(), "an element is damaged", "export it again"):
+            return _clean(dataset.get(keyword))
     except ImageError:
         return None
 
@@ -150,15 +215,30 @@ def _thousandfold(value: float | None) -> float | None:
     return None if value is None else 1000 * value
 
 
+def age_in_years(text: str | None) -> float | None:
+    """Turn a DICOM age string into years (PS3.5, 6.2: nnnD, nnnW, nnnM, nnnY), None where it is not one.
+
+    >>> age_in_years("018M")
+    1.5
+    """
+    if not text or len(text) < 2 or not text[:-1].isdecimal():
+        return None
+    unit = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}.get(text[-1].upper(), math.nan)
+    years = int(text[:-1]) / unit
+    return years if math.isfinite(years) else None
+
+
 def _age(text: Any) -> float | None:
-    """Age at the study: what is told, else from the dates; None where neither makes sense."""
-    told = age_in_years(text("PatientAge") or "")
-    if told is not None:
-        return told
+    """Age at the study: Patient's Age, else from the dates; None where neither makes sense."""
+    stated = age_in_years(text("PatientAge") or "")
+    if stated is not None:
+        return stated
     born, taken = _date(text("PatientBirthDate")), _date(text("StudyDate"))
     if born is None or taken is None or taken < born:
         return None
-    return round((taken - born).days / 365.25, 2)
+    years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
+    part = round((taken - born).days / 365.25 - years, 2)  # of the year until the next birthday, which rounds to none
+    return years + min(0.99, max(0.0, part))
 
 
 def _date(text: str | None) -> date | None:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pneumoscope.errors import ConfigError
+from pneumoscope.gate.header import Rules
 from pneumoscope.images import Radiograph, read_header
 from pneumoscope.images.preparation import image_box
 from pneumoscope.records import PNEUMONIA, FloatArray, Prediction
@@ -58,30 +59,32 @@ class Analysis:
     encoding: float = 0.0
 
 
-def open_analysis(choice: BundleChoice) -> Callable[[Task], Analysis]:
+def open_analysis(choice: BundleChoice, rules: Rules | None = None) -> Callable[[Task], Analysis]:
     """Load a bundle, and return the function that answers about an image with it, at full speed from the first on.
+
+    `rules`: those of the intake, so that what it took is not refused by others.
 
     Raises:
         BundleError: the bundle is damaged.
         ConfigError: no method of explanation has that name.
     """
-    classifier = _classifier(choice)
+    classifier = _classifier(choice, rules)
     _warm(classifier, choice.explain)
     return partial(_analyse, classifier, choice.explain)
 
 
-def open_in_haste(choice: BundleChoice) -> Callable[[Task], Analysis]:
+def open_in_haste(choice: BundleChoice, rules: Rules | None = None) -> Callable[[Task], Analysis]:
     """Do the same, and let the first image wait for what is loaded on first use: for when one waits already."""
-    return partial(_analyse, _classifier(choice), choice.explain)
+    return partial(_analyse, _classifier(choice, rules), choice.explain)
 
 
-def _classifier(choice: BundleChoice) -> Classifier:
+def _classifier(choice: BundleChoice, rules: Rules | None) -> Classifier:
     from pneumoscope.explanation import METHODS
     from pneumoscope.predict import Classifier
 
     if choice.explain != NO_MAP and choice.explain not in METHODS:
         raise ConfigError(f"no method is called {choice.explain!r}", remedy=f"use {', '.join(METHODS)} or none")
-    return Classifier.load(choice.path, operating_point=choice.operating_point)
+    return Classifier.load(choice.path, operating_point=choice.operating_point, rules=rules)
 
 
 def _warm(classifier: Classifier, method: str) -> None:

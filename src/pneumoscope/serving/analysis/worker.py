@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy.orm import Session
 
@@ -47,7 +48,7 @@ class Worker:
         with store.read() as session:
             hurry = jobs.waiting_since(session) is not None
         self.child = Child(
-            factory or (open_in_haste if hurry else open_analysis),
+            factory or partial(open_in_haste if hurry else open_analysis, rules=config.analyse),
             config.bundle,
             memory_mb=config.worker.memory_mb,
             start_seconds=config.worker.start_seconds,

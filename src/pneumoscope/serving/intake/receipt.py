@@ -22,16 +22,17 @@ from sqlalchemy.orm import Session
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import StorageError, storage_errors
 from pneumoscope.files import sync_folder
+from pneumoscope.gate.header import Ages, Rules, ages_of, judge
 from pneumoscope.images.header import Header, read
 from pneumoscope.serving.intake.content import digest as digest_of
 from pneumoscope.serving.intake.content import same_pixels
-from pneumoscope.serving.intake.rules import Ages, ages_of, priority_of, why_not
-from pneumoscope.serving.settings.gateway import Analyse, Gateway
+from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.store.database import Store, database_time, now
-from pneumoscope.serving.store.tables import DECLINED, QUARANTINED, WAITING, Image, Job, Object
+from pneumoscope.serving.store.tables import DECLINED, HIGH, QUARANTINED, ROUTINE, URGENT, WAITING, Image, Job, Object
 
 STORED, DUPLICATE, OWN_RESULT = "stored", "duplicate", "own result"
 _ABANDONED = 3600.0  # seconds without a byte, after which nobody writes to a file any more
+_PRIORITIES = {"STAT": URGENT, "HIGH": HIGH}  # DICOM 0040,1003
 _TRIES = 5  # of a commit, where the same instance comes over several associations at once
 
 
@@ -51,7 +52,7 @@ class Intake:
 
     store: Store
     folder: Path
-    rules: Analyse
+    rules: Rules
     ages: Ages | None
     free_bytes: int = 0
 
@@ -171,7 +172,7 @@ class Intake:
         )
         image.job = Job(
             state=state,
-            priority=priority_of(header),
+            priority=_PRIORITIES.get(header.priority or "", ROUTINE),
             attempts=0,
             claims=0,
             created_at=moment,
@@ -198,8 +199,8 @@ class Intake:
             if same:
                 return DECLINED, f"not analysed, because it {note}: the answer about the first holds", note
             return QUARANTINED, f"not analysed, because it {note}: a person must say which one is right", note
-        reason = why_not(header, self.rules, self.ages)
-        return (WAITING, None, None) if reason is None else (DECLINED, reason, None)
+        refusal = judge(header, self.rules, self.ages)
+        return (WAITING, None, None) if refusal is None else (DECLINED, str(refusal), None)
 
 
 def open_intake(config: Gateway, store: Store) -> Intake:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from pneumoscope.config import Section, read_toml
-from pneumoscope.images import PLAIN
+from pneumoscope.gate.header import Rules
 from pneumoscope.serving.settings.neighbours import (
     AETitle,
     ClientTls,
@@ -58,26 +58,6 @@ class Receive(Section):
     def _fits(self) -> Receive:
         if self.commitment_peer and not self.commitment:
             raise ValueError("commitment_peer needs commitment = true")
-        return self
-
-
-class Analyse(Section):
-    """Which images are analysed; of the others it is said why not.
-
-    `age_years`: lowest and highest age; the bundle's own where it is missing, and no limit where the bundle
-    does not tell either. `unknown`: whether an image is analysed whose view, body part or age is not told.
-    """
-
-    modalities: tuple[str, ...] = PLAIN
-    views: tuple[str, ...] = ("PA", "AP")
-    body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG")
-    age_years: tuple[float, float] | None = None
-    unknown: bool = True
-
-    @model_validator(mode="after")
-    def _fits(self) -> Analyse:
-        if self.age_years and not 0 <= self.age_years[0] <= self.age_years[1]:
-            raise ValueError("age_years goes from the lowest to the highest")
         return self
 
 
@@ -231,7 +211,7 @@ class Gateway(Section):
     folder: File
     shadow: bool = False
     receive: Receive
-    analyse: Analyse = Analyse()
+    analyse: Rules = Rules()
     bundle: BundleChoice = BundleChoice()
     worker: Worker = Worker()
     destination: tuple[Destination, ...] = ()

@@ -79,7 +79,7 @@ def router() -> APIRouter:
         return RedirectResponse("/technical", 303)
 
     @routes.get("/audit", response_class=HTMLResponse)
-    def trail(request: Request, pages: Here, who: Admin) -> HTMLResponse:
+    def trail_page(request: Request, pages: Here, who: Admin) -> HTMLResponse:
         """Show who saw or did what, the newest first."""
         trail.note(pages.store, who, trail.READ_AUDIT)
         return page(request, "audit.html.j2", events=trail.latest(pages.store, _EVENTS), most=_EVENTS)
