@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope import __version__
+from pneumoscope.serving.people import trail
 from pneumoscope.serving.people.accounts import ADMIN, Person
 from pneumoscope.serving.settings.process_names import names
 from pneumoscope.serving.store import jobs, outbox
