@@ -7,7 +7,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from pneumoscope import __version__
+from pneumoscope.version import __version__
 
 project = "Pneumoscope"
 author = "The Pneumoscope maintainers"
@@ -32,6 +32,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
+autodoc_inherit_docstrings = False
 autodoc_type_aliases = {name: name for name in ("ArrayLike", "Floats", "Ints", "Bools", "Pixels", "Keys", "Statistic")}
 add_module_names = False
 python_maximum_signature_line_length = 100

@@ -43,6 +43,12 @@ class PneumoscopeError(Exception):
         what: what is wrong, one clause, lower case, no full stop.
         path: the file or folder concerned.
         remedy: what the user can do about it.
+
+    >>> try:
+    ...     pneumoscope.open_source("nowhere")
+    ... except pneumoscope.PneumoscopeError as error:
+    ...     print(error)
+    nowhere: no such file or folder; check the path of --data
     """
 
     exit_code = 2

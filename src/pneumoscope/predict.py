@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
 from pneumoscope.bundle.files import Bundle, load_bundle
 from pneumoscope.bundle.runtime import Engine, open_runtime
-from pneumoscope.errors import BundleError, DataError, ImageError
+from pneumoscope.errors import BundleError, ConfigError, DataError, ImageError
 from pneumoscope.files import plain
 from pneumoscope.gate.header import Rules, ages_of, judge
 from pneumoscope.gate.pixels import LungMasks, by_pixels, by_size
@@ -61,9 +61,9 @@ class Classifier:
     pixels as far as the bundle holds a gate. Nearly constant images, other modalities and raw data are refused always.
     `rules`: for headers; the defaults where none are given.
 
-    >>> from pneumoscope.predict import Classifier
-    >>> classifier = Classifier.load()  # doctest: +SKIP
-    >>> [line.probability for line in classifier.predict(["chest.jpeg"])]  # doctest: +SKIP
+    >>> classifier = pneumoscope.Classifier.load("fast", operating_point="triage")
+    >>> [prediction.label for prediction in classifier.predict("chest.png")]
+    ['NORMAL']
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Classifier:
         self.crop = crop_of(bundle.preparation)
 
     @classmethod
-    def load(cls, path: Path | None = None, **options: Any) -> Classifier:
+    def load(cls, path: str | Path | None = None, **options: Any) -> Classifier:
         """Load a bundle (the shipped one by default), with the options of the class; raises `BundleError`."""
-        return cls(load_bundle(path), **options)
+        return cls(load_bundle(None if path is None else Path(path)), **options)
 
     def logits(self, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits float32 [B, classes] from uint8 [B, canvas, canvas]."""
@@ -114,22 +114,31 @@ class Classifier:
         return to_canvas(pixels, self.bundle.preparation.canvas, self.bundle.preparation.aspect)
 
     def predict(
-        self, paths: Iterable[str | Path], *, batch_size: int = 16, workers: int | None = None
+        self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 16, workers: int | None = None
     ) -> Iterator[Prediction]:
-        """Yield one prediction per path, in input order; a file that cannot be read yields one with `error`.
+        """Yield one prediction per image, in input order; a file that cannot be read yields one with `error`.
 
-        Files are decoded in threads while the network works; memory does not grow with their number.
+        `paths`: one file, folder or glob, or any number of files. They are decoded in threads while the network works;
+        memory does not grow with their number.
+
+        Raises:
+            TypeError: something is no path.
+            ConfigError: `batch_size` or `workers` is below 1.
+            DataError: the folder holds no images.
         """
-        workers = workers or min(8, os.cpu_count() or 1)
-        source = iter(paths)
+        if batch_size < 1 or (workers is not None and workers < 1):
+            raise ConfigError("batch_size and workers are at least 1", remedy="leave them out")
+        return self._predict(_files(paths), batch_size, workers or min(8, os.cpu_count() or 1))
+
+    def _predict(self, source: Iterator[str], batch_size: int, workers: int) -> Iterator[Prediction]:
         with ThreadPoolExecutor(workers) as pool:
             ahead: deque[Future[_Decoded]] = deque()
             for path in islice(source, 2 * batch_size + workers):
-                ahead.append(pool.submit(self._decoded, str(path)))
+                ahead.append(pool.submit(self._decoded, path))
             while ahead:
                 batch = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
                 for path in islice(source, len(batch)):
-                    ahead.append(pool.submit(self._decoded, str(path)))
+                    ahead.append(pool.submit(self._decoded, path))
                 yield from self._answer(batch)
 
     def predict_one(self, path: str | Path) -> tuple[Prediction, Radiograph | None]:
@@ -250,6 +259,21 @@ def _quality(
 def as_line(prediction: Prediction) -> str:
     """Return a prediction as one line of JSON, line feed included."""
     return json.dumps(plain(prediction.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _files(paths: object) -> Iterator[str]:
+    """Return the files that `predict` was given; those of an iterable as they are asked for."""
+    if isinstance(paths, str | Path):
+        return iter(expand([str(paths)]))
+    if isinstance(paths, bytes) or not isinstance(paths, Iterable):
+        raise TypeError(f"predict takes paths, not {type(paths).__name__}; give a file, a folder or a list of files")
+    return map(_file, paths)
+
+
+def _file(path: object) -> str:
+    if not isinstance(path, str | Path):
+        raise TypeError(f"predict takes paths, not {type(path).__name__}; write the image to a file and give its name")
+    return str(path)
 
 
 def expand(patterns: Sequence[str]) -> list[str]:

@@ -71,6 +71,10 @@ class Prediction:
     `viral` to their probabilities given pneumonia, and is None for a two-class network.
     `logit` is the uncalibrated log-odds of pneumonia. `embedding`: where the network placed the image, of bundles
     with a gate (`Gate.embedding`); the journal keeps it, the line of `predict` does not.
+
+    >>> [prediction] = pneumoscope.load().predict("chest.png")
+    >>> prediction.label, prediction.probability < prediction.threshold, prediction.reason, prediction.error
+    ('NORMAL', True, None, None)
     """
 
     path: str
@@ -121,6 +125,10 @@ class Heatmap:
     `r2`: share of the answers' variance that the surrogate predicts for images it was not fitted to (at most 1),
     None without surrogate. `stability`: rank correlation over seeds, or under noise, None where it was not tested.
     `infidelity`: how badly the map foretells what removing squares changes, 0 best and 1 no better than none; or None.
+
+    >>> heatmap = pneumoscope.explain(pneumoscope.load(), "chest.png")
+    >>> heatmap.method, heatmap.values.dtype, heatmap.target
+    ('gradcam', dtype('float32'), 'log-odds of pneumonia, not calibrated')
     """
 
     values: FloatArray

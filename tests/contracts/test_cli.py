@@ -19,7 +19,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pneumoscope import __version__
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.cli import main
 from pneumoscope.config import load_experiment
@@ -28,6 +27,7 @@ from pneumoscope.data.split import divide
 from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import default_key
 from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.version import __version__
 
 EXPERIMENT = """
 title = "Small"

@@ -24,12 +24,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from pneumoscope import __version__
 from pneumoscope.bundle.card import CARD, RUNTIME_FILES, SCHEMA, Card, identity, read_card, sealed
 from pneumoscope.errors import BundleError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, plain, sha256_bytes, write_json
 from pneumoscope.images.preparation import Preparation
 from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from pneumoscope import __version__
 from pneumoscope.cli import (
     adapting,
     auditing,
@@ -22,6 +21,7 @@ from pneumoscope.cli import (
     validating,
 )
 from pneumoscope.errors import PneumoscopeError, StorageError, storage_errors
+from pneumoscope.version import __version__
 
 app = typer.Typer(
     name="pneumoscope",

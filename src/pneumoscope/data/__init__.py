@@ -1,0 +1,1 @@
+"""Images with labels and patients: read, checked, divided, cached, fetched, computed."""

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-import pneumoscope
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.mosaic import write_difference, write_grey, write_mosaic
 from pneumoscope.data.scan import BINS, UNLABELLED, Progress, Scan, scan
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.records import LABELS, NORMAL, PNEUMONIA, RESEARCH_ONLY, SPLITS, SUBTYPES
+from pneumoscope.version import __version__
 
 SHOWN = 24  # images in a mosaic
 COLUMNS = 8
@@ -48,7 +48,7 @@ def describe(
         "source": str(manifest.source),
         "kind": manifest.kind,
         "sha256": manifest.fingerprint(),
-        "pneumoscope": pneumoscope.__version__,
+        "pneumoscope": __version__,
         "notice": RESEARCH_ONLY,
         "seed": seed,
         "n": len(manifest),

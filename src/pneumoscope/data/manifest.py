@@ -24,7 +24,12 @@ class Manifest:
     """The samples of one source, in a stable order.
 
     `kind` is `folder`, `medmnist`, `csv` or `dicom`. `patient_rule` says where patient identity comes
-    from. `passed_over` lists (path, reason) of files beside the images that were left out.
+    from. `passed_over` lists (path, reason) of files that look like data and were not taken.
+
+    >>> manifest = pneumoscope.open_source("images").select("test")
+    >>> ill = manifest.where(lambda sample: sample.label == "PNEUMONIA")
+    >>> 0 < len(ill) < len(manifest)
+    True
     """
 
     source: Path

@@ -38,7 +38,11 @@ def open_source(path: Path | str) -> Manifest:
     """Read a data source of any known layout; in a folder that holds a `manifest.csv`, that decides.
 
     Raises:
-        DataError: the path is missing, holds no known layout, or its table is wrong.
+        DataError: the path is missing, or holds nothing that is known, or its table is wrong.
+
+    >>> manifest = pneumoscope.open_source("images")
+    >>> manifest.kind, sorted({sample.label for sample in manifest.samples})
+    ('csv', ['NORMAL', 'PNEUMONIA'])
     """
     source = Path(path)
     if not source.exists():

@@ -1,0 +1,1 @@
+"""Computed radiographs: anatomy and images with a known truth."""

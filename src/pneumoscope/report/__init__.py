@@ -1,0 +1,1 @@
+"""Folders of results as pages: HTML, Markdown and figures."""

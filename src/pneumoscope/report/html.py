@@ -16,7 +16,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
-import pneumoscope
 from pneumoscope.errors import storage_errors
 from pneumoscope.numerals import (
     GAP,
@@ -32,6 +31,7 @@ from pneumoscope.numerals import (
 )
 from pneumoscope.palette import VARIABLES
 from pneumoscope.records import RESEARCH_ONLY, FloatArray
+from pneumoscope.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -167,5 +167,5 @@ def render(template_name: str, **context: Any) -> str:
     for filter_ in (figure, interval, number, percent, integer, duration, p_value, markdown):
         environment.filters[filter_.__name__] = filter_
     environment.globals["research_only"] = RESEARCH_ONLY
-    environment.globals["version"] = pneumoscope.__version__
+    environment.globals["version"] = __version__
     return environment.get_template(template_name).render(**context)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pneumoscope
 from pneumoscope.cohort import cohort
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.evaluation.auc import auroc_estimate
@@ -20,6 +19,7 @@ from pneumoscope.shortcuts.examples import write_examples, write_maps
 from pneumoscope.shortcuts.items import Answer, answer_all, change_items, removal_items
 from pneumoscope.shortcuts.knowledge import along_items, attention_items, probe_items
 from pneumoscope.shortcuts.radiographs import Masks, Radiographs, gather
+from pneumoscope.version import __version__
 
 SCHEMA = 1
 MOST_IMAGES, MOST_MAPS = 1000, 200
@@ -69,7 +69,7 @@ def shortcut_card(
     ]
     card = {
         "schema": SCHEMA,
-        "pneumoscope": pneumoscope.__version__,
+        "pneumoscope": __version__,
         "notice": RESEARCH_ONLY,
         "verdict": verdict.worst(item.light for item in items),
         "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},

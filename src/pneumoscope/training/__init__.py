@@ -1,0 +1,1 @@
+"""From an experiment to trained weights: frozen features, fine-tuning, or from scratch."""

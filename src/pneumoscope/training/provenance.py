@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from pneumoscope import __version__
 from pneumoscope.config import Experiment
 from pneumoscope.data.manifest import Manifest, counts
 from pneumoscope.files import sha256_bytes
 from pneumoscope.records import PNEUMONIA, SUBTYPES, Sample
 from pneumoscope.training.features import best_device
 from pneumoscope.training.fit import Hardware
+from pneumoscope.version import __version__
 
 SYNTHETIC_SITE = "synthetic"
 _KERMANY_AGES = (1.0, 5.0)  # Kermany et al., Cell 2018

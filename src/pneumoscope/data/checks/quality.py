@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-import pneumoscope
 from pneumoscope.data.checks.duplicates import near_pairs, same_groups
 from pneumoscope.data.checks.images import (
     CONSTANT_STD,
@@ -33,6 +32,7 @@ from pneumoscope.data.mosaic import write_mosaic
 from pneumoscope.data.scan import Progress, Scan, scan
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.version import __version__
 
 SHOWN_PAIRS = 16
 
@@ -79,7 +79,7 @@ def check(
     result = {
         "source": str(manifest.source),
         "sha256": manifest.fingerprint(),
-        "pneumoscope": pneumoscope.__version__,
+        "pneumoscope": __version__,
         "notice": RESEARCH_ONLY,
         "n": len(manifest),
         "n_readable": int(evidence.scan.readable.sum()),

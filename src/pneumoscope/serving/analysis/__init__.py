@@ -1,0 +1,1 @@
+"""From a waiting image to an answer: worker, guarded child process, task."""

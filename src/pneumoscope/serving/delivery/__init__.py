@@ -1,0 +1,1 @@
+"""Sending results: retries, storage commitment, proof of delivery."""

@@ -1,0 +1,1 @@
+"""How images arrive: listener, poller, receipt, storage commitment."""

@@ -1,0 +1,1 @@
+"""How long things stay: retention, erasure, leftovers of broken transfers."""

@@ -1,0 +1,1 @@
+"""Accounts of readers, and the audit trail of who saw what."""

@@ -12,11 +12,11 @@ from typing import Any
 from fhir.resources.R4B.bundle import Bundle
 from pydicom.sr.coding import Code
 
-from pneumoscope import __version__
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.results import codes, words
 from pneumoscope.serving.results.finding import Encoded
 from pneumoscope.serving.results.instance import MANUFACTURER, Case
+from pneumoscope.version import __version__
 
 KIND = "fhir"
 _SYSTEMS = {"SCT": "http://snomed.info/sct", "DCM": "http://dicom.nema.org/resources/ontology/DCM"}

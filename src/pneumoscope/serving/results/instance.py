@@ -14,11 +14,11 @@ from highdicom.base import SOPClass
 from pydicom import Dataset
 from pydicom.valuerep import DA, TM
 
-from pneumoscope import __version__
 from pneumoscope.serving.results import words
 from pneumoscope.serving.results.cleaned_header import clean_header
 from pneumoscope.serving.results.finding import Encoded, Finding
 from pneumoscope.serving.results.uids import stable_uid, stable_uuid
+from pneumoscope.version import __version__
 
 MANUFACTURER = "Pneumoscope"
 CREATOR = "Pneumoscope^"  # a name of one component ends with a caret

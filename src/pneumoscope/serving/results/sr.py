@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from highdicom import sr
 
-from pneumoscope import __version__
 from pneumoscope.serving.results import codes, words
 from pneumoscope.serving.results.finding import Encoded
 from pneumoscope.serving.results.instance import MANUFACTURER, Case
 from pneumoscope.serving.results.regions import outlines
+from pneumoscope.version import __version__
 
 KIND = "sr"
 Form = Literal["comprehensive-3d", "comprehensive", "enhanced"]

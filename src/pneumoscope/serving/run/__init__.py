@@ -1,0 +1,1 @@
+"""Running the gateway: supervisor, processes, and the check before the start."""

@@ -1,0 +1,1 @@
+"""The configuration of the gateway: one TOML file, its neighbours, its secrets."""

@@ -1,0 +1,1 @@
+"""The database: tables, jobs, deliveries, migrations."""

@@ -1,0 +1,1 @@
+"""Logs without identity, figures for Prometheus."""

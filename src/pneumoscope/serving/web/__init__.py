@@ -1,0 +1,1 @@
+"""The pages for readers and administrators, sign-in, STOW-RS."""

@@ -11,7 +11,6 @@ from fastapi import Depends, Path, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pneumoscope import __version__
 from pneumoscope.bundle.files import Bundle, load_bundle
 from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
@@ -21,6 +20,7 @@ from pneumoscope.serving.people.accounts import ADMIN, READER, form_secret
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.store.database import Store, now
 from pneumoscope.serving.web.guard import COOKIE, FIELD
+from pneumoscope.version import __version__
 
 
 @dataclass(frozen=True)

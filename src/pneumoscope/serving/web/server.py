@@ -18,7 +18,6 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
-from pneumoscope import __version__
 from pneumoscope.errors import PneumoscopeError, StorageError
 from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.settings.gateway import Gateway
@@ -31,6 +30,7 @@ from pneumoscope.serving.web import signin, study_page, technical, upload, workl
 from pneumoscope.serving.web.guard import Guard, SignInNeededError, dress, faults, from_our_page, signed_in
 from pneumoscope.serving.web.pages import Pages, page
 from pneumoscope.serving.web.stow import create_router
+from pneumoscope.version import __version__
 
 _SILENT = timedelta(seconds=60)  # a process that said nothing for so long is not well
 _BEAT = 5.0

@@ -14,7 +14,6 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
-from pneumoscope import __version__
 from pneumoscope.serving.people import trail
 from pneumoscope.serving.people.accounts import ADMIN, Person
 from pneumoscope.serving.settings.process_names import names
@@ -37,6 +36,7 @@ from pneumoscope.serving.store.tables import (
 )
 from pneumoscope.serving.web.guard import faults, needs
 from pneumoscope.serving.web.pages import Here, Number, Pages, page
+from pneumoscope.version import __version__
 
 _LATEST = 500  # answers that times are told of
 _MOST = 100  # rows of each list

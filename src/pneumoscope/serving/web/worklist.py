@@ -74,7 +74,7 @@ class Line(BaseModel):
 
 @dataclass(frozen=True)
 class Listing:
-    """One page of a list. `total` rows are on all `pages`, of which this is the `number`th."""
+    """One page of a list: page `number` of `pages`, which hold `total` rows."""
 
     rows: list[Row]
     total: int

@@ -1,0 +1,1 @@
+"""How it speaks: associations, HTTP, TLS, Orthanc, and what is private to pynetdicom."""

@@ -1,0 +1,139 @@
+"""What a Python user calls: load a network, explain an answer, evaluate, validate, compare.
+
+Each is a command without its files: it takes paths, and writes only where `out` names a folder. Each imports what it
+needs when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pneumoscope.data.manifest import Manifest
+    from pneumoscope.predict import Classifier
+    from pneumoscope.records import Heatmap
+
+
+def load(bundle: str | Path = "default", **options: Any) -> Classifier:
+    """Load a network: a shipped bundle by name, `default` or `fast`, or the folder of your own.
+
+    Options are those of `Classifier`. Raises `BundleError` where the bundle is damaged or no bundle.
+
+    >>> import pneumoscope
+    >>> classifier = pneumoscope.load()
+    >>> classifier.bundle.name, classifier.threshold > 0
+    ('lite0-lungs', True)
+    """
+    from pneumoscope.predict import Classifier
+
+    return Classifier.load(bundle, **options)
+
+
+def explain(classifier: Classifier, path: str | Path, method: str = "gradcam", *, check: bool = False) -> Heatmap:
+    """Return the map of what spoke for pneumonia in one image, float32 [S, S] in 0..1, S the network's input size.
+
+    `method`: `gradcam`, `lime`, `shap` or another key of `pneumoscope.explanation.METHODS`. `check` tests whether the
+    map is stable and faithful, which takes many times as long; without it the verdict is `not tested`.
+
+    Raises:
+        ConfigError: there is no such method.
+        ImageError: the file cannot be read.
+
+    >>> heatmap = pneumoscope.explain(pneumoscope.load(), "chest.png")
+    >>> heatmap.values.shape, heatmap.verdict
+    ((224, 224), 'not tested')
+    """
+    from pneumoscope.errors import ConfigError
+    from pneumoscope.explanation import METHODS
+    from pneumoscope.explanation.explain import explain_canvas
+    from pneumoscope.images import read_image
+
+    if method not in METHODS:
+        raise ConfigError(f"no method is called {method!r}", remedy=f"use {', '.join(METHODS)}")
+    radiograph = read_image(path, at_least=2 * classifier.bundle.preparation.canvas)  # as `predict` reads it
+    return explain_canvas(classifier, classifier.canvas(radiograph), method, check=check)
+
+
+def evaluate(
+    classifier: Classifier,
+    source: str | Path | Manifest,
+    out: str | Path | None = None,
+    *,
+    split: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure a classifier on labelled images, with 95 % intervals by patient; returns what `metrics.json` holds.
+
+    `source`: anything that `open_source` reads, or its manifest. `split`: `train`, `val` or `test` of it.
+    Raises `DataError` where no image has a label, or none could be analysed.
+
+    >>> figures = pneumoscope.evaluate(pneumoscope.load("fast", gate=False), "images", split="test")
+    >>> sorted(figures["metrics"]["auroc"])
+    ['ci95', 'method', 'value']
+    """
+    from pneumoscope.evaluation.evaluate import evaluate as measure
+
+    with _folder(out) as folder:
+        return measure(classifier, _manifest(source, split), folder, seed=seed)
+
+
+def validate(
+    classifier: Classifier,
+    source: str | Path | Manifest,
+    out: str | Path | None = None,
+    *,
+    split: str | None = None,
+    site: str | None = None,
+    groups: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure a classifier at another hospital; returns what `validation.json` holds, `flags` and `void` first of all.
+
+    `site`, `groups`: columns of the table by which images are told apart, beside age, sex, view and device.
+    Raises `DataError` where no image has a label, none could be analysed, or a column is missing.
+
+    >>> study = pneumoscope.validate(pneumoscope.load("fast", gate=False), "images", split="test")
+    >>> study["flow"]["analysed"]["images"] == study["headline"]["n"]
+    True
+    """
+    from pneumoscope.validation.validate import validate as study
+
+    with _folder(out) as folder:
+        return study(classifier, _manifest(source), folder, split=split, site=site, groups=groups, seed=seed)
+
+
+def compare(evaluations: Sequence[str | Path], out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
+    """Compare networks on the same images, by paired tests; returns what `comparison.json` holds.
+
+    `evaluations`: two or more folders that `evaluate` wrote. Raises `DataError` where their images differ.
+
+    >>> for name in ("default", "fast"):
+    ...     figures = pneumoscope.evaluate(pneumoscope.load(name, gate=False), "images", f"runs/{name}", split="test")
+    >>> pair = pneumoscope.compare(["runs/default", "runs/fast"])["pairs"][0]
+    >>> pair["a"], pair["b"], sorted(pair["auroc"]["difference"])
+    ('default', 'fast', ['ci95', 'method', 'value'])
+    """
+    from pneumoscope.evaluation.pairs import compare_folders
+
+    with _folder(out) as folder:
+        return compare_folders([Path(name) for name in evaluations], folder, seed=seed)
+
+
+@contextmanager
+def _folder(out: str | Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield Path(out)
+        return
+    with TemporaryDirectory(prefix="pneumoscope-") as folder:
+        yield Path(folder)
+
+
+def _manifest(source: str | Path | Manifest, split: str | None = None) -> Manifest:
+    from pneumoscope.data.sources import open_source
+
+    manifest = open_source(source) if isinstance(source, str | Path) else source
+    return manifest if split is None else manifest.select(split)
