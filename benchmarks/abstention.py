@@ -26,16 +26,17 @@ from PIL import Image, ImageDraw, ImageFont
 from quality.corruptions import CORRUPTIONS, corrupt
 
 from pneumoscope.bundle.files import load_bundle
-from pneumoscope.cohort import cohort, proportion
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.sources import open_source
-from pneumoscope.evaluation.auc import auroc_estimate
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import write_json
 from pneumoscope.gate.pixels import LungMasks, by_pixels
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels, to_canvas, to_input
 from pneumoscope.predict import Classifier, expand
+from pneumoscope.statistics.auc import auroc_estimate
+from pneumoscope.statistics.cohort import cohort
+from pneumoscope.statistics.proportions import proportion
 
 RESULT = Path(__file__).parent / "results" / "abstention.json"
 DRAWN, BATCH = 64, 32

@@ -23,9 +23,9 @@ from pneumoscope.adaptation.labelled import Labelled, read_labelled
 from pneumoscope.adaptation.methods import METHODS, Basis
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
-from pneumoscope.evaluation.auc import auroc
 from pneumoscope.files import write_json, write_text
 from pneumoscope.predict import Classifier
+from pneumoscope.statistics.auc import auroc
 from pneumoscope.validation.validate import calibrated_prevalence
 
 RESULTS = Path(__file__).parent / "results"

@@ -25,7 +25,6 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from pneumoscope.bundle.files import Bundle
-from pneumoscope.cohort import proportion
 from pneumoscope.data.sources import open_source
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.images.preparation import Pixels, Preparation
@@ -37,6 +36,7 @@ from pneumoscope.predict import Classifier
 from pneumoscope.shortcuts.card import shortcut_card
 from pneumoscope.shortcuts.probes import embeddings
 from pneumoscope.shortcuts.verdict import RED
+from pneumoscope.statistics.proportions import proportion
 
 RESULT = Path(__file__).parent / "results" / "audit.json"
 NETWORK, SIDE = "tf_efficientnet_lite0", 112

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from scipy import special
 
-from pneumoscope.cohort import proportion
 from pneumoscope.files import write_json
+from pneumoscope.statistics.proportions import proportion
 from pneumoscope.validation.flags import flags
 from pneumoscope.validation.metadata import metadata
 from pneumoscope.validation.study import AGE, SITE, Study, figures

@@ -23,10 +23,8 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.bundle.calibration import probabilities
-from pneumoscope.cohort import cohort, proportion
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
-from pneumoscope.evaluation.auc import auroc_estimate
 from pneumoscope.explanation.counterfactual import counterfactual
 from pneumoscope.explanation.perturbation import FILLS, network_input, remove
 from pneumoscope.explanation.zoned import find_lungs, open_segmenter
@@ -34,6 +32,9 @@ from pneumoscope.images import read_image
 from pneumoscope.lungs import LungSegmenter
 from pneumoscope.predict import Classifier
 from pneumoscope.records import LABELS, PNEUMONIA
+from pneumoscope.statistics.auc import auroc_estimate
+from pneumoscope.statistics.cohort import cohort
+from pneumoscope.statistics.proportions import proportion
 
 
 def main() -> None:

@@ -21,7 +21,6 @@ from pneumoscope.adaptation.evidence import FOLDS
 from pneumoscope.adaptation.normalisation import PRIOR
 from pneumoscope.bundle.calibration import TARGET
 from pneumoscope.data.checks.images import UNREADABLE_LIMIT
-from pneumoscope.evaluation.bootstrap import RESAMPLES
 from pneumoscope.explanation import explain, faithfulness, gradients, occlusion, stability, surrogate
 from pneumoscope.explanation.method import DEFAULTS
 from pneumoscope.explanation.similar import NEIGHBOURS
@@ -30,6 +29,7 @@ from pneumoscope.images.dicom import MAX_INFLATED
 from pneumoscope.report.explanation_words import LEAST_AGREEMENT
 from pneumoscope.serving import leftovers
 from pneumoscope.shortcuts import verdict
+from pneumoscope.statistics.bootstrap import RESAMPLES
 from pneumoscope.validation.flags import LIMIT, SLOPE
 from pneumoscope.validation.flow import LEAST_PATIENTS
 from pneumoscope.validation.metadata import DROP

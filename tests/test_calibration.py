@@ -20,8 +20,8 @@ from pneumoscope.bundle.calibration import (
     points_at,
     probabilities,
 )
-from pneumoscope.cohort import proportion
 from pneumoscope.errors import DataError
+from pneumoscope.statistics.proportions import proportion
 
 
 def overconfident(classes=3, temperature=2.5, n=20_000, seed=0):

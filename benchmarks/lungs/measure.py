@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.cohort import resampled_weights
-from pneumoscope.evaluation.bootstrap import RESAMPLES, interval
 from pneumoscope.lungs import LungSegmenter, mask_fault
+from pneumoscope.statistics.bootstrap import RESAMPLES, interval, resampled_weights
 
 
 def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:

@@ -26,10 +26,10 @@ from pneumoscope.config import load_experiment
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.sources import open_source
 from pneumoscope.data.split import divide, folds
-from pneumoscope.evaluation.auc import auroc
 from pneumoscope.files import out_folder, write_text
 from pneumoscope.lungs import crop_of
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Sample
+from pneumoscope.statistics.auc import auroc
 from pneumoscope.training.allocator import keep_freed_memory
 from pneumoscope.training.experiment import make_network
 from pneumoscope.training.features import best_device, encode

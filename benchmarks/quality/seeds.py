@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from pneumoscope.config import load_experiment
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
-from pneumoscope.evaluation.comparison import compare, holm
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import out_folder, read_json, write_json
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA
+from pneumoscope.statistics.comparison import compare, holm
 from pneumoscope.training.experiment import Console, run_experiment
 
 HERE = Path(__file__).parent

@@ -21,16 +21,16 @@ from corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from numpy.typing import NDArray
 
 from pneumoscope.bundle.calibration import probabilities
-from pneumoscope.cohort import proportion
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
-from pneumoscope.evaluation.auc import delong, obuchowski
-from pneumoscope.evaluation.comparison import compare, holm
 from pneumoscope.evaluation.metrics import evaluate_predictions
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA
+from pneumoscope.statistics.auc import delong, obuchowski
+from pneumoscope.statistics.comparison import compare, holm
+from pneumoscope.statistics.proportions import proportion
 
 RESULT = Path(__file__).parent / "results" / "shift.json"  # of the shipped network
 PREVALENCES = (0.1, 0.25, 0.5, 0.625, 0.75)

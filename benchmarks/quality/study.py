@@ -31,10 +31,10 @@ from pneumoscope.config import DataConfig, Experiment, load_experiment, resolve_
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
 from pneumoscope.data.split import divide
-from pneumoscope.evaluation.auc import delong
-from pneumoscope.evaluation.comparison import compare, holm
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json
 from pneumoscope.predict import Classifier
+from pneumoscope.statistics.auc import delong
+from pneumoscope.statistics.comparison import compare, holm
 from pneumoscope.training.experiment import Console, run_experiment
 
 HERE = Path(__file__).parent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,10 @@ VERDICTS = ("stable", "unstable", "not faithful", "blank", "not tested")
 RESEARCH_ONLY = "For research use only. Not for diagnosis."
 
 FloatArray = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Progress = Callable[[int, int | None], None]  # called with how many are done, and of how many, where that is known
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 

@@ -46,6 +46,7 @@ def test_the_file_has_the_keys_of_the_contract(evaluated: tuple[dict[str, Any], 
     assert set(written) == {
         "n", "n_patients", "prevalence", "threshold", "operating_point", "metrics", "confusion", "bundle", "data",
         "subtype", "failed", "not_analysed", "limits", "refused", "selective",
+        "reliability",
     }  # fmt: skip
     assert set(written["metrics"]) >= NAMES
     for figure in written["metrics"].values():
@@ -88,6 +89,26 @@ def test_the_figures_are_those_of_scikit_learn_on_the_table(
     assert written["n"] == len(table)
     assert written["n_patients"] == table["patient_id"].nunique() < len(table)
     assert written["prevalence"] == pytest.approx(y.mean())
+
+
+def test_the_reliability_bins_have_intervals_by_patient() -> None:
+    rng = np.random.default_rng(0)
+    p, hit = rng.uniform(size=200), rng.uniform(size=200)
+    labels = [PNEUMONIA if h < q else NORMAL for h, q in zip(hit, p, strict=True)]
+    once = _scored(p, labels, copies=1)["reliability"]
+    thrice = _scored(p, labels, copies=3)["reliability"]
+    assert sum(cell["n"] for cell in once) == 200
+    assert [cell["n"] for cell in thrice] == [3 * cell["n"] for cell in once]
+    for a, b in zip(once, thrice, strict=True):
+        assert b["observed"]["value"] == pytest.approx(a["observed"]["value"])
+        assert b["observed"]["ci95"] == pytest.approx(a["observed"]["ci95"]), "copies of an image tell nothing more"
+
+
+def _scored(p: np.ndarray, labels: list[str], *, copies: int) -> dict[str, Any]:
+    order = np.repeat(np.arange(len(p)), copies)
+    samples = [Sample(f"{row}.png", str(i), labels[i]) for row, i in enumerate(order)]
+    predictions = [Prediction(sample.path, float(p[i]), None, 0.5) for sample, i in zip(samples, order, strict=True)]
+    return score(samples, predictions, 0.5)
 
 
 def test_the_subtype_figure_is_about_known_pneumonia(evaluated: tuple[dict[str, Any], Path]) -> None:

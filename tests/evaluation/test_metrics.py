@@ -11,17 +11,12 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from pneumoscope.cohort import proportion
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.auc import delong, obuchowski
-from pneumoscope.evaluation.metrics import (
-    COUNTED,
-    METRICS,
-    confusion,
-    equal_mass_bins,
-    evaluate_predictions,
-    subtype_metrics,
-)
+from pneumoscope.evaluation.metrics import METRICS, evaluate_predictions, subtype_metrics
+from pneumoscope.statistics.auc import delong, obuchowski
+from pneumoscope.statistics.proportions import proportion
+from pneumoscope.statistics.rates import COUNTED, confusion
+from pneumoscope.statistics.reliability import equal_mass_bins
 
 ONE_CLASS = "undefined: only one class present"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +14,13 @@ from scipy.stats import spearmanr
 from pneumoscope.bundle.runtime import Runtime
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation import faithfulness as faithful
-from pneumoscope.explanation.localisation import box_mask, energy, iou, pointing_game, usual_location
 from pneumoscope.explanation.method import finish
-from pneumoscope.explanation.perturbation import FILLS, network_input
-from pneumoscope.explanation.randomisation import randomisation, randomised
+from pneumoscope.explanation.perturbation import FILLS
 from pneumoscope.explanation.stability import agreement, pooled, rank_correlation, with_stability
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Heatmap
+from pneumoscope.statistics.bootstrap import mean_of
 
 RNG = np.random.default_rng
 
@@ -208,74 +206,12 @@ def replace_runtime(classifier: Classifier, runtime: Runtime, act):  # type: ign
 
 def test_the_interval_of_a_mean_counts_patients() -> None:
     values = np.repeat(RNG(0).normal(size=20), 5)
-    each = faithful.mean_of(values, seed=0)
-    grouped = faithful.mean_of(values, seed=0, groups=[f"p{i // 5}" for i in range(100)])
+    each = mean_of(values, seed=0)
+    grouped = mean_of(values, seed=0, groups=[f"p{i // 5}" for i in range(100)])
     assert each.value == grouped.value == pytest.approx(values.mean())
     assert grouped.high - grouped.low > 1.7 * (each.high - each.low)
     error = values[::5].std() / np.sqrt(20)
     assert grouped.high - grouped.low == pytest.approx(3.92 * error, rel=0.15)
-
-
-# --- random weights ---------------------------------------------------------------------------------------
-
-
-def test_random_weights_are_the_old_ones_in_another_order(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
-    classifier = Classifier.load(make_bundle(tmp_path / "b", network="resnet18"), threads=1)
-    network = classifier.bundle.network
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    head, everything = (randomised(classifier, depth, seed=0).bundle.network for depth in (0, 99))
-    for name, weight in network.named_parameters():
-        assert torch.equal(weight, before[name]), "the given network stays"
-        moved = dict(everything.named_parameters())[name]
-        assert torch.equal(moved.flatten().sort().values, weight.flatten().sort().values)
-        assert torch.equal(dict(head.named_parameters())[name], weight) or name.startswith("head")
-    assert not torch.equal(everything.encoder.model.conv1.weight, network.encoder.model.conv1.weight)
-    canvas = RNG(0).integers(0, 256, (1, 40, 40), dtype=np.uint8)
-    assert not np.allclose(randomised(classifier, 0, seed=0).logits(canvas), classifier.logits(canvas))
-
-
-def test_a_method_that_looks_at_the_image_alone_is_found_out(trained: Path) -> None:
-    classifier = Classifier.load(trained / "bundle", threads=1)
-    canvases = [RNG(seed).integers(0, 256, (40, 40), dtype=np.uint8) for seed in range(4)]
-
-    def edges(classifier: Classifier, canvas: Pixels, options: Options) -> Heatmap:
-        image = network_input(classifier, canvas).astype(np.float32)
-        return finish(np.abs(np.gradient(image)[0]).astype(np.float32), 0.0, method="edges", layer="input")
-
-    for layer in randomisation(edges, classifier, canvases, options=Options()):
-        assert layer.rho == pytest.approx(1)
-    found = randomisation(METHODS["occlusion"], classifier, canvases, options=Options(samples=25), depths=(99,))
-    assert found[0].rho < 0.7
-    assert found[0].depth == len(randomisation(edges, classifier, canvases[:1], options=Options())) - 1
-
-
-# --- localisation -----------------------------------------------------------------------------------------
-
-
-def test_localisation_by_hand() -> None:
-    heat = np.array([[0.0, 0.2, 0.0], [0.0, 1.0, 0.8], [0.0, 0.0, 0.0]], np.float32)
-    mask = box_mask(3, 1, 1, 1, 1)
-    assert mask.sum() == 1
-    assert pointing_game(heat, mask) == 1
-    assert pointing_game(heat, ~mask) == 0
-    assert energy(heat, mask) == pytest.approx(0.5)
-    assert iou(heat, mask) == 1
-    assert iou(heat, box_mask(3, 1, 1, 2, 1)) == pytest.approx(1 / 3)
-    assert iou(heat, box_mask(3, 0, 0, 3, 3)) == pytest.approx(3 / 9), "places at zero are not chosen"
-    blank = np.zeros_like(heat)
-    assert (pointing_game(blank, mask), energy(blank, mask), iou(blank, mask)) == (0, 0, 0)
-    tied = np.array([[1, 1], [0, 0]], np.float32)
-    assert pointing_game(tied, box_mask(2, 0, 0, 1, 1)) == 0.5
-    assert iou(heat, np.zeros((3, 3), bool)) == 0
-    assert box_mask(4, 2, 3, 9, 9).sum() == 2
-
-
-def test_the_usual_location_leaves_the_image_out() -> None:
-    masks = RNG(0).random((5, 4, 4)) < 0.5
-    found = usual_location(masks)
-    for index in range(5):
-        np.testing.assert_allclose(found[index], np.delete(masks, index, axis=0).mean(axis=0))
-    assert found.dtype == np.float32
 
 
 def test_a_heat_map_can_be_replaced_in_part(planted: Classifier, bright_place: Pixels) -> None:

@@ -14,6 +14,8 @@ from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from pneumoscope.statistics.reliability import reliability_diagram
+
 SHA = "a3f1" * 16
 
 
@@ -85,6 +87,9 @@ def metrics_of(table: pd.DataFrame, source: str) -> dict[str, Any]:
             "ece": {"value": 0.031, "ci95": [None, None], "method": "15 bins; no interval"},
         },
         "confusion": {"tn": tn, "fp": fp, "fn": fn, "tp": tp},
+        "reliability": [
+            cell.as_json() for cell in reliability_diagram(y, used["probability"], used["patient_id"].tolist())
+        ],
         "subtype": {"metrics": {"auroc": {"value": 0.78, "ci95": [0.72, 0.83], "method": "DeLong"}}},
         "bundle": {"name": "bundle", "sha256": SHA},
         "data": {"source": source, "sha256": SHA},

@@ -67,7 +67,20 @@ def test_missing_files_are_said(evaluation_folder: Path, read_page: Callable[[Pa
     assert "No explanations were made for this run. Run pneumoscope explain ." in page.text
     assert "holds no figures by subtype" in page.text
     assert "Not analysed: 2; predictions.csv does not say which" in page.text
-    assert len(page.all("svg")) == 1  # the confusion matrix needs the metrics alone
+    assert len(page.all("svg")) == 2  # the confusion matrix and the reliability need the metrics alone
+
+
+def test_reliability_is_drawn_from_the_metrics_or_not_at_all(
+    evaluation_folder: Path, read_page: Callable[[Path], Any], change_json: Any
+) -> None:
+    page = read_page(evaluation_report.write(evaluation_folder, "net"))
+    assert "with 95 % intervals by patient" in page.text
+    assert "treat images as independent" not in page.text
+    (evaluation_folder / "figures" / "calibration.svg").unlink()
+    change_json(evaluation_folder / "metrics.json", reliability=None)  # written by an earlier version
+    page = read_page(evaluation_report.write(evaluation_folder, "net"))
+    assert "no reliability by patient, so none is drawn: run pneumoscope evaluate again" in page.text
+    assert not (evaluation_folder / "figures" / "calibration.svg").exists()
 
 
 def test_images_that_are_gone_are_said(

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from scipy.stats import mannwhitneyu
-from statsmodels.stats.proportion import proportion_confint
 
 from pneumoscope.report import figures, html
 from pneumoscope.report.figures import Scored
@@ -24,21 +23,21 @@ def lines(axes: Axes) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def test_the_area_under_the_roc_curve_is_the_mann_whitney_statistic() -> None:
     curve = scored()
-    _, (x, y), _ = lines(figures.roc([curve]).axes[0])[:3]
+    _, (x, y), _ = lines(figures.roc([curve.roc()]).axes[0])[:3]
     u = mannwhitneyu(curve.score[curve.positive], curve.score[~curve.positive]).statistic
     assert np.trapezoid(y, x) == pytest.approx(u / curve.positive.sum() / (~curve.positive).sum())
 
 
 def test_the_operating_point_is_the_one_of_the_file() -> None:
-    drawn = lines(figures.roc([scored()]).axes[0])
+    drawn = lines(figures.roc([scored().roc()]).axes[0])
     assert (drawn[2][0].item(), drawn[2][1].item()) == pytest.approx((0.25, 0.9))
     alone = Scored("net", scored().positive, scored().score)
-    assert len(lines(figures.roc([alone]).axes[0])) == 2
+    assert len(lines(figures.roc([alone.roc()]).axes[0])) == 2
 
 
 def test_several_curves_have_a_legend_with_literal_names() -> None:
     names = ["plain", "_hidden", "cost $5 $x", "<script>alert(1)</script>"]
-    figure = figures.roc([scored(name, seed=i) for i, name in enumerate(names)])
+    figure = figures.roc([scored(name, seed=i).roc() for i, name in enumerate(names)])
     text = html.svg(figure)
     assert "<script" not in text
     for name in ("plain", "_hidden", "cost $5 $x", "&lt;script&gt;"):
@@ -56,31 +55,18 @@ def test_a_curve_needs_both_classes() -> None:
     one = Scored("net", np.ones(5, dtype=bool), np.linspace(0, 1, 5))
     assert not one.both_classes
     with pytest.raises(ValueError, match="both classes"):
-        figures.roc([one])
+        one.roc()
     with pytest.raises(ValueError, match="both classes"):
         figures.precision_recall([one])
 
 
-def test_reliability_bins_hold_equal_numbers_and_wilson_intervals() -> None:
-    curve = scored(n=203)
-    bins = figures.reliability_bins(curve)
-    assert sum(cell.n for cell in bins) == 203
-    assert {cell.n for cell in bins} == {20, 21}
-    table = pd.DataFrame({"y": curve.positive, "p": curve.score}).sort_values("p").reset_index(drop=True)
-    start = 0
-    for cell in bins:
-        part = table.iloc[start : start + cell.n]
-        low, high = proportion_confint(part["y"].sum(), cell.n, method="wilson")
-        assert (cell.score, cell.observed) == pytest.approx((part["p"].mean(), part["y"].mean()))
-        assert (cell.low, cell.high) == pytest.approx((low, high))
-        start += cell.n
-
-
-def test_fewer_images_than_bins() -> None:
-    few = Scored("net", np.array([True, False, True]), np.array([0.9, 0.1, 0.8]))
-    assert [cell.n for cell in figures.reliability_bins(few)] == [1, 1, 1]
-    assert figures.reliability_bins(Scored("none", np.zeros(0, dtype=bool), np.zeros(0))) == []
-    html.svg(figures.calibration(few))
+def test_reliability_is_drawn_as_it_was_written() -> None:
+    bins = [
+        {"stated": 0.1, "observed": {"value": 0.2, "ci95": [0.05, 0.4]}, "n": 20},
+        {"stated": 0.8, "observed": {"value": 0.7, "ci95": [None, None]}, "n": 21},
+    ]
+    drawn = [(x.tolist(), y.tolist()) for x, y in lines(figures.reliability(bins).axes[0])]
+    assert drawn == [([0, 1], [0, 1]), ([0.1, 0.1], [0.05, 0.4]), ([0.1], [0.2]), ([0.8], [0.7])]
 
 
 def test_the_confusion_matrix_says_counts_and_row_shares() -> None:
@@ -110,6 +96,13 @@ def test_forest_leaves_out_what_is_missing() -> None:
     panel = figures.forest(rows, {"auroc": "AUROC"}).axes[0]
     drawn = [(x.tolist(), y.tolist()) for x, y in lines(panel)]
     assert drawn == [([0.8, 0.95], [0, 0]), ([0.9], [0]), ([0.7], [1])]
+
+
+def test_a_forest_of_groups_has_one_colour_and_a_line_to_compare_with() -> None:
+    rows = {"a": {"auroc": {"value": 0.9, "ci95": [0.8, 0.95]}}, "b": {"auroc": {"value": 0.6, "ci95": [0.5, 0.7]}}}
+    line, *drawn = figures.forest(rows, {"auroc": "AUROC"}, 0.5, ("#123456",)).axes[0].lines
+    assert list(line.get_xdata()) == [0.5, 0.5]
+    assert {one.get_color() for one in drawn} == {"#123456"}
 
 
 def test_forest_does_not_pass_1() -> None:

@@ -27,14 +27,13 @@ from pneumoscope.adaptation.labelled import Labelled, read_labelled
 from pneumoscope.adaptation.methods import METHODS, Basis, Change
 from pneumoscope.bundle.calibration import points_at
 from pneumoscope.bundle.files import WEIGHTS, Bundle, load_bundle, save_bundle, write_bundle
-from pneumoscope.cohort import Bools, Floats
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError
-from pneumoscope.evaluation.bootstrap import RESAMPLES
 from pneumoscope.files import plain, write_json
 from pneumoscope.gate.fitting import refit_gate
 from pneumoscope.predict import Classifier
-from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.records import RESEARCH_ONLY, Bools, Floats
+from pneumoscope.statistics.bootstrap import RESAMPLES
 from pneumoscope.validation.study import Study
 from pneumoscope.validation.transfer import transfer, youden
 from pneumoscope.validation.validate import calibrated_prevalence

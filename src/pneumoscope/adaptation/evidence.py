@@ -13,11 +13,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumoscope.adaptation.labelled import Labelled
 from pneumoscope.adaptation.methods import METHODS, Basis, Change, method_fault
-from pneumoscope.cohort import Bools, Cohort, Floats, Ints, cohort
-from pneumoscope.evaluation.auc import auroc_estimate, paired_auroc
-from pneumoscope.evaluation.bootstrap import RESAMPLES, interval, replicate, without_false_certainty
-from pneumoscope.evaluation.margins import auroc_margin
-from pneumoscope.evaluation.metrics import confusion_by_patient, counted
+from pneumoscope.records import Bools, Floats, Ints
+from pneumoscope.statistics.auc import auroc_estimate, paired_auroc
+from pneumoscope.statistics.bootstrap import RESAMPLES, interval, replicate, without_false_certainty
+from pneumoscope.statistics.cohort import Cohort, cohort
+from pneumoscope.statistics.margins import auroc_margin
+from pneumoscope.statistics.proportions import Z95
+from pneumoscope.statistics.rates import confusion_by_patient, counted
 
 FOLDS = 5
 LEAST = 10  # patients of each class among the images that measure
@@ -134,7 +136,7 @@ def measured(
     estimates = [without_false_certainty(interval(float(v), column)) for v, column in zip(values, draws.T, strict=True)]
     area = paired_auroc(c, other).difference
     level = 0.025 / tests
-    half = -float(ndtri(level)) * (area.high - area.low) / (2 * -float(ndtri(0.025)))
+    half = -float(ndtri(level)) * (area.high - area.low) / (2 * Z95)
     gains = {
         "log_loss": {**estimates[5].as_json(), "low": _bound(draws[:, 5], level)},
         "balanced_accuracy": {**estimates[6].as_json(), "low": _bound(draws[:, 6], level)},

@@ -10,7 +10,7 @@ from scipy import special
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumoscope.bundle.calibration import pneumonia_logit
-from pneumoscope.cohort import Bools, Floats
+from pneumoscope.records import Bools, Floats
 
 SPREAD_BIAS = 2.0  # prior standard deviation of a change of bias, in log-odds
 SPREAD_LOG_T = 0.7  # and of the logarithm of the temperature: a factor of two either way

@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pneumoscope.cohort import Bools, Floats
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.networks.network import Network
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
-from pneumoscope.records import PNEUMONIA
+from pneumoscope.records import PNEUMONIA, Bools, Floats
 
 _BATCH = 32
 

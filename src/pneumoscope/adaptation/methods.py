@@ -15,8 +15,8 @@ from pneumoscope.adaptation.labelled import Labelled, head_features, head_logits
 from pneumoscope.adaptation.normalisation import LEAST, has_batch_norm, renormalised
 from pneumoscope.bundle.calibration import estimate_prevalence, operating_points, pneumonia_logit, probabilities
 from pneumoscope.bundle.files import Bundle
-from pneumoscope.cohort import Floats
 from pneumoscope.networks.network import Network, round_weights
+from pneumoscope.records import Floats
 
 _THRESHOLD_DRAWS = 200
 

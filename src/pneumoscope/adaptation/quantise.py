@@ -25,11 +25,11 @@ from pneumoscope.bundle.runtime import import_openvino, open_runtime
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError, DataError
-from pneumoscope.evaluation.comparison import compare
 from pneumoscope.gate.fitting import drawn, refit_gate
 from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.lungs import crop_of
 from pneumoscope.records import PNEUMONIA
+from pneumoscope.statistics.comparison import compare
 
 _BATCH = 32
 _SAMPLE = 300  # images that show the range of each activation; more change nothing measurable

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pneumoscope.archive.cluster import Scoring, computed, shard_file
@@ -19,6 +19,7 @@ from pneumoscope.bundle.runtime import Engine
 from pneumoscope.errors import ConfigError, StorageError, storage_errors
 from pneumoscope.files import atomic_path, out_folder, read_json, sha256_bytes, write_json
 from pneumoscope.predict import Classifier
+from pneumoscope.records import Progress
 
 _PLAN = "plan.json"
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def score_archive(
     workers: int | None = None,
     address: str | None = None,
     gate: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Write one line per file to `out`, in order, and return how many files could not be read.
 

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from pneumoscope.cohort import Bools, Cohort, Floats, cohort, proportion, resampled_weights
 from pneumoscope.errors import DataError
-from pneumoscope.records import Estimate
+from pneumoscope.records import Bools, Estimate, Floats
+from pneumoscope.statistics.bootstrap import resampled_weights
+from pneumoscope.statistics.cohort import Cohort, cohort
+from pneumoscope.statistics.proportions import proportion
 
 TARGET = 0.95
 _LOG_T = (float(np.log(0.05)), float(np.log(20.0)))

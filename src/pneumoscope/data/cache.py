@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,9 @@ from pneumoscope.errors import DataError, ImageError, StorageError, storage_erro
 from pneumoscope.files import atomic_folder, read_json, sha256_file, write_json
 from pneumoscope.images import in_archive, read_image
 from pneumoscope.images.preparation import Crop, Pixels, to_canvas
-from pneumoscope.records import Sample
+from pneumoscope.records import Progress, Sample
 
 _VERSION = 2  # part of the key: raise it when reading or resizing changes
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

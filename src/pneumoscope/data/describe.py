@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.mosaic import write_difference, write_grey, write_mosaic
-from pneumoscope.data.scan import BINS, UNLABELLED, Progress, Scan, scan
+from pneumoscope.data.scan import BINS, UNLABELLED, Scan, scan
 from pneumoscope.files import out_folder, write_json
-from pneumoscope.records import LABELS, NORMAL, PNEUMONIA, RESEARCH_ONLY, SPLITS, SUBTYPES
+from pneumoscope.records import LABELS, NORMAL, PNEUMONIA, RESEARCH_ONLY, SPLITS, SUBTYPES, Progress
 from pneumoscope.version import __version__
 
 SHOWN = 24  # images in a mosaic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,14 +20,13 @@ from pneumoscope.data.manifest import COLUMNS, Manifest
 from pneumoscope.errors import ImageError, StorageError
 from pneumoscope.files import sha256_file
 from pneumoscope.images import read_image
-from pneumoscope.records import FloatArray, Sample
+from pneumoscope.records import FloatArray, Progress, Sample
 
 FIELD = 192  # side of the square on which mean images are made
 THUMB = 64  # side of the thumbnails that duplicates are verified on
 BINS = 64
 UNLABELLED = "unlabelled"
 
-Progress = Callable[[int, int], None]
 
 _DECODE_AT_LEAST = 256  # large JPEGs are decoded at a half, quarter or eighth, never below this side
 _BATCH = 256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import pandas as pd
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.ledger import Look, record
-from pneumoscope.evaluation.metrics import confusion, evaluate_predictions, subtype_metrics
-from pneumoscope.evaluation.selective import selective
+from pneumoscope.evaluation.metrics import evaluate_predictions, subtype_metrics
 from pneumoscope.files import out_folder, write_json, write_text
 from pneumoscope.predict import Classifier
-from pneumoscope.records import PNEUMONIA, VIRAL, Prediction, Sample
+from pneumoscope.records import PNEUMONIA, VIRAL, Prediction, Progress, Sample
+from pneumoscope.statistics.rates import confusion
+from pneumoscope.statistics.reliability import reliability_diagram
+from pneumoscope.statistics.selective import selective
 
 
 def evaluate(
@@ -26,7 +28,7 @@ def evaluate(
     out: Path,
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     look: Look | None = None,
 ) -> dict[str, Any]:
     """Predict every labelled image, write `metrics.json` and `predictions.csv` to `out`, return the metrics.
@@ -90,6 +92,7 @@ def score(
         "metrics": {name: estimate.as_json() for name, estimate in metrics.items()},
         "confusion": confusion(y, [value >= threshold for value in probability]),
     }
+    result["reliability"] = [cell.as_json() for cell in reliability_diagram(y, probability, patients)]
     result["selective"] = selective(y, probability, patients, threshold, seed=seed).as_json()
     if subtype := _subtype(pairs, seed):
         result["subtype"] = subtype

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from pneumoscope.cohort import ONE_CLASS, Bools, Cohort, Floats, Ints, cohort, proportion
-from pneumoscope.errors import DataError
-from pneumoscope.evaluation.auc import auroc_estimate, ranking, weighted_areas
-from pneumoscope.evaluation.bootstrap import (
+from pneumoscope.records import Bools, Estimate, Floats, Ints
+from pneumoscope.statistics.auc import auroc_estimate, ranking, weighted_areas
+from pneumoscope.statistics.bootstrap import (
     RESAMPLES,
     Statistic,
     interval,
@@ -20,11 +19,12 @@ from pneumoscope.evaluation.bootstrap import (
     replicate,
     without_false_certainty,
 )
-from pneumoscope.records import Estimate
+from pneumoscope.statistics.cohort import ONE_CLASS, Cohort, probabilities_cohort
+from pneumoscope.statistics.proportions import proportion
+from pneumoscope.statistics.rates import COUNTED, by_patient, confusion_by_patient, counted
+from pneumoscope.statistics.reliability import ECE_BINS, equal_mass_bins
 
-COUNTED = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "npv", "mcc")
 METRICS = (*COUNTED[:6], "auroc", "auprc", "brier", "ece", "npv", "mcc")
-ECE_BINS = 10
 
 _DEFINED_IN_ONE_CLASS = {True: "recall", False: "specificity"}
 _UNDEFINED = {
@@ -97,63 +97,11 @@ def subtype_metrics(
     return {name: found[name] for name in ("auroc", "accuracy", "balanced_accuracy")}
 
 
-def confusion(y: ArrayLike, predicted: ArrayLike) -> dict[str, int]:
-    """Count images by truth and call: `tn, fp, fn, tp`. Both arguments: 0/1 [n]; raises `DataError` else."""
-    c = cohort(y, predicted)
-    if not np.isin(c.score, (0, 1)).all():
-        raise DataError("predicted labels must be 0 or 1", remedy="apply the threshold first")
-    return {name: int(mask.sum()) for name, mask in _cells(c.y, c.score > 0).items()}
-
-
-def probabilities_cohort(y: ArrayLike, probability: ArrayLike, patients: Sequence[str]) -> Cohort:
-    """Return the checked cohort of probabilities in 0..1; raises `DataError` where one lies outside."""
-    c = cohort(y, probability, patients)
-    if c.score.min() < 0 or c.score.max() > 1:
-        raise DataError("a probability lies outside 0..1", remedy="give calibrated probabilities, not logits")
-    return c
-
-
-def counted(tn: Floats, fp: Floats, fn: Floats, tp: Floats) -> dict[str, Floats]:
-    """Return the figures `COUNTED` of confusion counts, any matching shapes; 0 / 0 gives NaN."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is promised
-        recall, specificity = tp / (tp + fn), tn / (tn + fp)
-        product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-        return {
-            "accuracy": (tp + tn) / (tn + fp + fn + tp),
-            "balanced_accuracy": (recall + specificity) / 2,
-            "precision": tp / (tp + fp),
-            "recall": recall,
-            "specificity": specificity,
-            "f1": 2 * tp / (2 * tp + fp + fn),
-            "npv": tn / (tn + fn),
-            "mcc": (tp * tn - fp * fn) / np.sqrt(product),
-        }
-
-
-def confusion_by_patient(c: Cohort, called: Bools) -> Floats:
-    """Return float64 [n_patients, 4]: each patient's images as tn, fp, fn, tp."""
-    return _by_patient(c, list(_cells(c.y, called).values()))
-
-
-def equal_mass_bins(probability: Floats, bins: int = ECE_BINS) -> Ints:
-    """Return the bin of each image, int [n] in 0..bins-1, cut at the sample's quantiles, ties together."""
-    edges = np.quantile(probability, np.linspace(0, 1, bins + 1)[1:-1])
-    return np.searchsorted(edges, probability).astype(np.int64)
-
-
-def _cells(y: Bools, called: Bools) -> dict[str, Bools]:
-    return {"tn": ~y & ~called, "fp": ~y & called, "fn": y & ~called, "tp": y & called}
-
-
-def _by_patient(c: Cohort, columns: Sequence[NDArray[np.bool_] | Floats]) -> Floats:
-    return np.stack([np.bincount(c.codes, column, minlength=c.n_patients) for column in columns], axis=1)
-
-
 def _statistic(c: Cohort, called: Bools) -> Statistic:
     """Return the function from patient weights [b, n_patients] to the figures `METRICS` and chance's ECE."""
     rank, gap, bins = ranking(c.score), c.y - c.score, equal_mass_bins(c.score)
     columns = [gap**2, *(gap * (bins == index) for index in range(ECE_BINS))]
-    sums = np.concatenate([confusion_by_patient(c, called), _by_patient(c, columns)], axis=1)
+    sums = np.concatenate([confusion_by_patient(c, called), by_patient(c, columns)], axis=1)
     sample_gaps = sums[:, 5:].sum(axis=0) / c.n
 
     def statistic(weights: Ints) -> Floats:

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from pneumoscope.errors import DataError, storage_errors
-from pneumoscope.evaluation.comparison import Comparison, compare, holm
 from pneumoscope.files import out_folder, read_json, write_json
 from pneumoscope.records import PNEUMONIA
+from pneumoscope.statistics.comparison import Comparison, compare, holm
 
 
 def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from scipy.special import expit
 
 from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
 from pneumoscope.explanation.faithfulness import MOST_KEPT
-from pneumoscope.explanation.perturbation import FILLS, Floats, remove
+from pneumoscope.explanation.perturbation import FILLS, remove
 from pneumoscope.explanation.zoned import Lungs
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
+from pneumoscope.records import Floats
 
 _LUNGS = {"right lung": ("right",), "left lung": ("left",), "both lungs": ("right", "left")}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from pneumoscope.errors import ConfigError, ImageError
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.counterfactual import counterfactual
 from pneumoscope.explanation.faithfulness import with_faithfulness, with_infidelity
-from pneumoscope.explanation.localisation import energy
-from pneumoscope.explanation.method import DEFAULTS
+from pneumoscope.explanation.method import DEFAULTS, energy
 from pneumoscope.explanation.overlay import layer, overlay, scale
 from pneumoscope.explanation.perturbation import network_input
 from pneumoscope.explanation.similar import Gallery, nearest
@@ -27,7 +26,7 @@ from pneumoscope.images import Header, open_image
 from pneumoscope.images.preparation import Pixels, image_box
 from pneumoscope.lungs import ZONES, LungSegmenter
 from pneumoscope.predict import Classifier, missing
-from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY, FloatArray, Heatmap
+from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY, FloatArray, Heatmap, Progress
 
 _STEPS = 9  # of the legend's colours
 _SHOWN = 1024  # longest side of the written pictures, pixels
@@ -51,7 +50,7 @@ def explain_images(
     check: bool = False,
     zones: bool = False,
     similar: Gallery | str | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Explain images by every method; returns one entry per image and method, with `error` where one failed.
 

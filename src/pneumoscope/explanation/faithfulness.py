@@ -14,19 +14,18 @@ import torch
 from scipy.special import expit
 from torch.nn import functional as F
 
-from pneumoscope.cohort import resampled_weights
 from pneumoscope.explanation.method import Method, Options
-from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, log_odds, network_input
+from pneumoscope.explanation.perturbation import BATCH, FILLS, log_odds, network_input
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.records import Estimate, FloatArray, Heatmap
+from pneumoscope.records import Estimate, FloatArray, Floats, Heatmap
+from pneumoscope.statistics.bootstrap import mean_of
 
 Score = Callable[[Pixels], Floats]  # scores [n], 0 where nothing is found, from uint8 [n, S, S]
 MOST_KEPT = 0.5
 STEPS = 20
 SQUARES = 50
 _QUICK = 10  # steps where one image is checked
-_RESAMPLES = 2000
 _COARSE = 7  # places a side of a random map, as many as a usual CAM has
 
 
@@ -153,17 +152,6 @@ def faithfulness(
         chance[index] = np.mean([curves(score, image, under, other, steps=steps).gain for other in drawn])
     gain, level, above = (mean_of(values, seed=seed, groups=groups) for values in (own, chance, own - chance))
     return Faithfulness(fill, share, len(images), gain, level, above)
-
-
-def mean_of(values: Floats, *, seed: int, groups: Sequence[str] | None = None) -> Estimate:
-    """Return the mean of values [n] with a 95 % percentile interval from a bootstrap of images, or of `groups` [n]."""
-    keys, codes = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
-    sums, sizes = np.bincount(codes, values), np.bincount(codes)
-    blocks = resampled_weights(keys.size, _RESAMPLES, np.random.default_rng(seed))
-    means = np.concatenate([(weights @ sums) / (weights @ sizes) for weights in blocks])
-    low, high = np.quantile(means, (0.025, 0.975)).tolist()
-    unit = "image" if groups is None else "patient"
-    return Estimate(float(np.mean(values)), low, high, f"{unit} bootstrap, percentile, {_RESAMPLES} resamples")
 
 
 def with_faithfulness(

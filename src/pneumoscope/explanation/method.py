@@ -13,7 +13,7 @@ from pneumoscope.explanation.perturbation import FILLS
 from pneumoscope.explanation.segments import SEGMENTS
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.records import FloatArray, Heatmap
+from pneumoscope.records import Bools, FloatArray, Heatmap
 
 TARGET = "log-odds of pneumonia, not calibrated"
 INPUT, ENCODER = "input", "encoder"  # layers: the image, and the last spatial map
@@ -78,3 +78,9 @@ def finish(signed: FloatArray, started: float, *, positive: FloatArray | None = 
         seconds=time.perf_counter() - started,
         **facts,
     )
+
+
+def energy(heat: FloatArray, mask: Bools) -> float:
+    """Return the share of the map's sum inside the mask, 0 for a blank map (Wang et al. 2020, arXiv:1910.01279)."""
+    total = float(heat.sum())
+    return float(heat[mask].sum()) / total if total > 0 else 0.0

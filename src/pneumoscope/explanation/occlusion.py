@@ -7,10 +7,10 @@ import time
 import numpy as np
 
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
-from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, log_odds, network_input
+from pneumoscope.explanation.perturbation import BATCH, FILLS, log_odds, network_input
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.records import Heatmap
+from pneumoscope.records import Floats, Heatmap
 
 _WINDOWS = 225
 

@@ -16,11 +16,11 @@ from scipy.cluster.hierarchy import linkage
 from scipy.ndimage import center_of_mass
 
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
-from pneumoscope.explanation.perturbation import BATCH, FILLS, Floats, Masks, answers, network_input
+from pneumoscope.explanation.perturbation import BATCH, FILLS, Masks, answers, network_input
 from pneumoscope.explanation.segments import Labels, cut
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.records import Heatmap
+from pneumoscope.records import Floats, Heatmap
 
 _SAMPLES = 300
 

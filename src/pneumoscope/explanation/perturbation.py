@@ -20,8 +20,8 @@ from pneumoscope.bundle.calibration import pneumonia_logit
 from pneumoscope.explanation.segments import Labels
 from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.predict import Classifier
+from pneumoscope.records import Floats
 
-Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]
 BATCH = 32
 

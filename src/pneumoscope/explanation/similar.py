@@ -31,7 +31,7 @@ from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
-from pneumoscope.records import FloatArray, Sample
+from pneumoscope.records import FloatArray, Progress, Sample
 
 NEIGHBOURS = 6
 _BATCH = 32
@@ -39,7 +39,6 @@ _VERSION = 1
 _TENSORS = frozenset({"embeddings", "hashes", "thumbs"})
 
 Embed = Callable[[Pixels], FloatArray]
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from scipy.stats import rankdata
 from torch.nn import functional as F
 
 from pneumoscope.explanation.method import Method, Options
-from pneumoscope.explanation.perturbation import Floats
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.records import FloatArray, Heatmap
+from pneumoscope.records import FloatArray, Floats, Heatmap
 
 LEAST_RHO = 0.8
 SEEDS = 3

@@ -15,11 +15,11 @@ import numpy as np
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.explanation.method import DEFAULTS, INPUT, Options, finish
-from pneumoscope.explanation.perturbation import FILLS, Floats, Masks, answers, network_input
+from pneumoscope.explanation.perturbation import FILLS, Masks, answers, network_input
 from pneumoscope.explanation.segments import Labels, cut
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.records import Heatmap
+from pneumoscope.records import Floats, Heatmap
 
 SAMPLES = 300
 LEAST_R2 = 0.5

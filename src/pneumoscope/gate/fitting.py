@@ -13,12 +13,11 @@ from scipy import stats
 
 from pneumoscope.bundle.files import GATE, WEIGHTS, Bundle, write_bundle
 from pneumoscope.bundle.runtime import open_runtime
-from pneumoscope.cohort import Floats
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.gate.scores import Density, Gate, directions, greys, layouts, raw_scores, thumbnails
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels, to_input
-from pneumoscope.records import FloatArray
+from pneumoscope.records import FloatArray, Floats
 
 RATE = 0.01  # of held-out images, at most, that a gate refuses
 LEAST = 2  # images, of those learned from and of those held out

@@ -11,14 +11,13 @@ from threading import Lock
 
 import numpy as np
 
-from pneumoscope.cohort import Floats
 from pneumoscope.errors import ConfigError
 from pneumoscope.gate.refusal import Refusal
 from pneumoscope.gate.scores import CHECKS, Gate, greys
 from pneumoscope.images import Radiograph
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import LungSegmenter, mask_fault
-from pneumoscope.records import FloatArray
+from pneumoscope.records import FloatArray, Floats
 
 _FAR = 2.25  # times the limit of `unlike`: in a trial beyond it lay most photographs, and hardly a chest
 _CUT = 0.25  # of a side of the image along which lung meets the border

@@ -21,10 +21,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from pneumoscope.cohort import Floats
 from pneumoscope.errors import BundleError
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.records import FloatArray
+from pneumoscope.records import FloatArray, Floats
 
 CHECKS = ("exposure", "turned", "unlike")
 SIDE = 16  # of the coarse layout, in pixels

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pneumoscope.records import FloatArray
+from pneumoscope.records import FloatArray, Floats
 
 BoolArray = NDArray[np.bool_]
-_Floats = NDArray[np.float64]
 
 AIR_CONTRAST = 0.46  # what an aerated lung takes away from the ray; consolidation gives it back
 _V_LOW, _V_HIGH, _V_STEPS = -2.0, 4.0, 2048
@@ -362,7 +361,7 @@ def branches(rng: np.random.Generator, dome: float, *, strength: float = 1.0) ->
     return np.concatenate([stem, twig]).astype(np.float32), np.concatenate([wide, thin]).astype(np.float32)
 
 
-def _walk(rng: np.random.Generator, origin: _Floats, angle: _Floats, reach: _Floats, steps: int) -> _Floats:
+def _walk(rng: np.random.Generator, origin: Floats, angle: Floats, reach: Floats, steps: int) -> Floats:
     """Wander [N, steps + 1, 2] from each origin [N, 2]; a negative reach goes to the patient's right."""
     heading = angle[:, None] + np.cumsum(rng.normal(0, 0.13, (len(angle), steps)), axis=1)
     stride = np.stack([np.sign(reach)[:, None] * np.cos(heading), np.sin(heading)], axis=-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -33,8 +35,8 @@ def quieten(axes: Axes) -> None:
     axes.yaxis.label.set(color=INK, fontsize=10)
 
 
-def plain_legend(axes: Axes) -> None:
+def plain_legend(axes: Axes, corner: Literal["best", "lower left", "lower right"] = "best") -> None:
     """Add a legend without a frame."""
-    legend = axes.legend(frameon=False, fontsize=9)
+    legend = axes.legend(loc=corner, frameon=False, fontsize=9, handlelength=2.8)
     for text in legend.get_texts():
         text.set_color(INK)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pneumoscope.files import write_text
-from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, SUBTYPES
+from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, SUBTYPES, Floats
 from pneumoscope.report import figures, html, wording
 from pneumoscope.report.folders import Evaluation, Explained, read_evaluation, thumbnail
 
@@ -121,7 +121,7 @@ def drawings(evaluation: Evaluation, name: str, score_name: str = figures.PROBAB
     curve = evaluation.scored(name)
     if curve:
         drawn["roc"] = html.drawing(
-            figures.roc([curve]),
+            figures.roc([curve.roc()]),
             "ROC curve: every threshold trades missed pneumonia against false alarms. "
             "The dot is the operating point in use; the grey line is guessing.",
         )
@@ -130,11 +130,11 @@ def drawings(evaluation: Evaluation, name: str, score_name: str = figures.PROBAB
             figures.confusion_matrix(counts),
             "Calls at the operating point: counts, and the share of each row.",
         )
-    if curve:
+    if bins := evaluation.metrics.get("reliability"):
         drawn["calibration"] = html.drawing(
-            figures.calibration(curve, score_name),
-            "Reliability in bins of equal size, with 95 % Wilson intervals that treat images as independent. "
-            "On the grey line, stated and observed frequency agree. Below: how often each score occurs.",
+            figures.reliability(bins, score_name),
+            "Reliability in bins of equal size, with 95 % intervals by patient. "
+            "On the grey line, stated and observed frequency agree.",
         )
     if groups := _groups(evaluation.analysed()):
         drawn["scores"] = html.drawing(
@@ -161,7 +161,7 @@ def _gain(section: Mapping[str, Any]) -> str:
     return f"{told} At {share} it changes by {gain['value']:+.3f} ({low:+.3f} to {high:+.3f})."
 
 
-def _groups(rows: pd.DataFrame) -> dict[str, figures.FloatVector]:
+def _groups(rows: pd.DataFrame) -> dict[str, Floats]:
     """Return the scores of normal images, and of pneumonia by subtype as far as it is known."""
     labels = rows["label"].where(~rows["subtype"].isin(SUBTYPES) | (rows["label"] == NORMAL), rows["subtype"])
     order = (NORMAL, PNEUMONIA, *SUBTYPES)
@@ -240,11 +240,14 @@ def _subtitle(metrics: Mapping[str, Any]) -> str:
 
 
 def _undrawn(evaluation: Evaluation) -> str:
+    why = []
     if evaluation.predictions is None:
-        return "The folder holds no predictions.csv, so no curve could be drawn."
-    if evaluation.scored("") is None:
-        return "The analysed images are not of both classes, so no curve could be drawn."
-    return ""
+        why.append("The folder holds no predictions.csv, so no curve could be drawn.")
+    elif evaluation.scored("") is None:
+        why.append("The analysed images are not of both classes, so no curve could be drawn.")
+    if not evaluation.metrics.get("reliability"):
+        why.append("metrics.json holds no reliability by patient, so none is drawn: run pneumoscope evaluate again.")
+    return " ".join(why)
 
 
 def _mismatch(evaluation: Evaluation) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,18 +16,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumoscope.palette import BLUE, CLASSES, DASHES, INK, MUTED, PAPER, RULE, SERIES, VERMILION
-from pneumoscope.records import NORMAL, PNEUMONIA
-from pneumoscope.report.axes import new_figure, quiet_axes, quieten
-
-FloatVector = NDArray[np.float64]
-BoolVector = NDArray[np.bool_]
+from pneumoscope.records import NORMAL, PNEUMONIA, Bools, Floats
+from pneumoscope.report.axes import new_figure, plain_legend, quiet_axes, quieten
 
 PROBABILITY = "probability of pneumonia"
 LONGEST_NAME = 32  # characters; longer names are cut in the middle, their ends tell runs apart
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Roc:
+    """A ROC curve: rates [k] in 0..1, and (sensitivity, specificity) of the operating point in use."""
+
+    name: str
+    false_alarms: Sequence[float] | Floats
+    sensitivity: Sequence[float] | Floats
+    point: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +45,8 @@ class Scored:
     """
 
     name: str
-    positive: BoolVector
-    score: FloatVector
+    positive: Bools
+    score: Floats
     sensitivity: float | None = None
     specificity: float | None = None
 
@@ -49,27 +55,33 @@ class Scored:
         """Whether a curve can be drawn at all."""
         return bool(self.positive.any() and not self.positive.all())
 
+    def roc(self) -> Roc:
+        """Return the ROC curve (Fawcett 2006); raises `ValueError` for images of one class."""
+        _need_both(self)
+        rate, sensitivity, _ = roc_curve(self.positive, self.score)
+        return Roc(self.name, rate, sensitivity, operating_point(self.sensitivity, self.specificity))
+
+
+def operating_point(sensitivity: float | None, specificity: float | None) -> tuple[float, float] | None:
+    """Return both, or None where one is undefined."""
+    return None if sensitivity is None or specificity is None else (sensitivity, specificity)
+
 
 # --- curves -----------------------------------------------------------------------------------------------
 
 
-def roc(curves: Sequence[Scored]) -> Figure:
-    """Draw receiver operating characteristics, each with its operating point (Fawcett 2006).
-
-    Raises:
-        ValueError: a curve has images of one class only.
-    """
+def roc(curves: Sequence[Roc]) -> Figure:
+    """Draw receiver operating characteristics, each with its operating point, and guessing as a line."""
     figure, axes = _single(4.9, 4.9, "ROC curves of " + ", ".join(curve.name for curve in curves))
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
     for number, curve in enumerate(curves):
-        _need_both(curve)
-        rate, sensitivity, _ = roc_curve(curve.positive, curve.score)
-        colour = SERIES[number % len(SERIES)]
-        axes.plot(rate, sensitivity, color=colour, linestyle=DASHES[number % len(DASHES)], linewidth=1.8)
-        if curve.sensitivity is not None and curve.specificity is not None:
-            _mark(axes, 1 - curve.specificity, curve.sensitivity, colour)
+        look = _series(number)
+        axes.plot(curve.false_alarms, curve.sensitivity, label=_plain(curve.name), **look)
+        if curve.point is not None:
+            _mark(axes, 1 - curve.point[1], curve.point[0], look["color"])
     _unit_square(axes, "1 − specificity (false alarms among normal)", "sensitivity (pneumonia found)")
-    _legend(axes, [curve.name for curve in curves], "lower right")
+    if len(curves) > 1:
+        plain_legend(axes, "lower right")
     return figure
 
 
@@ -83,24 +95,22 @@ def precision_recall(curves: Sequence[Scored]) -> Figure:
     for number, curve in enumerate(curves):
         _need_both(curve)
         precision, recall, _ = precision_recall_curve(curve.positive, curve.score)
-        colour = SERIES[number % len(SERIES)]
         axes.axhline(float(curve.positive.mean()), color=RULE, linewidth=1)
-        axes.step(
-            recall,
-            precision,
-            where="post",
-            color=colour,
-            linestyle=DASHES[number % len(DASHES)],
-            linewidth=1.8,
-        )
+        axes.step(recall, precision, where="post", label=_plain(curve.name), **_series(number))
     _unit_square(axes, "recall (pneumonia found)", "precision (alarms that are right)")
-    _legend(axes, [curve.name for curve in curves], "lower left")
+    if len(curves) > 1:
+        plain_legend(axes, "lower left")
     return figure
 
 
 def _need_both(curve: Scored) -> None:
     if not curve.both_classes:
         raise ValueError(f"{curve.name}: a curve needs images of both classes")
+
+
+def _series(number: int) -> dict[str, Any]:
+    """Return how the lines of one of several runs look."""
+    return {"color": SERIES[number % len(SERIES)], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.8}
 
 
 def _mark(axes: Axes, x: float, y: float, colour: str) -> None:
@@ -121,81 +131,23 @@ def _unit_square(axes: Axes, x: str, y: str) -> None:
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y, aspect="equal")
 
 
-def _legend(axes: Axes, names: Sequence[str], place: Literal["lower right", "lower left", "best"]) -> None:
-    if len(names) < 2:
-        return
-    lines = [
-        axes.plot([], [], color=SERIES[i % len(SERIES)], linestyle=DASHES[i % len(DASHES)], linewidth=1.8)[0]
-        for i in range(len(names))
-    ]
-    legend = axes.legend(
-        lines, [_plain(name) for name in names], loc=place, frameon=False, fontsize=9, handlelength=2.8
-    )
-    for text in legend.get_texts():
-        text.set_color(INK)
-
-
 # --- calibration ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """One bin of a reliability diagram: mean score, share with pneumonia and its Wilson interval, size."""
-
-    score: float
-    observed: float
-    low: float
-    high: float
-    n: int
-
-
-def reliability_bins(curve: Scored, bins: int = 10) -> list[Bin]:
-    """Cut the scores into bins of equal size and count pneumonia in each (Wilson 1927 for the intervals).
-
-    Returns fewer bins where there are fewer images than bins; images count as independent.
-    """
-    order = np.argsort(curve.score, kind="stable")
-    result = []
-    for part in np.array_split(order, min(bins, len(order)) or 1):
-        if part.size == 0:
-            continue
-        hits = int(curve.positive[part].sum())
-        ends = binomtest(hits, part.size).proportion_ci(0.95, method="wilson")
-        result.append(
-            Bin(
-                float(curve.score[part].mean()),
-                hits / part.size,
-                float(ends.low),
-                float(ends.high),
-                part.size,
-            )
-        )
-    return result
-
-
-def calibration(curve: Scored, score_name: str = PROBABILITY) -> Figure:
-    """Draw stated probability against observed frequency, with a histogram of the scores below."""
-    figure = new_figure(4.9, 5.6, f"Reliability diagram of {curve.name}")
-    top, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (4, 1)})
-    quieten(top)
-    quieten(below)
-    top.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-    cells = reliability_bins(curve)
-    x = [cell.score for cell in cells]
-    y = np.array([cell.observed for cell in cells])
-    ends = np.array([[cell.low for cell in cells], [cell.high for cell in cells]]).reshape(2, -1)
-    spread = np.maximum(np.vstack((y - ends[0], ends[1] - y)), 0)
-    top.errorbar(x, y, yerr=spread, fmt="o", color=BLUE, markersize=5, elinewidth=1.2, capsize=0)
-    top.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), ylabel="share that has pneumonia")
-    below.hist(curve.score, bins=np.linspace(0, 1, 41).tolist(), color=MUTED)
-    below.set(xlabel=score_name, ylabel="images")
-    below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+def reliability(bins: Sequence[Mapping[str, Any]], score_name: str = PROBABILITY) -> Figure:
+    """Draw stated against observed frequency with 95 % intervals, by patient as they were written."""
+    figure, axes = _single(4.9, 4.9, "Reliability diagram")
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
+    for cell in bins:
+        low, high = cell["observed"]["ci95"]
+        if low is not None and high is not None:
+            axes.plot([cell["stated"]] * 2, [low, high], color=BLUE, linewidth=1.4)
+        axes.plot([cell["stated"]], [cell["observed"]["value"]], "o", color=BLUE, markersize=5)
+    _unit_square(axes, score_name, "share that has pneumonia")
     return figure
 
 
-def score_histogram(
-    groups: Mapping[str, FloatVector], threshold: float | None, score_name: str = PROBABILITY
-) -> Figure:
+def score_histogram(groups: Mapping[str, Floats], threshold: float | None, score_name: str = PROBABILITY) -> Figure:
     """Draw the scores of each group (a class or a subtype) on a row of its own, with the threshold."""
     figure = new_figure(4.9, 0.8 + 1.25 * len(groups), "Histograms of the scores of " + ", ".join(groups))
     rows = np.atleast_1d(figure.subplots(len(groups), 1, sharex=True))
@@ -268,19 +220,30 @@ def confusion_matrix(counts: Mapping[str, int]) -> Figure:
     return figure
 
 
-def forest(rows: Mapping[str, Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:
-    """Draw the estimates of several runs with their 95 % intervals, one panel for each measure.
+def forest(
+    rows: Mapping[str, Mapping[str, Any]],
+    measures: Mapping[str, str],
+    reference: float | None = None,
+    colours: Sequence[str] = SERIES,
+) -> Figure:
+    """Draw the estimates of several runs, sites or groups with their 95 % intervals, one panel for each measure.
 
     Args:
-        rows: name of a run -> its `metrics` of the contract.
+        rows: name of a row -> its `metrics` of the contract.
         measures: key of a metric -> heading of its panel.
+        reference: where a dashed line stands (all images together, or guessing).
+        colours: of the rows in turn.
     """
-    figure = new_figure(9.6, 1.0 + 0.42 * max(len(rows), 2), "Estimates with 95 % intervals of " + ", ".join(rows))
+    label = ", ".join(measures.values()) + " with 95 % intervals of " + ", ".join(rows)
+    width = 7.2 if len(measures) == 1 else 3.2 * len(measures)
+    figure = new_figure(width, 1.0 + 0.36 * max(len(rows), 2), label)
     panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
     for axes, (key, heading) in zip(panels, measures.items(), strict=True):
         quieten(axes)
+        if reference is not None:
+            axes.axvline(reference, color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
         for y, metrics in enumerate(rows.values()):
-            _estimate(axes, y, metrics.get(key) or {})
+            _estimate(axes, y, metrics.get(key) or {}, colours[y % len(colours)])
         axes.set_title(heading, loc="left", fontsize=10, color=INK)
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -294,15 +257,13 @@ def forest(rows: Mapping[str, Mapping[str, Any]], measures: Mapping[str, str]) -
     return figure
 
 
-def _estimate(axes: Axes, y: int, estimate: Mapping[str, Any]) -> None:
+def _estimate(axes: Axes, y: int, estimate: Mapping[str, Any], colour: str) -> None:
     if estimate.get("value") is None:
         return
-    colour = SERIES[y % len(SERIES)]
     low, high = estimate.get("ci95") or (None, None)
     if low is not None and high is not None:
         axes.plot([low, high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round", clip_on=False)
-    dot = [estimate["value"]]
-    axes.plot(dot, [y], "o", color=colour, markersize=7, markeredgecolor=PAPER, clip_on=False)
+    axes.plot([estimate["value"]], [y], "o", color=colour, markersize=7, markeredgecolor=PAPER, clip_on=False)
 
 
 # --- training ---------------------------------------------------------------------------------------------
@@ -335,18 +296,11 @@ def training_curves(history: pd.DataFrame, best_epoch: int | None = None) -> Fig
 
 def _lines(axes: Axes, epochs: NDArray[np.int_], history: pd.DataFrame, names: Mapping[str, str]) -> None:
     drawn = [(key, name) for key, name in names.items() if key in history and history[key].notna().any()]
-    for number, (key, _) in enumerate(drawn):
+    for number, (key, name) in enumerate(drawn):
         values = history[key].to_numpy(dtype=np.float64)
-        axes.plot(
-            epochs,
-            values,
-            color=SERIES[number],
-            linestyle=DASHES[number],
-            linewidth=1.8,
-            marker="o",
-            markersize=3.5,
-        )
-    _legend(axes, [name for _, name in drawn], "best")
+        axes.plot(epochs, values, label=name, marker="o", markersize=3.5, **_series(number))
+    if len(drawn) > 1:
+        plain_legend(axes)
 
 
 # --- the look ---------------------------------------------------------------------------------------------

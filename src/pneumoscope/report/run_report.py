@@ -200,7 +200,7 @@ def _roc(runs: Sequence[Run], out: Path) -> Drawn | None:
         return None
     left = f" The first {CURVES} of {len(curves)} runs are drawn." if len(curves) > CURVES else ""
     caption = f"ROC curves. Each dot is the operating point in use; the grey line is guessing.{left}"
-    return _save(figures.roc(curves[:CURVES]), out, "roc", caption)
+    return _save(figures.roc([curve.roc() for curve in curves[:CURVES]]), out, "roc", caption)
 
 
 def _comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Figures of a validation, from its JSON: pure functions to a matplotlib `Figure` with its text alternative."""
+"""Figures that only a validation has, from its JSON: pure functions to a matplotlib `Figure`."""
 
 from __future__ import annotations
 
@@ -6,37 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pneumoscope.palette import BLUE, INK, MUTED, RULE, VERMILION
+from pneumoscope.palette import BLUE, INK, MUTED, VERMILION
 from pneumoscope.report.axes import new_figure, plain_legend, quiet_axes
-
-Estimates = Sequence[tuple[str, Mapping[str, Any]]]
-
-
-def roc(curve: Mapping[str, Sequence[float]], sensitivity: float | None, specificity: float | None) -> Figure:
-    """Draw the ROC curve with the frozen operating point."""
-    figure, axes = _square("ROC curve")
-    axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-    axes.plot(curve["false_alarms"], curve["sensitivity"], color=BLUE, linewidth=1.8)
-    if sensitivity is not None and specificity is not None:
-        axes.plot([1 - specificity], [sensitivity], "o", color=VERMILION, markersize=8, clip_on=False)
-    axes.set(xlabel="1 − specificity (false alarms)", ylabel="sensitivity (pneumonia found)")
-    return figure
-
-
-def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw stated against observed frequency, with intervals by patient."""
-    figure, axes = _square("Reliability diagram")
-    axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-    for cell in bins:
-        low, high = cell["observed"]["ci95"]
-        if low is not None:
-            axes.plot([cell["stated"]] * 2, [low, high], color=BLUE, linewidth=1.4)
-        axes.plot([cell["stated"]], [cell["observed"]["value"]], "o", color=BLUE, markersize=5)
-    axes.set(xlabel="stated probability", ylabel="share that has pneumonia")
-    return figure
 
 
 def decision(curve: Mapping[str, Any]) -> Figure:
@@ -51,25 +24,6 @@ def decision(curve: Mapping[str, Any]) -> Figure:
     top = max(0.05, *curve["model"], curve["treat_all"][0])
     axes.set(xlim=(0, 1), ylim=(-0.25 * top - 0.05, 1.1 * top), xlabel="threshold probability", ylabel="net benefit")
     plain_legend(axes)
-    return figure
-
-
-def forest(rows: Estimates, label: str, reference: float | None = None) -> Figure:
-    """Draw one interval per row; `reference` is a dashed line (all images together, or no gap)."""
-    figure = new_figure(7.2, 0.9 + 0.3 * len(rows), label)
-    axes = quiet_axes(figure)
-    if reference is not None:
-        axes.axvline(reference, color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
-    for row, (_, estimate) in enumerate(rows):
-        low, high = estimate["ci95"]
-        if low is not None and high is not None:
-            axes.plot([low, high], [row, row], color=BLUE, linewidth=2.2, solid_capstyle="butt")
-        if estimate["value"] is not None:
-            axes.plot([estimate["value"]], [row], "o", color=BLUE, markersize=5)
-    axes.set_yticks(range(len(rows)), [name.replace("$", r"\$") for name, _ in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"{label}, with 95 % interval")
-    axes.tick_params(axis="y", length=0)
     return figure
 
 
@@ -89,10 +43,3 @@ def transfer(curve: Sequence[Mapping[str, Any]]) -> Figure:
     axes.minorticks_off()
     plain_legend(axes)
     return figure
-
-
-def _square(label: str) -> tuple[Figure, Axes]:
-    figure = new_figure(4.4, 4.4, label)
-    axes = quiet_axes(figure)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    return figure, axes

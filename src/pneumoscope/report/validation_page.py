@@ -8,7 +8,8 @@ from typing import Any
 
 from pneumoscope.errors import DataError
 from pneumoscope.files import read_json, write_text
-from pneumoscope.report import html, validation_figures, wording
+from pneumoscope.palette import BLUE
+from pneumoscope.report import figures, html, validation_figures, wording
 from pneumoscope.report.folders import thumbnail
 
 MOST_ROWS = 40
@@ -164,22 +165,27 @@ def _charts(found: Mapping[str, Any]) -> dict[str, Any]:
     metrics, curves = found["headline"]["metrics"], found["headline"]["curves"]
     charts: dict[str, Any] = {}
     if curves:
+        point = figures.operating_point(metrics["recall"]["value"], metrics["specificity"]["value"])
         drawn = {
-            "roc": validation_figures.roc(curves["roc"], metrics["recall"]["value"], metrics["specificity"]["value"]),
-            "reliability": validation_figures.reliability(curves["reliability"]),
+            "roc": figures.roc([figures.Roc(found["bundle"]["name"], **curves["roc"], point=point)]),
+            "reliability": figures.reliability(curves["reliability"]),
             "decision": validation_figures.decision(curves["decision"]),
         }
         charts |= {name: html.svg(figure) for name, figure in drawn.items()}
     cells = [cell for cell in found["subgroups"]["cells"] if len(cell["group"]) == 1]
-    if rows := [(named(cell["group"]), cell["metrics"]["auroc"]) for cell in cells]:
-        charts["groups"] = html.svg(validation_figures.forest(rows, "AUROC by group", metrics["auroc"]["value"]))
-    within = [("all images", metrics["auroc"])]
-    within += [(f"same {one['column']}", one["auroc"]) for one in found["metadata"]["within"]]
-    within += [(f"{one['column']} alone, no picture", one["auroc"]) for one in found["metadata"]["alone"]]
-    charts["metadata"] = html.svg(validation_figures.forest(within, "AUROC for pneumonia", 0.5))
+    if rows := {named(cell["group"]): cell["metrics"] for cell in cells}:
+        charts["groups"] = _forest(rows, "AUROC by group", metrics["auroc"]["value"])
+    within = {"all images": metrics}
+    within |= {f"same {one['column']}": one for one in found["metadata"]["within"]}
+    within |= {f"{one['column']} alone, no picture": one for one in found["metadata"]["alone"]}
+    charts["metadata"] = _forest(within, "AUROC for pneumonia", 0.5)
     if any(step["rules"] for step in found["transfer"]["curve"]):
         charts["transfer"] = html.svg(validation_figures.transfer(found["transfer"]["curve"]))
     return charts
+
+
+def _forest(rows: Mapping[str, Mapping[str, Any]], heading: str, reference: float | None) -> str:
+    return html.svg(figures.forest(rows, {"auroc": heading}, reference, (BLUE,)))
 
 
 def named(group: Mapping[str, str]) -> str:

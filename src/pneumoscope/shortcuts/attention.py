@@ -8,18 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from pneumoscope.explanation import METHODS
-from pneumoscope.explanation.faithfulness import mean_of
-from pneumoscope.explanation.localisation import energy
-from pneumoscope.explanation.method import DEFAULTS, Options
+from pneumoscope.explanation.method import DEFAULTS, Options, energy
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
-from pneumoscope.records import Estimate, FloatArray
+from pneumoscope.records import Bools, Estimate, FloatArray, Floats
+from pneumoscope.statistics.bootstrap import mean_of
 
-Mask = NDArray[np.bool_]
 CAMS = ("gradcam", "hirescam", "layercam")
 
 
@@ -65,7 +62,7 @@ def maps_of(classifier: Classifier, canvases: Pixels, method: str, options: Opti
 
 
 def attention(
-    maps: FloatArray, lungs: Mask, patients: Sequence[str], method: str, *, seed: int = 0
+    maps: FloatArray, lungs: Bools, patients: Sequence[str], method: str, *, seed: int = 0
 ) -> Attention | None:
     """Measure maps, float32 [n, S, S] at least 0, against lungs, bool [n, S, S]; None where under two have content.
 
@@ -86,7 +83,7 @@ def attention(
     mean_map = shown.mean(axis=0)
     strongest = mean_map >= np.quantile(mean_map, 0.95)
 
-    def by_patient(values: NDArray[np.float64]) -> Estimate:
+    def by_patient(values: Floats) -> Estimate:
         return mean_of(values, seed=seed, groups=groups)
 
     return Attention(
@@ -117,7 +114,7 @@ def grain(classifier: Classifier) -> int | None:
     return int(last_map.shape[2]) if last_map.ndim == 4 else None  # of both orders the third
 
 
-def attainable(lungs: Mask, cells: int) -> float:
+def attainable(lungs: Bools, cells: int) -> float:
     """Return the share of energy in the lungs of a map that follows them as well as its grain allows, 0..1.
 
     `lungs`: bool [n, S, S]; `cells`: of the map along a side. Each cell has its share of lung, and the map is enlarged

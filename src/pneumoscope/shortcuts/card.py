@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.cohort import cohort
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.evaluation.auc import auroc_estimate
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.lungs import LungSegmenter
 from pneumoscope.predict import Classifier
-from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.records import RESEARCH_ONLY, Progress
 from pneumoscope.shortcuts import verdict
 from pneumoscope.shortcuts.examples import write_examples, write_maps
 from pneumoscope.shortcuts.items import Answer, answer_all, change_items, removal_items
 from pneumoscope.shortcuts.knowledge import along_items, attention_items, probe_items
 from pneumoscope.shortcuts.radiographs import Masks, Radiographs, gather
+from pneumoscope.statistics.auc import auroc_estimate
+from pneumoscope.statistics.cohort import cohort
 from pneumoscope.version import __version__
 
 SCHEMA = 1
@@ -34,7 +34,7 @@ def shortcut_card(
     images: int = MOST_IMAGES,
     cam_images: int = MOST_MAPS,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Test whether a network answers from the lungs; write `audit.json` and figures to `out`, return the card.
 

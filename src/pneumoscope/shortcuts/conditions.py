@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects, label, median_filter
 from scipy.spatial import ConvexHull, QhullError
@@ -25,10 +24,7 @@ from pneumoscope.bundle.calibration import pneumonia_logit
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import lung_box, zones
 from pneumoscope.predict import Classifier
-from pneumoscope.records import FloatArray
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from pneumoscope.records import Bools, FloatArray, Floats
 
 HOLE = 0.04  # of the side, by which the hulls of the lungs are widened, to include the pleura
 COMMON = 0.05  # of the images: pixels in the holes of so many are removed from all
@@ -51,9 +47,9 @@ class Chest:
     """
 
     image: Pixels
-    lungs: Mask
-    hole: Mask
-    region: Mask
+    lungs: Bools
+    hole: Bools
+    region: Bools
     box: tuple[int, int, int, int]
 
 
@@ -75,7 +71,7 @@ def chest_of(image: Pixels, mask: FloatArray) -> Chest:
     return Chest(image, zone > 0, hole, hole, lung_box(mask, margin=HOLE))
 
 
-def _hull(mask: Mask) -> Mask:
+def _hull(mask: Bools) -> Bools:
     """Return the convex hull of what is true in bool [S, S]; the mask itself where that is a line."""
     points = np.argwhere(mask & ~binary_erosion(mask))
     try:
@@ -87,11 +83,11 @@ def _hull(mask: Mask) -> Mask:
     return (np.asarray(image) > 0) | mask
 
 
-def _widened(mask: Mask, share: float) -> Mask:
+def _widened(mask: Bools, share: float) -> Bools:
     """Return the mask and what lies within a share of the side of it."""
     if not mask.any():
         return mask
-    near: Mask = distance_transform_edt(~mask) <= share * mask.shape[0]
+    near: Bools = distance_transform_edt(~mask) <= share * mask.shape[0]
     return near
 
 
@@ -110,7 +106,7 @@ def with_region(chests: Sequence[Chest], share: float = COMMON) -> list[Chest]:
 # --- fills of removed parts -------------------------------------------------------------------------------
 
 
-def mean_fill(canvases: Pixels, positive: Mask | None = None) -> Pixels:
+def mean_fill(canvases: Pixels, positive: Bools | None = None) -> Pixels:
     """Return the mean of images, uint8 [S, S] from uint8 [n, S, S]; with labels bool [n] both classes weigh alike.
 
     It looks like a chest of undecided disease, so the answers stay in the network's usual range.
@@ -120,7 +116,7 @@ def mean_fill(canvases: Pixels, positive: Mask | None = None) -> Pixels:
     return np.asarray(np.rint(np.mean(means, axis=0)), np.uint8)
 
 
-def noise_fill(canvases: Pixels, positive: Mask | None = None, *, seed: int = 0) -> Pixels:
+def noise_fill(canvases: Pixels, positive: Bools | None = None, *, seed: int = 0) -> Pixels:
     """Return noise uint8 [S, S] with the grey levels of all images uint8 [n, S, S], both classes weighing alike."""
     groups = [canvases] if positive is None else [canvases[positive], canvases[~positive]]
     shares = [np.bincount(group.ravel(), minlength=256) / group.size for group in groups if len(group)]
@@ -183,13 +179,13 @@ def everything_removed(chest: Chest, fill: Pixels) -> Pixels:
     return fill
 
 
-def _frame(side: int, share: float) -> Mask:
+def _frame(side: int, share: float) -> Bools:
     position = np.arange(side)
     edge = (position < share * side) | (position >= side - share * side)
     return edge[:, None] | edge
 
 
-def text_in(image: Pixels) -> Mask:
+def text_in(image: Pixels) -> Bools:
     """Return where something looks like burnt-in text, bool [S, S] from uint8 [S, S]: small and bright against near.
 
     A bone's edge or an electrode may be masked too; masking too much does less harm here than too little.

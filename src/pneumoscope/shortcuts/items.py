@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
-from pneumoscope.cohort import cohort, proportion
-from pneumoscope.evaluation.auc import PairedAuroc, paired_auroc, ranking, weighted_areas
-from pneumoscope.evaluation.bootstrap import interval, replicate
-from pneumoscope.explanation.faithfulness import mean_of
 from pneumoscope.predict import Classifier
-from pneumoscope.records import Estimate
+from pneumoscope.records import Bools, Estimate, Floats, Ints, Progress
 from pneumoscope.shortcuts import verdict
 from pneumoscope.shortcuts.conditions import ADDED, REMOVED, logits, noise_fill, outline, untouched
 from pneumoscope.shortcuts.probes import probe
 from pneumoscope.shortcuts.radiographs import Radiographs
+from pneumoscope.statistics.auc import PairedAuroc, paired_auroc, ranking, weighted_areas
+from pneumoscope.statistics.bootstrap import interval, mean_of, replicate
+from pneumoscope.statistics.cohort import cohort
+from pneumoscope.statistics.proportions import proportion
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Progress = Callable[[int, int], None]
 CLEAN = "untouched"
 # Removed with two fills, because the network's answers to one of them may be saturated.
 AGAIN = ("lung_region_removed", "lungs_removed")
@@ -87,7 +83,7 @@ def answer_all(classifier: Classifier, radiographs: Radiographs, progress: Progr
 # --- without the lungs, and with them alone ---------------------------------------------------------------
 
 
-def kept_share(y: Bools, clean: Floats, changed: Floats, codes: NDArray[np.int64], seed: int) -> Estimate:
+def kept_share(y: Bools, clean: Floats, changed: Floats, codes: Ints, seed: int) -> Estimate:
     """Return the share of (AUROC - .5) that changed images keep, with an interval by patient (bootstrap).
 
     `y`: bool [n]; `clean`, `changed`: scores [n]; `codes`: the patient of each. NaN where the clean AUROC is .5.
@@ -95,7 +91,7 @@ def kept_share(y: Bools, clean: Floats, changed: Floats, codes: NDArray[np.int64
     c = cohort(y, clean, codes)
     ranks = ranking(clean), ranking(changed)
 
-    def statistic(weights: NDArray[np.int64]) -> Floats:
+    def statistic(weights: Ints) -> Floats:
         areas = [weighted_areas(rank, y, weights[:, c.codes])[0] - 0.5 for rank in ranks]
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray((areas[1] / areas[0])[:, None], np.float64)
@@ -144,7 +140,7 @@ def _negative(estimate: Estimate) -> Estimate:
     return Estimate(-estimate.value, -estimate.high, -estimate.low, estimate.method)
 
 
-def _area(y: Bools, score: Floats, codes: NDArray[np.int64]) -> dict[str, Any]:
+def _area(y: Bools, score: Floats, codes: Ints) -> dict[str, Any]:
     c = cohort(y, score, codes)
     return paired_auroc(c, c).auc_a.as_json()
 
@@ -172,14 +168,14 @@ def _hidden(key: str, radiographs: Radiographs, answers: Mapping[str, Answer], s
     return replace(item, limit=limit, facts=facts)
 
 
-def taken_share(y: Bools, clean: Floats, changed: Floats, codes: NDArray[np.int64], seed: int) -> Estimate:
+def taken_share(y: Bools, clean: Floats, changed: Floats, codes: Ints, seed: int) -> Estimate:
     """Return the share of the distance between the classes' means that a change takes, with an interval by patient.
 
     `y`: bool [n]; `clean`, `changed`: log-odds [n]; `codes`: the patient of each. 0: none, 1: all of it.
     """
     c = cohort(y, clean, codes)
 
-    def statistic(weights: NDArray[np.int64]) -> Floats:
+    def statistic(weights: Ints) -> Floats:
         of = weights[:, c.codes].astype(np.float64)
         ill, well = of * y, of * ~y
         with np.errstate(divide="ignore", invalid="ignore"):

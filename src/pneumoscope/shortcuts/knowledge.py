@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.data.checks.shortcuts import encode
 from pneumoscope.errors import BundleError, ConfigError
 from pneumoscope.predict import Classifier
-from pneumoscope.records import Estimate
+from pneumoscope.records import Bools, Estimate
 from pneumoscope.shortcuts import verdict
 from pneumoscope.shortcuts.attention import CAMS, Attention, attainable, attention, grain, maps_of
 from pneumoscope.shortcuts.items import CLEAN, Answer, Item, not_tested
 from pneumoscope.shortcuts.probes import attributes, embeddings, enough, exposure, probe, reduced, shape
 from pneumoscope.shortcuts.radiographs import Radiographs
-
-Bools = NDArray[np.bool_]
 
 
 def attention_items(

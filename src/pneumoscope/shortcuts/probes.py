@@ -6,18 +6,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pneumoscope.data.checks.shortcuts import auroc_interval, out_of_fold
+from pneumoscope.data.checks.shortcuts import out_of_fold
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
-from pneumoscope.records import Estimate, Sample
+from pneumoscope.records import Bools, Estimate, Floats, Ints, Sample
 from pneumoscope.shortcuts.verdict import MIN_PATIENTS
+from pneumoscope.statistics.auc import auroc_interval
 
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-Codes = NDArray[np.int64]
 _BATCH, _BINS, _COMPONENTS, _MOST_LEVELS = 32, 32, 32, 4
 
 
@@ -55,7 +52,7 @@ def exposure(canvases: Pixels) -> Floats:
     )
 
 
-def shape(sizes: NDArray[np.int64]) -> Floats | None:
+def shape(sizes: Ints) -> Floats | None:
     """Return log width, log height and log aspect ratio, float64 [n, 3], from widths and heights in pixels [n, 2].
 
     None where all images are of one size.
@@ -64,17 +61,17 @@ def shape(sizes: NDArray[np.int64]) -> Floats | None:
     return None if np.ptp(sizes, axis=0).max() == 0 else np.column_stack([logs, logs[:, 0] - logs[:, 1]])
 
 
-def probe(features: Floats, y: Mask, groups: Codes, seed: int) -> Estimate:
+def probe(features: Floats, y: Bools, groups: Ints, seed: int) -> Estimate:
     """Return the AUROC for `y`, bool [n], of a logistic regression on features [n, k] fitted without the patient."""
     return auroc_interval(y, out_of_fold(features, y, groups, seed=seed), groups, seed=seed)
 
 
-def enough(y: Mask, groups: Codes) -> bool:
+def enough(y: Bools, groups: Ints) -> bool:
     """Say whether both classes of bool [n] have ten patients."""
     return min(len(np.unique(groups[y])), len(np.unique(groups[~y]))) >= MIN_PATIENTS
 
 
-def attributes(samples: Sequence[Sample]) -> Iterator[tuple[str, Mask, Mask]]:
+def attributes(samples: Sequence[Sample]) -> Iterator[tuple[str, Bools, Bools]]:
     """Yield (name, known bool [n], true bool [n]) for attributes of patient and acquisition in the table.
 
     Age is cut at its median. A column of words gives one attribute for each of its four most frequent words, or one in

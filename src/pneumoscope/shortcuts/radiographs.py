@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, ImageError
@@ -16,7 +15,7 @@ from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import mask_fault
 from pneumoscope.predict import Classifier
-from pneumoscope.records import PNEUMONIA, FloatArray, Sample
+from pneumoscope.records import PNEUMONIA, Bools, FloatArray, Ints, Sample
 from pneumoscope.shortcuts.conditions import Chest, chest_of, mean_fill, with_region
 from pneumoscope.shortcuts.verdict import MIN_PATIENTS
 
@@ -35,10 +34,10 @@ class Radiographs:
 
     samples: tuple[Sample, ...]
     canvases: Pixels
-    sizes: NDArray[np.int64]
+    sizes: Ints
     chests: tuple[Chest, ...]
-    labels: NDArray[np.bool_] | None
-    codes: NDArray[np.int64]
+    labels: Bools | None
+    codes: Ints
     fill: Pixels
     unread: int
     without_lungs: int
@@ -54,7 +53,7 @@ class Radiographs:
         return [sample.patient_id for sample in self.samples]
 
     @property
-    def lungs(self) -> NDArray[np.bool_]:
+    def lungs(self) -> Bools:
         """Where the lungs are, bool [n, S, S]."""
         return np.stack([chest.lungs for chest in self.chests])
 

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from pneumoscope.bundle.calibration import calibrate, calibration_sections
 from pneumoscope.bundle.files import add_evidence, load_bundle, save_bundle
 from pneumoscope.config import Experiment, save_experiment
-from pneumoscope.data.cache import PixelCache, Progress, open_cache
+from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
@@ -37,6 +37,7 @@ from pneumoscope.lungs import LungSegmenter, crop_of, mask_fault
 from pneumoscope.networks.network import Network, build_network, require_size, round_weights
 from pneumoscope.networks.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
+from pneumoscope.records import Progress
 from pneumoscope.training.dataset import CLASSES, in_other_surroundings
 from pneumoscope.training.features import best_device, predict_logits
 from pneumoscope.training.fit import Hardware, Report, Row

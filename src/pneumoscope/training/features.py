@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from pneumoscope.files import atomic_path
 from pneumoscope.images.preparation import Preparation
 from pneumoscope.networks.network import Network, answer
 from pneumoscope.networks.transforms import prepare
+from pneumoscope.records import Progress
 
 _BATCH = 32
 
@@ -24,7 +25,7 @@ def encode(
     preparation: Preparation,
     *,
     device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Return features float32 [M, F] of all rows of the cache, without augmentation, in eval mode.
 

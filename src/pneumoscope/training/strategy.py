@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from pneumoscope.config import Experiment
-from pneumoscope.data.cache import PixelCache, Progress
+from pneumoscope.data.cache import PixelCache
 from pneumoscope.errors import DataError
 from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.networks.network import Network, freeze, frozen_modules, stages
-from pneumoscope.records import Sample
+from pneumoscope.records import Progress, Sample
 from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets
 from pneumoscope.training.features import best_device, encode
 from pneumoscope.training.fit import Hardware, Phase, Report, Row, fit

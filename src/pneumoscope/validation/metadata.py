@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.cohort import Bools, Cohort, Floats, Ints, cohort
-from pneumoscope.data.checks.shortcuts import LIMIT, MIN_PATIENTS, auroc_interval, encode, out_of_fold
-from pneumoscope.evaluation.auc import ranking, weighted_areas
-from pneumoscope.evaluation.bootstrap import Statistic, interval, replicate, without_false_certainty
+from pneumoscope.data.checks.shortcuts import LIMIT, MIN_PATIENTS, encode, out_of_fold
+from pneumoscope.records import Bools, Floats, Ints
+from pneumoscope.statistics.auc import auroc_interval, ranking, weighted_areas
+from pneumoscope.statistics.bootstrap import Statistic, interval, replicate, without_false_certainty
+from pneumoscope.statistics.cohort import Cohort, cohort
 from pneumoscope.validation.study import SITE, Study, Words
 
 DROP = 0.03  # an AUROC that falls by more within a stratum is flagged

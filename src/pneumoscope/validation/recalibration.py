@@ -11,10 +11,11 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumoscope.bundle.calibration import at_prevalence, estimate_prevalence
-from pneumoscope.cohort import Bools, Floats, Ints, cohort
-from pneumoscope.evaluation.bootstrap import interval, p_value, replicate
 from pneumoscope.evaluation.metrics import evaluate_predictions
-from pneumoscope.evaluation.reliability import calibration_estimates, log_odds, logistic
+from pneumoscope.records import Bools, Floats, Ints
+from pneumoscope.statistics.bootstrap import interval, p_value, replicate
+from pneumoscope.statistics.cohort import cohort
+from pneumoscope.statistics.reliability import calibration_estimates, log_odds, logistic
 from pneumoscope.validation.study import Study
 
 FOLDS = 5

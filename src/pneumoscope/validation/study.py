@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pneumoscope.cohort import Bools, Floats
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.metrics import evaluate_predictions
-from pneumoscope.evaluation.rates import likelihood_ratios
-from pneumoscope.evaluation.reliability import calibration_estimates
-from pneumoscope.records import PNEUMONIA, Estimate, Sample
+from pneumoscope.records import PNEUMONIA, Bools, Estimate, Floats, Sample
+from pneumoscope.statistics.rates import likelihood_ratios
+from pneumoscope.statistics.reliability import calibration_estimates
 
 Words = NDArray[np.str_]
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pneumoscope.cohort import Z95, Bools, Cohort, Floats, Ints, cohort, proportion
-from pneumoscope.evaluation.auc import ranking, weighted_areas
-from pneumoscope.evaluation.bootstrap import Statistic, interval, replicate
-from pneumoscope.evaluation.comparison import holm
-from pneumoscope.records import Estimate
+from pneumoscope.records import Bools, Estimate, Floats, Ints
+from pneumoscope.statistics.auc import ranking, weighted_areas
+from pneumoscope.statistics.bootstrap import Statistic, interval, replicate
+from pneumoscope.statistics.cohort import Cohort, cohort
+from pneumoscope.statistics.comparison import holm
+from pneumoscope.statistics.proportions import Z95, proportion
 from pneumoscope.validation.study import AGE, Study, counts, figures
 
 LEAST = 50  # images with pneumonia under which a cell is not shown

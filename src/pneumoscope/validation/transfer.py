@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.bundle.calibration import TARGET, operating_points, threshold_reaching
-from pneumoscope.cohort import Bools, Floats, Ints, cohort, proportion
-from pneumoscope.evaluation.auc import auroc_estimate
 from pneumoscope.evaluation.metrics import evaluate_predictions
-from pneumoscope.evaluation.reliability import calibration_estimates
+from pneumoscope.records import Bools, Floats, Ints
+from pneumoscope.statistics.auc import auroc_estimate
+from pneumoscope.statistics.cohort import cohort
+from pneumoscope.statistics.proportions import proportion
+from pneumoscope.statistics.reliability import calibration_estimates
 from pneumoscope.validation.recalibration import fit
 from pneumoscope.validation.study import SITE, Study, counts
 

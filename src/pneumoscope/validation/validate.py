@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.evaluation.benefit import decision_curve
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.evaluation.ledger import Look
-from pneumoscope.evaluation.rates import predictive_values
-from pneumoscope.evaluation.reliability import log_odds, reliability_diagram
-from pneumoscope.evaluation.sample_size import Planned, required
 from pneumoscope.files import plain, write_json
 from pneumoscope.predict import Classifier
-from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.records import RESEARCH_ONLY, Progress
+from pneumoscope.statistics.benefit import decision_curve
+from pneumoscope.statistics.rates import predictive_values
+from pneumoscope.statistics.reliability import log_odds, reliability_diagram
+from pneumoscope.statistics.sample_size import Planned, required
 from pneumoscope.validation.checklist import fill
 from pneumoscope.validation.flags import flags
 from pneumoscope.validation.flow import failures, flow, voids
@@ -44,7 +44,7 @@ def validate(
     site: str | None = None,
     groups: Sequence[str] = (),
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     look: Look | None = None,
 ) -> dict[str, Any]:
     """Evaluate a bundle on labelled images and write `validation.json` and `checklist.json` beside its metrics.

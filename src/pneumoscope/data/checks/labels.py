@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from pneumoscope.data.checks.problems import EXAMPLES, Evidence, Problem, amount, of_images
-from pneumoscope.data.checks.shortcuts import LIMIT, Z95, newcombe_interval
+from pneumoscope.data.checks.shortcuts import LIMIT
 from pneumoscope.records import LABELS, PNEUMONIA, SPLITS
+from pneumoscope.statistics.auc import newcombe_interval
+from pneumoscope.statistics.proportions import Z95, wilson
 
 IMBALANCE = 2.0
 EXPECTED = 0.95  # accuracy and AUROC at which the precision of a split is computed
@@ -101,18 +103,14 @@ def precision(table: pd.DataFrame) -> list[dict[str, Any]]:
     result = []
     for name in sorted(parts, key=lambda key: SPLITS.index(key) if key in SPLITS else -1):
         n, positive = len(parts[name]), int((parts[name]["label"] == PNEUMONIA).sum())
-        auroc = None
-        if 0 < positive < n:
-            low, high = newcombe_interval(EXPECTED, positive, n - positive)
-            auroc = (high - low) / 2
-        half_width = {"accuracy": wilson_half_width(EXPECTED, n), "auroc": auroc}
+        auroc = _half(newcombe_interval(EXPECTED, positive, n - positive)) if 0 < positive < n else None
+        half_width = {"accuracy": _half(wilson(EXPECTED, n)), "auroc": auroc}
         result.append({"split": name, "n": n, "n_pneumonia": positive, "half_width": half_width})
     return result
 
 
-def wilson_half_width(share: float, n: int) -> float:
-    """Return half the length of Wilson's 95 % interval of a share (0..1) of n independent images."""
-    return Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
+def _half(ends: tuple[float, float]) -> float:
+    return (ends[1] - ends[0]) / 2
 
 
 def check_splits(evidence: Evidence) -> list[Problem]:

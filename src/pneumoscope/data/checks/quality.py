@@ -29,9 +29,9 @@ from pneumoscope.data.checks.problems import Evidence, Problem
 from pneumoscope.data.checks.shortcuts import LIMIT, shortcuts
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.mosaic import write_mosaic
-from pneumoscope.data.scan import Progress, Scan, scan
+from pneumoscope.data.scan import Scan, scan
 from pneumoscope.files import out_folder, write_json
-from pneumoscope.records import RESEARCH_ONLY
+from pneumoscope.records import RESEARCH_ONLY, Progress
 from pneumoscope.version import __version__
 
 SHOWN_PAIRS = 16

@@ -8,26 +8,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pneumoscope.data.scan import Scan
-from pneumoscope.records import PNEUMONIA, Estimate
+from pneumoscope.records import PNEUMONIA, Bools, Estimate, Floats, Ints
+from pneumoscope.statistics.auc import auroc_interval
 
 LIMIT = 0.60  # flagged where the whole interval lies above it, or below one minus it
 MIN_PATIENTS = 10  # per class
-RESAMPLES = 1000
 FOLDS = 5
 MAX_LEVELS = 20
-Z95 = 1.959964
-
-Floats = NDArray[np.float64]
-_CHUNK = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +54,7 @@ def shortcuts(scan: Scan, *, seed: int = 0) -> list[dict[str, Any]]:
     return [_record(feature, y, groups, seed) for feature in features]
 
 
-def _record(feature: Feature, y: NDArray[np.bool_], groups: NDArray[np.int64], seed: int) -> dict[str, Any]:
+def _record(feature: Feature, y: Bools, groups: Ints, seed: int) -> dict[str, Any]:
     fitted = feature.columns.shape[1] > 1
     scores = out_of_fold(feature.columns, y, groups, seed=seed) if fitted else feature.columns[:, 0]
     estimate = auroc_interval(y, scores, groups, seed=seed)
@@ -109,7 +102,7 @@ def is_colour(mode: str) -> bool:
     )
 
 
-def _table_features(scan: Scan, rows: NDArray[np.int64]) -> list[Feature]:
+def _table_features(scan: Scan, rows: Ints) -> list[Feature]:
     samples = [scan.manifest.samples[row] for row in rows]
     columns: dict[str, list[str]] = {
         "age_years": ["" if sample.age_years is None else str(sample.age_years) for sample in samples],
@@ -148,9 +141,7 @@ def encode(values: Sequence[str]) -> Floats | None:
 # --- statistics -------------------------------------------------------------------------------------------
 
 
-def out_of_fold(
-    columns: Floats, y: NDArray[np.bool_], groups: NDArray[np.int64], *, seed: int, folds: int = FOLDS
-) -> Floats:
+def out_of_fold(columns: Floats, y: Bools, groups: Ints, *, seed: int, folds: int = FOLDS) -> Floats:
     """Return float64 [N], log-odds of pneumonia from a logistic regression fitted without the own patient."""
     scores = np.zeros(len(y))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -158,73 +149,3 @@ def out_of_fold(
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         scores[test] = model.fit(columns[train], y[train]).decision_function(columns[test])
     return scores
-
-
-def auroc_interval(
-    y: NDArray[np.bool_], scores: Floats, groups: NDArray[np.int64], *, seed: int, resamples: int = RESAMPLES
-) -> Estimate:
-    """Return the AUROC with the wider of two 95 % intervals: bootstrap over patients, and Newcombe's.
-
-    A bootstrap collapses to a point where the classes separate fully, and Newcombe's interval (with the
-    number of patients as its sample size) does not; it cannot see that images of a patient are alike.
-
-    Args:
-        y: bool [N], true for pneumonia.
-        scores: float64 [N], finite.
-        groups: int [N] in 0..G-1, the patient of each image.
-        seed: of the bootstrap.
-        resamples: how many times the patients are drawn.
-    """
-    rng = np.random.default_rng(seed)
-    n_groups = int(groups.max()) + 1
-    values: list[Floats] = []
-    for start in range(0, resamples, _CHUNK):
-        size = min(_CHUNK, resamples - start)
-        drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=size)
-        values.append(weighted_auroc(y, scores, drawn[:, groups].astype(np.float64)))
-    low, high = np.nanpercentile(np.concatenate(values), (2.5, 97.5))
-    value = float(weighted_auroc(y, scores, np.ones((1, len(y))))[0])
-    by_score = newcombe_interval(value, len(np.unique(groups[y])), len(np.unique(groups[~y])))
-    return Estimate(
-        value,
-        min(float(low), by_score[0]),
-        max(float(high), by_score[1]),
-        f"wider of Newcombe's interval and a bootstrap over patients ({resamples} resamples)",
-    )
-
-
-def newcombe_interval(auroc: float, n_positive: int, n_negative: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the 95 % score interval of an AUROC, of positive width at 0 and 1 too.
-
-    The ends solve |A - auroc| = 1.96 sqrt(V(A)) with Hanley and McNeil's variance (Radiology 1982) at the
-    mean of the two sample sizes: method 5 of Newcombe, Statistics in Medicine 2006;25:559-573.
-    """
-    n = (n_positive + n_negative) / 2
-
-    def excess(area: float) -> float:
-        spread = 1 + (n - 1) * ((1 - area) / (2 - area) + area / (1 + area))
-        variance = area * (1 - area) * spread / (n_positive * n_negative)
-        return (area - auroc) ** 2 - Z95**2 * variance
-
-    tiny = 1e-9  # at 0 and 1 the point itself is the other, trivial root
-    low = 0.0 if auroc <= 0 else float(brentq(excess, 0.0, min(auroc, 1 - tiny)))
-    high = 1.0 if auroc >= 1 else float(brentq(excess, max(auroc, tiny), 1.0))
-    return low, high
-
-
-def weighted_auroc(y: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """Return float64 [B], the AUROC under B sets of weights [B, N]; NaN where a class has no weight.
-
-    The Mann-Whitney form: the share of (pneumonia, normal) pairs in which pneumonia scores higher, ties
-    counting half.
-    """
-    order = np.argsort(scores, kind="stable")
-    tied = rankdata(scores[order], method="dense").astype(np.int64) - 1
-    starts = np.flatnonzero(np.diff(tied, prepend=-1))
-    positive = np.add.reduceat(weights[:, order] * y[order], starts, axis=1)
-    negative = np.add.reduceat(weights[:, order] * ~y[order], starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative
-    wins = (positive * (below + negative / 2)).sum(axis=1)
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    result: Floats = np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
-    return result

@@ -19,14 +19,14 @@ from typing import Any
 import httpx
 
 from pneumoscope.data.fetch.catalogue import DataSet, RemoteFile, catalogue
-from pneumoscope.data.fetch.resumable import Patience, Progress, check_file, require_space, transfer
+from pneumoscope.data.fetch.resumable import Patience, check_file, require_space, transfer
 from pneumoscope.data.fetch.unpack import unpack
 from pneumoscope.errors import DownloadError, storage_errors
 from pneumoscope.files import atomic_folder, out_folder, read_json, write_json
-from pneumoscope.records import LABELS, SPLITS
+from pneumoscope.records import LABELS, SPLITS, Progress
 from pneumoscope.version import __version__
 
-__all__ = ["Patience", "Progress", "catalogue", "fetch", "fetch_set"]
+__all__ = ["Patience", "catalogue", "fetch", "fetch_set"]
 
 SEAL = "fetched.json"
 

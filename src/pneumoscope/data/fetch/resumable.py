@@ -24,8 +24,7 @@ import numpy as np
 from pneumoscope.data.fetch.catalogue import RemoteFile
 from pneumoscope.errors import DataError, DownloadError, StorageError, storage_errors
 from pneumoscope.files import atomic_path, read_json, write_json
-
-Progress = Callable[[int, int | None], None]
+from pneumoscope.records import Progress
 
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _FINAL = {

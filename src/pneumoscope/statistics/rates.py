@@ -1,4 +1,4 @@
-"""What a call is worth: likelihood ratios, and predictive values where pneumonia is rarer or commoner."""
+"""What calls are worth: figures of confusion counts, likelihood ratios, predictive values at another prevalence."""
 
 from __future__ import annotations
 
@@ -8,11 +8,47 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from pneumoscope.cohort import ONE_CLASS, Bools, Cohort, cohort, proportion
 from pneumoscope.errors import DataError
-from pneumoscope.records import Estimate
+from pneumoscope.records import Bools, Estimate, Floats
+from pneumoscope.statistics.cohort import ONE_CLASS, Cohort, cohort
+from pneumoscope.statistics.proportions import proportion
+
+COUNTED = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "npv", "mcc")
 
 _METHOD = "MOVER from Wilson intervals with the design effect of patients"
+
+
+def confusion(y: ArrayLike, predicted: ArrayLike) -> dict[str, int]:
+    """Count images by truth and call: `tn, fp, fn, tp`. Both arguments: 0/1 [n]; raises `DataError` else."""
+    c = _calls(y, predicted)
+    return {name: int(mask.sum()) for name, mask in _cells(c.y, c.score > 0).items()}
+
+
+def counted(tn: Floats, fp: Floats, fn: Floats, tp: Floats) -> dict[str, Floats]:
+    """Return the figures `COUNTED` of confusion counts, any matching shapes; 0 / 0 gives NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is promised
+        recall, specificity = tp / (tp + fn), tn / (tn + fp)
+        product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+        return {
+            "accuracy": (tp + tn) / (tn + fp + fn + tp),
+            "balanced_accuracy": (recall + specificity) / 2,
+            "precision": tp / (tp + fp),
+            "recall": recall,
+            "specificity": specificity,
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "npv": tn / (tn + fn),
+            "mcc": (tp * tn - fp * fn) / np.sqrt(product),
+        }
+
+
+def confusion_by_patient(c: Cohort, called: Bools) -> Floats:
+    """Return float64 [n_patients, 4]: each patient's images as tn, fp, fn, tp."""
+    return by_patient(c, list(_cells(c.y, called).values()))
+
+
+def by_patient(c: Cohort, columns: Sequence[Bools | Floats]) -> Floats:
+    """Return float64 [n_patients, len(columns)]: the sum over each patient's images of every column [n]."""
+    return np.stack([np.bincount(c.codes, column, minlength=c.n_patients) for column in columns], axis=1)
 
 
 def likelihood_ratios(y: ArrayLike, called: ArrayLike, patients: Sequence[str]) -> dict[str, Estimate]:
@@ -57,7 +93,11 @@ def predictive_values(
     }
 
 
-def _calls(y: ArrayLike, called: ArrayLike, patients: Sequence[str]) -> Cohort:
+def _cells(y: Bools, called: Bools) -> dict[str, Bools]:
+    return {"tn": ~y & ~called, "fp": ~y & called, "fn": y & ~called, "tp": y & called}
+
+
+def _calls(y: ArrayLike, called: ArrayLike, patients: Sequence[str] | None = None) -> Cohort:
     c = cohort(y, called, patients)
     if not np.isin(c.score, (0, 1)).all():
         raise DataError("calls must be 0 or 1", remedy="apply the threshold first")

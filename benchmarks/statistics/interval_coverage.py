@@ -1,6 +1,6 @@
 """Do the 95 % intervals hold 95 % of the time where a patient's images are alike, and how fast are they?
 
-    python benchmarks/interval_coverage.py --out runs/statistics [--simulations 1000] [--resamples 1000]
+    python benchmarks/statistics/interval_coverage.py --out runs/statistics [--simulations 1000] [--resamples 1000]
 
 Simulated studies: patients with three images each, correlated by .8 within the patient, half of the patients with
 pneumonia; truths from one study of 600,000 patients. The target is 93 to 97 %. Writes statistics.json and prints
@@ -17,20 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mrmc import obuchowski_rockette
 from numpy.typing import NDArray
 from scipy import special
 
 from pneumoscope.bundle.calibration import operating_points
-from pneumoscope.cohort import cohort, proportion
-from pneumoscope.evaluation.auc import auroc_unpaired, delong, obuchowski, obuchowski_paired
-from pneumoscope.evaluation.benefit import decision_curve
-from pneumoscope.evaluation.margins import proportion_difference
 from pneumoscope.evaluation.metrics import evaluate_predictions
-from pneumoscope.evaluation.mrmc import obuchowski_rockette
-from pneumoscope.evaluation.rates import likelihood_ratios, predictive_values
-from pneumoscope.evaluation.reliability import calibration_estimates
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.records import Estimate
+from pneumoscope.statistics.auc import auroc_unpaired, delong, obuchowski, obuchowski_paired
+from pneumoscope.statistics.benefit import decision_curve
+from pneumoscope.statistics.cohort import cohort
+from pneumoscope.statistics.margins import proportion_difference
+from pneumoscope.statistics.proportions import proportion
+from pneumoscope.statistics.rates import likelihood_ratios, predictive_values
+from pneumoscope.statistics.reliability import calibration_estimates
 
 CORRELATION, SIZE, CUT, TARGET = 0.8, 3, 0.5, 0.9
 

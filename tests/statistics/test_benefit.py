@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.benefit import decision_curve
+from pneumoscope.statistics.benefit import decision_curve
 
 
 def sample(n=240, seed=0):

@@ -9,19 +9,21 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pneumoscope.cohort import cohort
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.auc import (
+from pneumoscope.statistics.auc import (
     auprc,
     auroc,
+    auroc_interval,
     auroc_unpaired,
     delong,
     delong_paired,
+    newcombe_interval,
     obuchowski,
     obuchowski_paired,
     ranking,
     weighted_areas,
 )
+from pneumoscope.statistics.cohort import cohort
 
 Z = 1.959963984540054
 
@@ -304,3 +306,33 @@ def test_unpaired_counts_patients_and_refuses_one_class():
     other = cohort(OUTCOME, MARKER["s100b"])
     assert auroc_unpaired(doubled, other).t == pytest.approx(auroc_unpaired(a, other).t), "copies add nothing"
     assert np.isnan(auroc_unpaired(a, cohort([1, 1], [0.1, 0.2])).p)
+
+
+def test_newcombe_interval_solves_its_equation_and_never_collapses() -> None:
+    for area, m, n in ((0.95, 8, 8), (0.5, 100, 30), (0.83, 134, 388)):
+        for end in newcombe_interval(area, m, n):
+            size = (m + n) / 2
+            variance = end * (1 - end) * (1 + (size - 1) * ((1 - end) / (2 - end) + end / (1 + end))) / (m * n)
+            assert abs(end - area) == pytest.approx(1.959964 * np.sqrt(variance), rel=1e-6)
+    low, high = newcombe_interval(1.0, 20, 20)
+    assert (0.8 < low < 0.95, high) == (True, 1.0)
+    assert newcombe_interval(0.0, 20, 20) == pytest.approx((1 - high, 1 - low))
+
+
+def test_newcombe_interval_takes_no_level_that_it_would_ignore() -> None:
+    with pytest.raises(TypeError):
+        newcombe_interval(0.9, 20, 20, 1.645)  # type: ignore[call-arg]
+
+
+@pytest.mark.slow
+def test_auroc_interval_covers_the_truth_with_several_images_per_patient() -> None:
+    """Of 200 samples of 100 patients with three alike images each, about 95 % cover AUROC = Phi(1/sqrt 2)."""
+    truth, hits = 0.7602499, 0
+    groups = np.repeat(np.arange(100), 3)
+    y = groups < 50
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        scores = rng.normal(size=100)[groups] * np.sqrt(0.9) + rng.normal(size=300) * np.sqrt(0.1) + y
+        estimate = auroc_interval(y, scores, groups, seed=seed, resamples=200)
+        hits += estimate.low <= truth <= estimate.high
+    assert 182 <= hits <= 199

@@ -1,4 +1,4 @@
-"""Patients as the unit of chance: drawing them, and proportions of their images."""
+"""Shares of images and their interval, against statsmodels and by simulation."""
 
 from __future__ import annotations
 
@@ -7,18 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from pneumoscope.cohort import cohort, proportion, resampled_weights, wilson
-from pneumoscope.errors import DataError
-
-
-def test_every_row_draws_as_many_patients_as_there_are():
-    blocks = list(resampled_weights(700, 5000, np.random.default_rng(0), width=2000))
-    assert len(blocks) > 1
-    weights = np.concatenate(blocks)
-    assert weights.shape == (5000, 700)
-    assert (weights.sum(axis=1) == 700).all()
-    assert weights.mean() == 1
-    assert weights.var() == pytest.approx(1 - 1 / 700, abs=0.01)
+from pneumoscope.statistics.proportions import proportion, wilson
 
 
 def test_wilson_is_the_published_interval():
@@ -50,14 +39,6 @@ def test_the_clustered_proportion_covers():
         naive += plain[0] <= truth <= plain[1]
     assert 930 <= covered <= 970
     assert naive < 850
-
-
-def test_a_cohort_does_not_depend_on_the_order_of_its_images():
-    c = cohort([0, 1, 1], [0.1, 0.2, 0.3], ["z", "a", "z"])
-    assert c.codes.tolist() == [1, 0, 1]
-    assert (c.n, c.n_patients, c.clustered, c.one_class) == (3, 2, True, False)
-    with pytest.raises(DataError, match="differ in length"):
-        cohort([0, 1], [0.1, 0.2], ["a"])
 
 
 def test_images_that_disagree_within_a_patient_are_not_trusted_to_add_certainty():

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumoscope.cohort import Floats, Ints
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.bootstrap import RESAMPLES, replicate
-from pneumoscope.evaluation.metrics import probabilities_cohort
+from pneumoscope.records import Floats, Ints
+from pneumoscope.statistics.bootstrap import RESAMPLES, replicate
+from pneumoscope.statistics.cohort import probabilities_cohort
 
 THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.02, 0.981, 0.02), 2))
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from pneumoscope.cohort import ONE_CLASS, Z95, Cohort, Floats, Ints, proportion
-from pneumoscope.evaluation.bootstrap import (
+from pneumoscope.records import Estimate, Floats, Ints
+from pneumoscope.statistics.bootstrap import (
     RESAMPLES,
     Statistic,
     interval,
@@ -19,10 +19,11 @@ from pneumoscope.evaluation.bootstrap import (
     replicate,
     without_false_certainty,
 )
-from pneumoscope.evaluation.metrics import equal_mass_bins, probabilities_cohort
-from pneumoscope.records import Estimate
+from pneumoscope.statistics.cohort import ONE_CLASS, Cohort, probabilities_cohort
+from pneumoscope.statistics.proportions import Z95, proportion
 
 CALIBRATION = ("slope", "intercept", "oe", "ici")
+ECE_BINS = 10
 KNOTS = (0.05, 0.35, 0.65, 0.95)  # quantiles, Harrell's for four knots
 _EDGE = 1e-6  # log-odds are those of probabilities within 1e-6 .. 1 - 1e-6
 _FAR = 30.0  # fitted log-odds beyond this mean that the classes separate
@@ -107,6 +108,12 @@ def reliability_diagram(
         mask = place == index
         found.append(ReliabilityBin(float(c.score[mask].mean()), proportion(c.y[mask], c.codes[mask]), int(mask.sum())))
     return found
+
+
+def equal_mass_bins(probability: Floats, bins: int = ECE_BINS) -> Ints:
+    """Return the bin of each image, int [n] in 0..bins-1, cut at the sample's quantiles, ties together."""
+    edges = np.quantile(probability, np.linspace(0, 1, bins + 1)[1:-1])
+    return np.searchsorted(edges, probability).astype(np.int64)
 
 
 def log_odds(probability: ArrayLike) -> Floats:

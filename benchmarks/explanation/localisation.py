@@ -7,14 +7,11 @@ belong beside those of a method (`usual_location`).
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pneumoscope.records import FloatArray
-
-Mask = NDArray[np.bool_]
+from pneumoscope.records import Bools, FloatArray
 
 
-def pointing_game(heat: FloatArray, mask: Mask) -> float:
+def pointing_game(heat: FloatArray, mask: Bools) -> float:
     """Return the share of the map's strongest places that lie in the mask: 1 or 0 where there is one strongest place.
 
     `heat`: [S, S]; `mask`: bool [S, S]. A blank map, which points nowhere, scores 0.
@@ -25,7 +22,7 @@ def pointing_game(heat: FloatArray, mask: Mask) -> float:
     return float(mask[heat >= heat.max()].mean())
 
 
-def iou(heat: FloatArray, mask: Mask) -> float:
+def iou(heat: FloatArray, mask: Bools) -> float:
     """Return the intersection over union of the mask and the strongest places, as many as the mask has.
 
     So no threshold needs to be chosen. Places that tie with the last one belong too; those at zero never do.
@@ -38,20 +35,7 @@ def iou(heat: FloatArray, mask: Mask) -> float:
     return float((chosen & mask).sum() / (chosen | mask).sum())
 
 
-def energy(heat: FloatArray, mask: Mask) -> float:
-    """Return the share of the map's sum inside the mask, 0 for a blank map (Wang et al. 2020, arXiv:1910.01279)."""
-    total = float(heat.sum())
-    return float(heat[mask].sum()) / total if total > 0 else 0.0
-
-
-def usual_location(masks: NDArray[np.bool_]) -> FloatArray:
+def usual_location(masks: Bools) -> FloatArray:
     """Return for each image the mean mask of all the others, float32 [n, S, S], from bool [n, S, S], n at least 2."""
     total = masks.sum(axis=0, dtype=np.float32)
     return np.asarray((total - masks) / np.float32(len(masks) - 1), np.float32)
-
-
-def box_mask(size: int, top: int, left: int, height: int, width: int) -> Mask:
-    """Return a box, in pixels of the map, as bool [size, size]."""
-    mask = np.zeros((size, size), np.bool_)
-    mask[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] = True
-    return mask

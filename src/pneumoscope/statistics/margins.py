@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from pneumoscope.cohort import Z95, Bools, Ints, cohort, wilson
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.auc import paired_auroc
-from pneumoscope.records import Estimate
+from pneumoscope.records import Bools, Estimate, Ints
+from pneumoscope.statistics.auc import paired_auroc
+from pneumoscope.statistics.cohort import cohort
+from pneumoscope.statistics.proportions import Z95, wilson
 
 ALPHA = 0.025  # one-sided
 CLASSES = ("sensitivity", "specificity", "accuracy")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmarks.statistics.mrmc import MODES, obuchowski_rockette
 from scipy import stats
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.auc import auroc, delong_paired
-from pneumoscope.evaluation.mrmc import MODES, obuchowski_rockette
+from pneumoscope.statistics.auc import auroc, delong_paired
 
 RATINGS = """
 122151111111411111111131311214111113121211233131133111111221111332111555545554555434245555555154454553555115554451

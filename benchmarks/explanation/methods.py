@@ -1,7 +1,7 @@
 """What explanations are worth for a bundle, and what they cost, on computed radiographs whose truth is known.
 
-    python benchmarks/explanation.py [--bundle B] [--data RUN/split.csv] [--part val] [--images 20] [--samples 300]
-        [--seeds 5] [--methods gradcam,lime] [--threads 2] [--out FILE.json]
+    python benchmarks/explanation/methods.py [--bundle B] [--data RUN/split.csv] [--part val] [--images 20]
+        [--samples 300] [--seeds 5] [--methods gradcam,lime] [--threads 2] [--out FILE.json]
 
 With `--data` all but localisation is measured on real radiographs of that part with pneumonia.
 
@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from localisation import iou, pointing_game, usual_location
 from PIL import Image
+from randomisation import randomisation
 
 from pneumoscope.data.sources import open_source
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.explain import explain_canvas
 from pneumoscope.explanation.faithfulness import MOST_KEPT, faithfulness, probability, validated
-from pneumoscope.explanation.localisation import energy, iou, pointing_game, usual_location
+from pneumoscope.explanation.method import energy
 from pneumoscope.explanation.perturbation import BATCH, network_input
-from pneumoscope.explanation.randomisation import randomisation
 from pneumoscope.explanation.stability import agreement, ranked
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels, to_canvas

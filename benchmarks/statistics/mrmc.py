@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from pneumoscope.cohort import Bools, Floats
 from pneumoscope.errors import DataError
-from pneumoscope.records import Estimate
+from pneumoscope.records import Bools, Estimate, Floats
 
 MODES = ("random readers and cases", "fixed readers", "fixed cases")
 

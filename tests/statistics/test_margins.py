@@ -7,14 +7,14 @@ import pytest
 from scipy import stats
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.auc import delong_paired
-from pneumoscope.evaluation.margins import (
+from pneumoscope.records import Estimate
+from pneumoscope.statistics.auc import delong_paired
+from pneumoscope.statistics.margins import (
     auroc_margin,
     margin_test,
     proportion_difference,
     proportion_margin,
 )
-from pneumoscope.records import Estimate
 
 
 def estimate(value, error):

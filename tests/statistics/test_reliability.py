@@ -7,9 +7,9 @@ import pytest
 import statsmodels.api as sm
 from scipy import special
 
-from pneumoscope.cohort import cohort
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.reliability import (
+from pneumoscope.statistics.cohort import cohort
+from pneumoscope.statistics.reliability import (
     CALIBRATION,
     _Lines,
     calibration_estimates,

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logit
 
-from pneumoscope.cohort import Floats, Ints, cohort
-from pneumoscope.errors import DataError
-from pneumoscope.evaluation.bootstrap import RESAMPLES, interval, replicate, without_false_certainty
-from pneumoscope.records import Estimate
+from pneumoscope.records import Estimate, Floats, Ints
+from pneumoscope.statistics.bootstrap import RESAMPLES, interval, replicate, without_false_certainty
+from pneumoscope.statistics.cohort import probabilities_cohort
 
 COVERAGE = 0.9  # at which accuracy is compared with that of all images
 POINTS = tuple(round(0.5 + 0.05 * step, 2) for step in range(11))  # of the curve that is written down
@@ -66,11 +65,9 @@ def selective(
     """Return accuracy where only the most certain images are answered, with 95 % intervals by patient bootstrap.
 
     `y`: 0/1 [n]; `probability`: [n] in 0..1; `patients`: [n] keys. In each resample the images are chosen anew. Raises
-    `DataError` as `cohort` does.
+    `DataError` as `probabilities_cohort` does.
     """
-    c = cohort(y, probability, patients)
-    if c.score.min() < 0 or c.score.max() > 1:
-        raise DataError("a probability lies outside 0..1", remedy="give calibrated probabilities, not logits")
+    c = probabilities_cohort(y, probability, patients)
     right = ((c.score >= threshold) == c.y).astype(np.float64)
     sure = certainty(c.score, threshold)
 

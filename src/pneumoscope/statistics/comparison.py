@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from pneumoscope.cohort import ONE_CLASS, Bools, Cohort, Floats, Ints
-from pneumoscope.evaluation.auc import PairedAuroc, paired_auroc, ranking, weighted_areas
-from pneumoscope.evaluation.bootstrap import (
+from pneumoscope.records import Bools, Estimate, Floats, Ints
+from pneumoscope.statistics.auc import PairedAuroc, paired_auroc, ranking, weighted_areas
+from pneumoscope.statistics.bootstrap import (
     RESAMPLES,
     Statistic,
     interval,
@@ -20,8 +20,8 @@ from pneumoscope.evaluation.bootstrap import (
     replicate,
     without_false_certainty,
 )
-from pneumoscope.evaluation.metrics import confusion_by_patient, counted, probabilities_cohort
-from pneumoscope.records import Estimate
+from pneumoscope.statistics.cohort import ONE_CLASS, Cohort, probabilities_cohort
+from pneumoscope.statistics.rates import confusion_by_patient, counted
 
 DIFFERENCES = ("accuracy", "balanced_accuracy", "auroc")
 

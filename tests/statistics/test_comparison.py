@@ -13,9 +13,9 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.auc import delong_paired, obuchowski_paired
-from pneumoscope.evaluation.comparison import compare, holm, mcnemar
 from pneumoscope.files import plain
+from pneumoscope.statistics.auc import delong_paired, obuchowski_paired
+from pneumoscope.statistics.comparison import compare, holm, mcnemar
 
 
 def two_classifiers(seed=0, n=240, per_patient=1, second_noise=1.5):

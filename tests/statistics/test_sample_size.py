@@ -9,9 +9,9 @@ import pytest
 from scipy import special, stats
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.auc import delong
-from pneumoscope.evaluation.reliability import log_odds, logistic
-from pneumoscope.evaluation.sample_size import (
+from pneumoscope.statistics.auc import delong
+from pneumoscope.statistics.reliability import log_odds, logistic
+from pneumoscope.statistics.sample_size import (
     Planned,
     Widths,
     n_for_auroc,

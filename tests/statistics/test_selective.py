@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.selective import COVERAGE, POINTS, certainty, risk_coverage, selective
+from pneumoscope.statistics.selective import COVERAGE, POINTS, certainty, risk_coverage, selective
 
 
 @given(st.integers(2, 60), st.integers(0, 10_000))

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from pneumoscope.cohort import Z95, Floats
 from pneumoscope.errors import DataError
+from pneumoscope.records import Floats
+from pneumoscope.statistics.auc import newcombe_variance
+from pneumoscope.statistics.proportions import Z95
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,7 @@ def n_for_auroc(prevalence: float, auroc: float, se: float) -> float:
     """Return the images for a standard error of the AUROC (Newcombe, Stat Med 2006; Riley 2021, eq. 9)."""
 
     def error(n: float) -> float:
-        spread = 1 + (n / 2 - 1) * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
-        return math.sqrt(auroc * (1 - auroc) * spread / (n**2 * prevalence * (1 - prevalence)))
+        return math.sqrt(newcombe_variance(auroc, n * prevalence, n * (1 - prevalence)))
 
     return _smallest(error, se)
 

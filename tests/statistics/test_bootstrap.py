@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pneumoscope.cohort import Cohort, cohort
-from pneumoscope.evaluation.bootstrap import (
+from pneumoscope.evaluation.metrics import evaluate_predictions
+from pneumoscope.records import Estimate
+from pneumoscope.statistics.bootstrap import (
     interval,
     interval_corrected,
     interval_of_distance,
     p_value,
     replicate,
+    resampled_weights,
     without_false_certainty,
 )
-from pneumoscope.evaluation.metrics import evaluate_predictions
-from pneumoscope.records import Estimate
+from pneumoscope.statistics.cohort import Cohort, cohort
 
 
 def mean_of(c: Cohort, values):
@@ -115,3 +116,13 @@ def test_ten_thousand_images_take_seconds():
     found = evaluate_predictions(y, rng.random(10_000), patients, 0.5)
     assert time.process_time() - start < 10
     assert "2000 resamples" in found["f1"].method
+
+
+def test_every_row_draws_as_many_patients_as_there_are():
+    blocks = list(resampled_weights(700, 5000, np.random.default_rng(0), width=2000))
+    assert len(blocks) > 1
+    weights = np.concatenate(blocks)
+    assert weights.shape == (5000, 700)
+    assert (weights.sum(axis=1) == 700).all()
+    assert weights.mean() == 1
+    assert weights.var() == pytest.approx(1 - 1 / 700, abs=0.01)

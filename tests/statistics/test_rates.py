@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.rates import likelihood_ratios, predictive_values
+from pneumoscope.statistics.rates import likelihood_ratios, predictive_values
 
 
 def table(tp, fn, fp, tn):

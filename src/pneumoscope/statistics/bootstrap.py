@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from pneumoscope.cohort import Cohort, Floats, resampled_weights
-from pneumoscope.records import Estimate
+from pneumoscope.records import Estimate, Floats, Ints
+from pneumoscope.statistics.cohort import Cohort
 
-Statistic = Callable[[NDArray[np.int64]], Floats]
+Statistic = Callable[[Ints], Floats]
 
 RESAMPLES = 2000
+_BLOCK = 2_000_000  # numbers per block of a resampling: 16 MB as float64
 _MAX_DROPPED = 0.05  # beyond this the remaining resamples are a biased choice
+
+
+def resampled_weights(
+    n_patients: int, resamples: int, rng: np.random.Generator, *, width: int | None = None
+) -> Iterator[Ints]:
+    """Yield blocks int64 [b, n_patients]: how often each patient is drawn in each of `resamples` resamples.
+
+    Every row is a multinomial draw of `n_patients` patients with equal chances (the cluster bootstrap: Field
+    and Welsh, J R Stat Soc B 2007). `width` is the row length the caller works at, which bounds the block.
+    """
+    rows = max(1, _BLOCK // max(n_patients, width or 1))
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = rng.integers(0, n_patients, (size, n_patients))
+        drawn += np.arange(size)[:, None] * n_patients
+        yield np.bincount(drawn.ravel(), minlength=size * n_patients).reshape(size, n_patients)
 
 
 def replicate(statistic: Statistic, c: Cohort, *, seed: int, resamples: int = RESAMPLES) -> Floats:
@@ -109,3 +125,14 @@ def p_value(replicates: Floats) -> float:
         return float("nan")
     smaller = min(np.count_nonzero(kept <= 0), np.count_nonzero(kept >= 0))
     return min(1.0, 2 * (1 + smaller) / (1 + kept.size))
+
+
+def mean_of(values: Floats, *, seed: int, groups: Sequence[str] | None = None) -> Estimate:
+    """Return the mean of values [n] with a 95 % percentile interval from a bootstrap of images, or of `groups` [n]."""
+    keys, codes = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
+    sums, sizes = np.bincount(codes, values), np.bincount(codes)
+    blocks = resampled_weights(keys.size, RESAMPLES, np.random.default_rng(seed))
+    means = np.concatenate([(weights @ sums) / (weights @ sizes) for weights in blocks])
+    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    unit = "image" if groups is None else "patient"
+    return Estimate(float(np.mean(values)), low, high, f"{unit} bootstrap, percentile, {RESAMPLES} resamples")

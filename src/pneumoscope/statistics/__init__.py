@@ -1,0 +1,1 @@
+"""Figures of labelled, scored images with their intervals: arrays in, estimates out, no files."""
