@@ -112,6 +112,9 @@ MEANING = {
     "augment.erase": "Probability of filling a rectangle with one grey.",
     "augment.frame": "Probability of painting over up to an eighth of each side.",
     "augment.surroundings": "Probability that all but the lungs is that of another training image.",
+    "augment.lungs": "Probability that the crop is the box of the lungs, its edges moved up to a quarter inward.",
+    "augment.framing": "Probability that the crop puts the lungs where those of another training image lie.",
+    "augment.style": "Probability that the power spectrum, and that the greys, move to those of the other class.",
     "model.network": "`custom-cnn`, or the name of any timm network.",
     "model.weights": "`none`; `offline`, an installed package, for `tf_efficientnet_lite0` (`lite1` and "
     "`lite2` with the extra `weights`); `hub`, timm's hub; "
@@ -145,6 +148,8 @@ MEANING = {
     "targets of distillation.",
     "train.teacher_share": "Weight of the teachers' mean opinion in the target; the label has the rest.",
     "train.attention": "Weight in the loss of the share of evidence that lies outside the lungs; 0 is off.",
+    "train.stress": "Draws of the validation images in the style of the other class, from which calibration and "
+    "operating points come; 0: from the images as they are.",
     "train.precision": "Arithmetic of training, as Lightning names it.",
     "train.workers": "Processes that prepare batches; 0 prepares them in the training process.",
 }

@@ -83,6 +83,10 @@ class AugmentConfig(Section):
     `frame`: how often up to an eighth of each side is painted over, where markers, borders and labels are.
     `surroundings`: how often all but the lungs is that of another training image, of whatever class, so that
     nothing outside the lungs goes with the label.
+    `lungs`: how often the crop is the box of the lungs, each edge moved by up to a quarter inward or 8 % outward.
+    `framing`: how often the crop is that in which the lungs lie as those of another training image do.
+    `style`: how often the radial power spectrum is moved, by 30 to 100 %, to that of a training image of the other
+    class, and how often the greys are; so that neither the machine nor the exposure goes with the label.
     """
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -99,6 +103,20 @@ class AugmentConfig(Section):
     erase: Annotated[float, Field(ge=0, le=1)] = 0.0
     frame: Annotated[float, Field(ge=0, le=1)] = 0.0
     surroundings: Annotated[float, Field(ge=0, le=1)] = 0.0
+    lungs: Annotated[float, Field(ge=0, le=1)] = 0.0
+    framing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    style: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> AugmentConfig:
+        if self.lungs + self.framing > 1:
+            raise ValueError("lungs and framing exclude each other in one image: together they may be 1 at most")
+        return self
+
+    @property
+    def needs_lungs(self) -> bool:
+        """True where the lungs of the training images must be known."""
+        return bool(self.surroundings or self.lungs or self.framing)
 
     @property
     def off(self) -> bool:
@@ -170,6 +188,7 @@ class TrainConfig(Section):
     teachers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     attention: Annotated[float, Field(ge=0)] = 0.0
+    stress: Annotated[int, Field(ge=0, le=20)] = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: Annotated[int, Field(ge=0, le=128)] = 0
 
@@ -188,7 +207,7 @@ class Experiment(Section):
     @property
     def lungs(self) -> bool:
         """True where training needs to know where the lungs are."""
-        return self.augment.surroundings > 0 or self.train.attention > 0
+        return self.augment.needs_lungs or self.train.attention > 0
 
     @property
     def division_seed(self) -> int:

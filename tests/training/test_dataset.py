@@ -20,9 +20,9 @@ from pneumoscope.training.dataset import (
     FeatureDataset,
     ImageDataset,
     class_weights,
-    in_other_surroundings,
     targets,
 )
+from pneumoscope.training.exchange import in_other_surroundings
 
 PREPARATION = Preparation(24, 32, "squash", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SAMPLES = [

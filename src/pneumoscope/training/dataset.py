@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, maximum_filter
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -16,9 +15,8 @@ from pneumoscope.config import AugmentConfig
 from pneumoscope.images.preparation import Pixels, Preparation, toned
 from pneumoscope.networks.transforms import Augmentation, draw, normalise, prepare
 from pneumoscope.records import BACTERIAL, NORMAL, VIRAL, Sample
+from pneumoscope.training.exchange import Crop, Exchange
 
-_MARGIN = 0.03  # of the side, kept around the lungs
-_SEAM = 0.01  # of the side, standard deviation
 CLASSES = {2: ("normal", "pneumonia"), 3: ("normal", BACTERIAL, VIRAL)}
 
 
@@ -59,23 +57,19 @@ class Augmenter:
     seed: int
     sizes: Sequence[int] = ()
 
-    def __call__(self, canvas: Pixels, epoch: int, index: int) -> Tensor:
-        """Return float32 [3, S, S] from uint8 [canvas, canvas]; S is that of the epoch."""
-        size, drawn = self.drawn(epoch, index)
+    def __call__(self, canvas: Pixels, epoch: int, index: int, crop: Crop | None = None) -> Tensor:
+        """Return float32 [3, S, S] from uint8 [canvas, canvas]; S is that of the epoch. `crop`: in place of its own."""
+        size, drawn = self.drawn(epoch, index, crop)
         changed = drawn.apply(torch.from_numpy(np.array(canvas))[None], size)
         if self.preparation.tone != "as-is":
             changed = torch.from_numpy(toned(changed.numpy(), self.preparation.tone))
         return normalise(changed[None], self.preparation)[0]
 
-    def drawn(self, epoch: int, index: int) -> tuple[int, Augmentation]:
+    def drawn(self, epoch: int, index: int, crop: Crop | None = None) -> tuple[int, Augmentation]:
         """Return the input's side and the changes of an image in an epoch."""
         size = self.sizes[epoch] if epoch < len(self.sizes) else self.preparation.size
-        return size, draw(self.config, np.random.default_rng([self.seed, epoch, index]))
-
-    def donor(self, epoch: int, index: int, count: int) -> int | None:
-        """Return whose surroundings, of `count` images, an image gets in an epoch, or None where it keeps its own."""
-        rng = np.random.default_rng([self.seed, epoch, index, 1])  # apart, so that the other draws stay what they were
-        return int(rng.integers(count)) if rng.random() < self.config.surroundings else None
+        changes = draw(self.config, np.random.default_rng([self.seed, epoch, index]))
+        return size, changes if crop is None else replace(changes, crop=crop)
 
 
 class ImageDataset(Dataset[tuple[Tensor, ...]]):
@@ -101,6 +95,7 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
         self.targets = torch.from_numpy(allowed if soft is None else soft)
         self.weights = torch.from_numpy(weights.astype(np.float32))
         self.preparation, self.augmenter = preparation, augmenter
+        self.exchange = augmenter and Exchange(augmenter.config, augmenter.seed, pixels, rows, ~allowed[:, 0], lungs)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -108,34 +103,15 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
         epoch, index = key
         row = self.rows[index]
-        canvas = self.pixels[row]
         label = self.targets[index], self.weights[index]
-        if self.augmenter is None:
-            return prepare(torch.from_numpy(np.array(canvas))[None], self.preparation)[0], *label
+        if self.augmenter is None or self.exchange is None:
+            return prepare(torch.from_numpy(np.array(self.pixels[row]))[None], self.preparation)[0], *label
+        crop = self.exchange.crop(epoch, index)
+        image = self.augmenter(self.exchange.canvas(epoch, index), epoch, index, crop)
         if self.lungs is None:
-            return self.augmenter(canvas, epoch, index), *label
-        donor = self.augmenter.donor(epoch, index, len(self.rows))
-        if donor is not None:
-            other = self.rows[donor]
-            canvas = in_other_surroundings(canvas, self.lungs[row], self.pixels[other], self.lungs[other])
-        size, drawn = self.augmenter.drawn(epoch, index)
-        lung_map = drawn.warp(torch.from_numpy(np.array(self.lungs[row]))[None], size)
-        return self.augmenter(canvas, epoch, index), *label, lung_map
-
-
-def in_other_surroundings(image: Pixels, lungs: Pixels, other: Pixels, other_lungs: Pixels) -> Pixels:
-    """Return an image's lungs among the surroundings of another image, uint8 [S, S].
-
-    `lungs` and `other_lungs`: masks uint8 [S, S], 0..255. A margin stays with the lungs, and so does the area of the
-    other lungs; the seam is soft. Where either mask is empty the image is unchanged.
-    """
-    side = image.shape[0]
-    margin, seam = 2 * round(_MARGIN * side) + 1, _SEAM * side
-    if not (lungs > 127).any() or not (other_lungs > 127).any():
-        return image
-    own = maximum_filter(np.maximum(lungs, other_lungs), margin) > 127
-    keep = gaussian_filter(own.astype(np.float32), seam)
-    return np.asarray(np.round(other + keep * (image.astype(np.float32) - other)), np.uint8)
+            return image, *label
+        size, drawn = self.augmenter.drawn(epoch, index, crop)
+        return image, *label, drawn.warp(torch.from_numpy(np.array(self.lungs[row]))[None], size)
 
 
 class FeatureDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
