@@ -82,6 +82,18 @@ def test_a_prior_that_training_took_away_comes_back():
     assert viral == pytest.approx(probabilities(logits, found.temperature)[1])
 
 
+def test_even_classes_have_a_mean_of_one_half_whatever_their_share():
+    logits, y = overconfident(n=3000, temperature=1.0)
+    keep = (y == 1) | (np.random.default_rng(1).random(y.size) < 0.3)
+    found = fit_calibration(logits[keep], y[keep], even=True)
+    probability, _ = probabilities(logits[keep], found.temperature, found.bias)
+    assert np.mean([probability[y[keep] == label].mean() for label in (0, 1)]) == pytest.approx(0.5, abs=1e-9)
+    # As many of each class, drawn at random, are calibrated alike.
+    few = np.flatnonzero(keep & (y == 1))[: (keep & (y == 0)).sum()]
+    some = np.concatenate([np.flatnonzero(keep & (y == 0)), few])
+    assert found.bias == pytest.approx(fit_calibration(logits[some], y[some]).bias, abs=0.2)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(st.floats(-30, 30), min_size=3, max_size=3), min_size=1, max_size=8),

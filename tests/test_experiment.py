@@ -116,6 +116,25 @@ def test_the_bundle_is_calibrated_on_validation_images_as_rounded(trained: Path)
     assert set(bundle.card["operating_points"]) == {"balanced", "triage", "rule-in"}
 
 
+def test_under_stress_the_calibration_is_that_of_images_in_the_other_style(
+    chest_manifest: Manifest, small_experiment: Make, tmp_path: Path
+) -> None:
+    """Calibration alone differs: the weights are those of the run without stress."""
+    train = {"epochs": 1, "head_epochs": 1}
+    plain, stressed = (small_experiment(train={**train, "stress": draws}) for draws in (0, 2))
+    for name, experiment in (("plain", plain), ("stressed", stressed)):
+        run_experiment(experiment, chest_manifest, tmp_path / name, name=name)
+    cards = {name: load_bundle(tmp_path / name / "bundle").card for name in ("plain", "stressed")}
+    assert cards["plain"]["weights"]["sha256"] == cards["stressed"]["weights"]["sha256"]
+    assert cards["stressed"]["calibration"]["n"] == 2 * cards["plain"]["calibration"]["n"]
+    assert cards["stressed"]["calibration"]["prevalence"] == 0.5
+    assert "2 times in the style of the other class" in cards["stressed"]["calibration"]["method"]
+    assert cards["stressed"]["calibration"]["bias"] != cards["plain"]["calibration"]["bias"]
+    metrics = json.loads((tmp_path / "stressed" / "metrics.json").read_text())
+    assert metrics["stressed"]["draws"] == 2
+    assert "stressed" not in json.loads((tmp_path / "plain" / "metrics.json").read_text())
+
+
 def test_the_card_tells_who_was_seen_and_what_it_cannot_do(trained: Path, chest_manifest: Manifest) -> None:
     card = load_bundle(trained / "bundle").card
     split = pd.read_csv(trained / "split.csv")

@@ -297,7 +297,9 @@ def _write(
     bundle, change = basis.bundle, choice.change
     assert change is not None
     labelled = METHODS[str(evidence["adopted"])].labels
-    share = evidence["fitted_to"]["with_pneumonia"] / evidence["fitted_to"]["images"]
+    share = {key: value for key, value in bundle.card["calibration"].items() if key == "prevalence"}
+    if labelled and evidence["adopted"] != "thresholds":
+        share = {"prevalence": evidence["fitted_to"]["with_pneumonia"] / evidence["fitted_to"]["images"]}
     card = {key: value for key, value in bundle.card.items() if key not in _ANEW}
     fitted = evidence["fitted_to"]["images"] if labelled else 0
     card |= {
@@ -310,7 +312,7 @@ def _write(
             "bias": change.bias,
             "n": fitted,
             "note": change.note,
-            **({"prevalence": share} if labelled and evidence["adopted"] != "thresholds" else {}),
+            **share,
         },
         "operating_points": change.points or _kept_points(bundle, images, change),
         "limits": [*bundle.card.get("limits", ()), *evidence["limits"]],

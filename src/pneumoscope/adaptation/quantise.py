@@ -76,7 +76,9 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
         fitted = fit_to(_logits(draft, many), _probabilities(bundle, many))
         probability, _ = probabilities(_logits(draft, pixels), fitted.temperature, fitted.bias)
     points = points_at(bundle.card["operating_points"], truth, probability, patients)
+    share = {key: value for key, value in bundle.card["calibration"].items() if key == "prevalence"}
     sections |= calibration_sections(fitted, points)
+    sections["calibration"] |= share
     sections["calibration"]["method"] = "temperature and bias fitted to the original's probabilities of training images"
     with _draft(parts, sections) as draft:
         refit_gate(draft, bundle, out, train_cache.pixels[drawn(rows, seed)], val_cache.pixels[drawn(val_rows, seed)])

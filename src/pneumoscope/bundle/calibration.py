@@ -93,14 +93,15 @@ def probabilities(logits: ArrayLike, temperature: float, bias: float = 0.0) -> t
     return pneumonia, special.expit(scaled[:, 2] - scaled[:, 1]) if scaled.shape[1] == 3 else None
 
 
-def fit_calibration(logits: ArrayLike, targets: ArrayLike) -> Calibration:
+def fit_calibration(logits: ArrayLike, targets: ArrayLike, *, even: bool = False) -> Calibration:
     """Fit the temperature and bias that minimise the negative log likelihood of normal against pneumonia.
 
     `logits`: [n, C] as in `pneumonia_logit`; `targets`: 0 normal, 1 pneumonia of any subtype, [n]. Binary,
     because the subtype of a pneumonia may be unknown. The bias gives back the share of pneumonia that a loss
     with class weights takes away: the mean probability becomes the observed share. The search runs over log T
     in log .05 .. log 20. Where a threshold separates the classes the likelihood grows as T falls to 0, and T
-    stays 1. Raises `DataError` where one class is missing.
+    stays 1. `even`: both classes weigh alike, so that the share is a half whatever it is among these images.
+    Raises `DataError` where one class is missing.
     Source: Guo et al., ICML 2017; with bias, Alexandari et al., ICML 2020.
     """
     from scipy import optimize  # slow to load, and only training fits
@@ -109,17 +110,18 @@ def fit_calibration(logits: ArrayLike, targets: ArrayLike) -> Calibration:
     c = cohort(targets, pneumonia_logit(values))
     if c.one_class:
         raise DataError("calibration needs normal and pneumonia images", remedy="enlarge the validation split")
+    weights = np.where(c.y, 0.5 / c.y.mean(), 0.5 / (1 - c.y.mean())) if even else np.ones(c.n)
 
     def loss(log_t: float, bias: float) -> float:
         odds = pneumonia_logit(values / np.exp(log_t)) + bias
-        return float(np.logaddexp(0.0, np.where(c.y, -odds, odds)).mean())
+        return float(np.average(np.logaddexp(0.0, np.where(c.y, -odds, odds)), weights=weights))
 
     def best_bias(log_t: float) -> float:
         odds = pneumonia_logit(values / np.exp(log_t))
         far = float(np.abs(odds).max()) + 40.0  # there every probability is 0 or 1
 
         def gap(bias: float) -> float:
-            return float(special.expit(odds + bias).mean() - c.y.mean())
+            return float(np.average(special.expit(odds + bias) - c.y, weights=weights))
 
         return float(optimize.brentq(gap, -far, far, xtol=1e-12))
 
@@ -171,18 +173,24 @@ def points_at(
 
 
 def calibrate(
-    logits: ArrayLike, targets: ArrayLike, patients: Sequence[str], *, seed: int
+    logits: ArrayLike, targets: ArrayLike, patients: Sequence[str], *, seed: int, even: bool = False
 ) -> tuple[Calibration, dict[str, OperatingPoint]]:
     """Fit the calibration to validation images, and choose the operating points among their probabilities."""
-    fitted = fit_calibration(logits, targets)
+    fitted = fit_calibration(logits, targets, even=even)
     probability, _ = probabilities(logits, fitted.temperature, fitted.bias)
     return fitted, operating_points(targets, probability, patients, seed=seed)
 
 
-def calibration_sections(fitted: Calibration, points: Mapping[str, OperatingPoint]) -> dict[str, Any]:
-    """Return the sections of a bundle's card that `calibrate` decides."""
+def calibration_sections(
+    fitted: Calibration, points: Mapping[str, OperatingPoint], *, draws: int = 0
+) -> dict[str, Any]:
+    """Return the sections of a bundle's card that `calibrate` decides; `draws`: of stressed images, which are even."""
+    method = "temperature and bias fitted on the validation split"
+    if draws:
+        method += f", {draws} times in the style of the other class, both classes weighing alike"
+    share = {"prevalence": 0.5} if draws else {}
     return {
-        "calibration": {"method": "temperature and bias fitted on the validation split", **asdict(fitted)},
+        "calibration": {"method": method, **share, **asdict(fitted)},
         "operating_points": {name: point.as_json() for name, point in points.items()},
     }
 

@@ -42,7 +42,7 @@ class NetworkFacts(TypedDict):
 
 
 class CalibrationFacts(TypedDict):
-    """As `calibration.Calibration`, with the method in words."""
+    """As `calibration.Calibration`, with the method in words; `prevalence` where it is not that of the population."""
 
     method: str
     temperature: float
@@ -51,6 +51,7 @@ class CalibrationFacts(TypedDict):
     nll_after: float
     n: int
     note: str
+    prevalence: NotRequired[float]
 
 
 class PointFacts(TypedDict):

@@ -308,12 +308,16 @@ def evaluate(
         bool, typer.Option("--official", help="A locked test set: put this look on record before its labels are read.")
     ] = False,
     explanations: Annotated[int, typer.Option(min=0, max=50, help="Images to explain of each kind of answer.")] = 3,
+    stress: Annotated[
+        int, typer.Option(min=0, max=20, help="Measure each image so often in the style of the other class.")
+    ] = 0,
     seed: Seed = 0,
     gate: Gate = True,
 ) -> None:
     """Score a bundle on labelled images: metrics.json, predictions.csv, figures, and an HTML page."""
     from pneumoscope.data.sources import open_source
     from pneumoscope.evaluation.evaluate import evaluate as evaluate_bundle
+    from pneumoscope.evaluation.stress import STRESSES
     from pneumoscope.predict import Classifier
 
     refuse_run(out, "test")
@@ -323,7 +327,7 @@ def evaluate(
     if split is not None:
         manifest = manifest.select(split)
     with progress("evaluating") as update:
-        metrics = evaluate_bundle(classifier, manifest, out, seed=seed, progress=update, look=look)
+        metrics = evaluate_bundle(classifier, manifest, out, seed=seed, progress=update, look=look, stress=stress)
     if explanations:
         say("explaining some of each kind of answer")
         from pneumoscope.explanation.explain import explain_evaluation
@@ -336,6 +340,9 @@ def evaluate(
         figure = metrics["metrics"][name]
         low, high = figure["ci95"]
         say(f"{name:18} {_number(figure['value'])}  95 % CI {_number(low)} to {_number(high)}")
+    for name in ("none", *STRESSES) if stress else ():
+        figures = {key: _number(metrics["stressed"][name][key]["value"]) for key in ("auroc", "recall", "specificity")}
+        say(f"stress {name:11} " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     if metrics["not_analysed"]:
         say(f"not analysed: {metrics['not_analysed']}; predictions.csv says why")
     if look is not None:

@@ -14,6 +14,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.ledger import Look, record
 from pneumoscope.evaluation.metrics import evaluate_predictions, subtype_metrics
+from pneumoscope.evaluation.stress import evaluate_stressed
 from pneumoscope.files import out_folder, write_json, write_text
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA, VIRAL, Prediction, Progress, Sample
@@ -30,11 +31,13 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
     look: Look | None = None,
+    stress: int = 0,
 ) -> dict[str, Any]:
     """Predict every labelled image, write `metrics.json` and `predictions.csv` to `out`, return the metrics.
 
     The threshold is the bundle's; nothing is chosen on these images. Images that were not analysed are
     counted and left out of the figures. `look`: announced in the ledger, if this is a locked test set.
+    `stress`: how often each image is measured once more in the style of the other class, or 0.
 
     Raises:
         DataError: no image has a label, or not one could be analysed.
@@ -58,6 +61,8 @@ def evaluate(
             "splits": dict(Counter(sample.split or "none" for sample in manifest.samples)),
         },
     }
+    if stress:
+        metrics["stressed"] = evaluate_stressed(classifier, manifest.samples, draws=stress, seed=seed)
     if look is not None:
         metrics["official"] = asdict(record(look, metrics))
     write_text(out / "predictions.csv", prediction_table(manifest, predictions).to_csv(index=False))

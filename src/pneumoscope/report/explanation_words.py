@@ -66,9 +66,10 @@ def call(value: float, threshold: float) -> str:
 def meaning(context: Mapping[str, Any]) -> list[str]:
     """Say what the score is, and what its threshold did: where nothing was chosen, or else where it was chosen."""
     population = context.get("population") or {}
-    prevalence = population.get("prevalence")
+    calibration = context.get("calibration") or {}
+    prevalence = calibration.get("prevalence", population.get("prevalence"))
     said = ["The score is the network's probability of pneumonia, not the extent or severity of disease."]
-    if (context.get("calibration") or {}).get("method") and prevalence is not None:
+    if calibration.get("method") and prevalence is not None:
         said = [
             f"The score is a probability of pneumonia, calibrated where {html.percent(prevalence, 0)} of the images "
             "had it; where fewer do, a score like this is wrong more often. It says nothing of extent or severity."

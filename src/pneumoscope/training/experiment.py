@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
+from pneumoscope.evaluation.stress import stressed
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json, write_text
 from pneumoscope.gate.fitting import add_gate, drawn, least_side
 from pneumoscope.images.preparation import Pixels, Preparation
@@ -37,8 +38,9 @@ from pneumoscope.lungs import LungSegmenter, crop_of, mask_fault
 from pneumoscope.networks.network import Network, build_network, require_size, round_weights
 from pneumoscope.networks.weights import LoadReport, load_weights
 from pneumoscope.predict import Classifier
-from pneumoscope.records import Progress
-from pneumoscope.training.dataset import CLASSES, in_other_surroundings
+from pneumoscope.records import Floats, Progress
+from pneumoscope.training.dataset import CLASSES, Augmenter
+from pneumoscope.training.exchange import Exchange
 from pneumoscope.training.features import best_device, predict_logits
 from pneumoscope.training.fit import Hardware, Report, Row
 from pneumoscope.training.provenance import ages, environment, is_synthetic, limits, population, split_counts
@@ -143,7 +145,7 @@ def _run(
     bundle_network(run / "bundle", name, training, divided, weights, history)
     classifier = Classifier.load(run / "bundle")
     console("validating through the bundle")
-    metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed)
+    metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed, stress=experiment.train.stress)
     add_evidence(run / "bundle", {"validation": metrics})
     summary = summarise(training, name, divided, weights, history, seconds + overhead)
     write_json(run / "run.json", summary)
@@ -236,11 +238,12 @@ def bundle_network(
     history: Sequence[Row],
 ) -> None:
     """Calibrate, choose thresholds and fit the gate's limits on the validation split, and write the bundle."""
-    logits = predict_logits(run.network, run.cache, run.val.rows, run.preparation, best_device()).double().numpy()
+    draws, seed = run.experiment.train.stress, run.experiment.seed
+    logits = _stressed_logits(run, draws) if draws else _logits(run, run.cache, run.val.rows)
     run.network.cpu()
-    truth = (~run.val.allowed[:, 0]).astype(int)
-    patients = _patients(divided, run.cache, "val")
-    fitted, points = calibrate(logits, truth, patients, seed=run.experiment.seed)
+    truth = np.tile((~run.val.allowed[:, 0]).astype(int), max(1, draws))
+    patients = _patients(divided, run.cache, "val") * max(1, draws)
+    fitted, points = calibrate(logits, truth, patients, seed=seed, even=draws > 0)
     sections = {
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -249,7 +252,7 @@ def bundle_network(
             "classes": list(CLASSES[run.experiment.train.classes]),
             "parameters": sum(parameter.numel() for parameter in run.network.parameters()),
         },
-        **calibration_sections(fitted, points),
+        **calibration_sections(fitted, points, draws=draws),
         "operating_point": "balanced",
         "population": population(divided),
         "training": {
@@ -258,7 +261,7 @@ def bundle_network(
             "data": {"fingerprint": divided.fingerprint(), "splits": split_counts(divided)},
             "best": best_row(history),
         },
-        "limits": limits(divided),
+        "limits": limits(divided, stressed=draws > 0),
     }
     with TemporaryDirectory() as scratch:
         draft = Path(scratch) / "draft"
@@ -269,6 +272,22 @@ def bundle_network(
             smallest_side=least_side([sample.path for sample in divided.select("val").samples], run.preparation.size),
             ages=ages(divided),
         )  # fmt: skip
+
+
+def _logits(run: TrainingRun, cache: PixelCache, rows: Sequence[int]) -> Floats:
+    return predict_logits(run.network, cache, rows, run.preparation, best_device()).double().numpy()
+
+
+def _stressed_logits(run: TrainingRun, draws: int) -> Floats:
+    """Return logits float64 [draws * n, C] of the validation images in the style of the other class in training."""
+    rng = np.random.default_rng([run.experiment.seed, 5])
+    val, train = (run.cache.pixels[part.rows] for part in (run.val, run.train))
+    positive, others_positive = (~part.allowed[:, 0] for part in (run.val, run.train))
+    parts = []
+    for _ in range(draws):
+        images = stressed(val, positive, train, others_positive, rng)
+        parts.append(_logits(run, replace(run.cache, pixels=images), range(len(images))))
+    return np.concatenate(parts)
 
 
 def _without_paths(experiment: Experiment) -> dict[str, Any]:
@@ -327,7 +346,7 @@ def summarise(
             "splits": split_counts(divided),
         },
         "left_out": [{"path": path, "reason": reason} for path, reason in run.cache.failed.items()],
-        "limits": limits(divided),
+        "limits": limits(divided, stressed=experiment.train.stress > 0),
     }
 
 
@@ -341,19 +360,17 @@ def draw_augmentation(run: TrainingRun, path: Path) -> None:
     """Write a 5x5 mosaic of augmented training images as a PNG."""
     from PIL import Image
 
-    from pneumoscope.networks.transforms import draw
-
-    rng = np.random.default_rng(run.experiment.seed)
-    rows = rng.choice(run.train.rows, size=5, replace=len(run.train.rows) < 5)
-    size = run.preparation.size
+    experiment, size = run.experiment, run.preparation.size
+    rng = np.random.default_rng(experiment.seed)
+    chosen = rng.choice(len(run.train.rows), size=5, replace=len(run.train.rows) < 5)
+    augmenter = Augmenter(experiment.augment, run.preparation, experiment.seed)
+    positive = ~run.train.allowed[:, 0]
+    exchange = Exchange(experiment.augment, experiment.seed, run.cache.pixels, run.train.rows, positive, run.lungs)
     sheet = np.zeros((5 * size, 5 * size), np.uint8)
-    for i, row in enumerate(rows):
-        for j in range(5):
-            canvas = np.array(run.cache.pixels[row])
-            if run.lungs is not None and rng.random() < run.experiment.augment.surroundings:
-                other = int(rng.choice(run.train.rows))
-                canvas = in_other_surroundings(canvas, run.lungs[row], run.cache.pixels[other], run.lungs[other])
-            image = draw(run.experiment.augment, rng).apply(torch.from_numpy(canvas)[None], size)
-            sheet[i * size : (i + 1) * size, j * size : (j + 1) * size] = image[0].numpy()
+    for i, index in enumerate(chosen):
+        for epoch in range(5):
+            canvas = torch.from_numpy(np.array(exchange.canvas(epoch, index)))
+            image = augmenter.drawn(epoch, index, exchange.crop(epoch, index))[1].apply(canvas[None], size)
+            sheet[i * size : (i + 1) * size, epoch * size : (epoch + 1) * size] = image[0].numpy()
     with atomic_path(path) as temporary:
         Image.fromarray(sheet).save(temporary, format="PNG")

@@ -79,7 +79,7 @@ def _in_words(facts: Mapping[str, Any]) -> str:
     return f"{images}, {kind} ({facts['source']}); {aged}; {views}; {100 * facts['prevalence']:.0f} % with pneumonia"
 
 
-def limits(divided: Manifest) -> list[str]:
+def limits(divided: Manifest, *, stressed: bool = False) -> list[str]:
     """Return the limits that belong beside every figure of this run."""
     if is_synthetic(divided):
         specific = ["Trained on computer-generated images: it has learned nothing about patients."]
@@ -88,7 +88,8 @@ def limits(divided: Manifest) -> list[str]:
     return [
         *specific,
         "One source: how it does in another hospital, on other devices or at other ages these figures do not say.",
-        "Probabilities are calibrated for the prevalence of the validation split.",
+        "Probabilities are calibrated for "
+        + ("equal shares of both classes." if stressed else "the prevalence of the validation split."),
         "It answers one question, pneumonia or normal; other disease is not looked for.",
     ]
 
