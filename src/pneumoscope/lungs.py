@@ -21,7 +21,7 @@ from pneumoscope.bundle.runtime import import_openvino, openvino_core
 from pneumoscope.errors import BundleError, ConfigError, DataError, storage_errors
 from pneumoscope.files import atomic_folder, sha256_bytes, write_json
 from pneumoscope.images.preparation import Pixels, Preparation, to_canvas
-from pneumoscope.records import RESEARCH_ONLY, FloatArray
+from pneumoscope.records import RESEARCH_ONLY, FloatArray, Floats
 
 LUNGS_BUNDLE = Path(__file__).parent / "bundle" / "shipped" / "lungs"
 ZONES = (
@@ -184,6 +184,17 @@ def lung_box(mask: FloatArray, margin: float = 0.05) -> tuple[int, int, int, int
         extra = round(margin * (high - low))
         box += [max(0, low - extra), min(lungs.shape[1 - axis], high + extra)]
     return box[0], box[1], box[2], box[3]
+
+
+def boxes(canvases: Pixels) -> Floats:
+    """Return where the shipped segmenter finds the lungs of images uint8 [n, S, S]: float64 [n, 4] in 0..1.
+
+    Top, bottom, left, right; the whole image where it finds none. Raises as `LungSegmenter.load` does.
+    """
+    segmenter = LungSegmenter.load()
+    rows = [lung_box(mask, 0) for start in range(0, len(canvases), _BATCH)
+            for mask in segmenter.masks(canvases[start : start + _BATCH])]  # fmt: skip
+    return np.array(rows, np.float64).reshape(-1, 4) / canvases.shape[1]
 
 
 # --- cutting down to the lungs ----------------------------------------------------------------------------

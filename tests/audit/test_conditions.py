@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from pneumoscope.images.burned import text_in
 from pneumoscope.predict import Classifier
 from pneumoscope.shortcuts.conditions import (
     ADDED,
@@ -29,7 +30,6 @@ from pneumoscope.shortcuts.conditions import (
     mirrored,
     noise_fill,
     outline,
-    text_in,
     untouched,
     with_region,
 )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pneumoscope.config import DataConfig
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.data.split import divide, folds, part_off
+from pneumoscope.data.split import divide, divide_by_site, folds, part_off
 from pneumoscope.errors import DataError
 from pneumoscope.records import NORMAL, PNEUMONIA, Sample
 
@@ -235,3 +235,28 @@ def test_too_many_folds() -> None:
     samples = population(9, 20)
     with pytest.raises(DataError, match=r"source: class \w+ has \d+ patients, too few for 50 parts; use fewer folds"):
         divide(manifest_of(samples), DataConfig(folds=50), 0)
+
+
+# --- by site ----------------------------------------------------------------------------------------------
+
+
+def test_one_site_is_left_out_whole_and_patients_stay_whole() -> None:
+    samples = [
+        Sample(f"{k}-{j}.png", f"p{k}", (NORMAL, PNEUMONIA)[k % 2], site="north" if k < 12 and j < 2 else "south")
+        for k in range(60)
+        for j in range(3)
+    ]
+    manifest = Manifest(Path("somewhere"), "csv", tuple(samples), "given")
+    divided = divide_by_site(manifest, "north", DataConfig(), seed=0)
+    assert {sample.patient_id for sample in divided.select("test").samples} == {f"p{k}" for k in range(12)}
+    assert len(divided.select("test")) == 36, "their images from elsewhere go with them"
+    parts = [{s.patient_id for s in divided.select(name).samples} for name in ("train", "val", "test")]
+    assert not parts[0] & parts[1]
+    assert not parts[2] & (parts[0] | parts[1])
+
+
+def test_an_unknown_site_is_refused_and_the_known_are_named() -> None:
+    samples = [Sample(f"{k}.png", f"p{k}", (NORMAL, PNEUMONIA)[k % 2], site="south") for k in range(8)]
+    with pytest.raises(DataError, match="no image is of 'north'") as raised:
+        divide_by_site(Manifest(Path("x"), "csv", tuple(samples), "given"), "north", DataConfig(), seed=0)
+    assert "south" in str(raised.value.remedy)

@@ -34,10 +34,11 @@ def check(source: Source, out: Out) -> None:
     from pneumoscope.data.checks.quality import check as check_data
     from pneumoscope.data.checks.quality import voids_result
     from pneumoscope.data.sources import open_source
+    from pneumoscope.lungs import boxes
     from pneumoscope.report.data_page import write_page
 
     with progress("reading images") as update:
-        quality = check_data(open_source(source), out, progress=update)
+        quality = check_data(open_source(source), out, progress=update, boxes=boxes)
     for problem in quality["problems"]:
         say(f"{problem['severity']}: {problem['message']}")
     typer.echo(write_page(out))
@@ -50,17 +51,33 @@ def split(
     source: Source,
     config: Annotated[Path, typer.Option("--config", help="The experiment file whose division it is.")],
     out: Annotated[Path, typer.Option("--out", help="The CSV manifest to write; refused where it exists.")],
+    by: Annotated[
+        str | None, typer.Option("--by", help="`site`, or `cluster`: machines told apart by texture and overlays.")
+    ] = None,
+    test: Annotated[str, typer.Option("--test", help="With --by: the site or cluster that is the test part.")] = "",
 ) -> None:
-    """Divide a source by patient as `train` would, and write the splits: a CSV manifest."""
+    """Divide a source by patient as `train` would, or leave one site or machine out: a CSV manifest."""
     from pneumoscope.config import load_experiment
+    from pneumoscope.data.acquisition import with_machines
     from pneumoscope.data.sources import open_source
-    from pneumoscope.data.split import divide
-    from pneumoscope.errors import StorageError
+    from pneumoscope.data.split import divide, divide_by_site
+    from pneumoscope.errors import ConfigError, StorageError
 
     if out.exists():
         raise StorageError("exists already", path=out, remedy="choose another --out")
+    if by not in (None, "site", "cluster"):
+        raise ConfigError(f"--by {by} is unknown", remedy="give site or cluster")
     experiment = load_experiment(config)
-    divided = divide(open_source(source), experiment.data, experiment.division_seed)
+    manifest = open_source(source)
+    if by == "cluster":
+        with progress("reading images") as update:
+            manifest = with_machines(manifest, seed=experiment.division_seed, progress=update)
+    if by is None:
+        divided = divide(manifest, experiment.data, experiment.division_seed)
+    else:
+        for name, images in manifest.frame().groupby("site"):
+            say(f"{name}: {len(images)} images, {(images['label'] == 'PNEUMONIA').mean():.0%} with pneumonia")
+        divided = divide_by_site(manifest, test or "cluster 1", experiment.data, experiment.division_seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     divided.write_csv(out)
     for name, images in divided.frame().groupby("split", sort=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -93,6 +94,28 @@ def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
     for name in ("train", "val"):
         result.select(name).require_both_classes(f"split {name!r}")
     return result
+
+
+def divide_by_site(manifest: Manifest, site: str, config: DataConfig, seed: int) -> Manifest:
+    """Return the manifest with one site's images as `test` and the others divided into train and val.
+
+    A patient who was at several sites belongs to the one of most of the images, the first of equals. It is harder than
+    a random division, in which a machine that goes with the label is in every part.
+
+    Raises:
+        DataError: no image is of this site, or a class is missing in a part.
+    """
+    manifest = manifest.labelled()
+    counts: dict[str, Counter[str]] = {}
+    for sample in manifest.samples:
+        counts.setdefault(sample.patient_id, Counter())[sample.site or ""] += 1
+    away = {patient for patient, sites in counts.items() if sites.most_common(1)[0][0] == site}
+    marked = [replace(s, split="test" if s.patient_id in away else None) for s in manifest.samples]
+    if not away:
+        names = ", ".join(sorted({sample.site or "" for sample in manifest.samples}))
+        raise DataError(f"no image is of {site!r}", path=manifest.source, remedy=f"choose one of {names}")
+    plain = config.model_copy(update={"split": "grouped", "test_fraction": 0.0, "folds": None})
+    return divide(replace(manifest, samples=tuple(marked)), plain, seed)
 
 
 def _disjoint(manifest: Manifest) -> Manifest:

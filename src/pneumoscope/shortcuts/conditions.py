@@ -17,10 +17,11 @@ from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects, label, median_filter
+from scipy.ndimage import binary_erosion
 from scipy.spatial import ConvexHull, QhullError
 
 from pneumoscope.bundle.calibration import pneumonia_logit
+from pneumoscope.images.burned import text_in, widened
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import lung_box, zones
 from pneumoscope.predict import Classifier
@@ -33,8 +34,6 @@ CORNER = 0.20  # of the side, masked in each corner
 LETTER = 0.10  # of the side, height of the letter that is pasted in
 FRAME = 0.06  # of the side, the black border that is added
 GAMMA = 1.3  # of the changes of exposure
-_BRIGHT, _ABOVE, _LARGEST, _MARGIN = 200, 50, 0.16, 0.02  # of burnt-in text: grey levels, grey levels, of the side
-_SMALL = 112  # side at which text is looked for
 _BATCH = 32
 
 
@@ -67,7 +66,7 @@ def chest_of(image: Pixels, mask: FloatArray) -> Chest:
         lung = (zone >= first) & (zone < first + 3)
         if lung.any():
             hole |= _hull(lung)
-    hole = _widened(hole, HOLE)
+    hole = widened(hole, HOLE)
     return Chest(image, zone > 0, hole, hole, lung_box(mask, margin=HOLE))
 
 
@@ -81,14 +80,6 @@ def _hull(mask: Bools) -> Bools:
     image = Image.new("L", mask.shape[::-1])
     ImageDraw.Draw(image).polygon([(int(x), int(y)) for y, x in corners], fill=1, outline=1)
     return (np.asarray(image) > 0) | mask
-
-
-def _widened(mask: Bools, share: float) -> Bools:
-    """Return the mask and what lies within a share of the side of it."""
-    if not mask.any():
-        return mask
-    near: Bools = distance_transform_edt(~mask) <= share * mask.shape[0]
-    return near
 
 
 def with_region(chests: Sequence[Chest], share: float = COMMON) -> list[Chest]:
@@ -183,27 +174,6 @@ def _frame(side: int, share: float) -> Bools:
     position = np.arange(side)
     edge = (position < share * side) | (position >= side - share * side)
     return edge[:, None] | edge
-
-
-def text_in(image: Pixels) -> Bools:
-    """Return where something looks like burnt-in text, bool [S, S] from uint8 [S, S]: small and bright against near.
-
-    A bone's edge or an electrode may be masked too; masking too much does less harm here than too little.
-    """
-    step = max(1, round(image.shape[0] / _SMALL))
-    short = -image.shape[0] % step
-    whole = np.pad(image, (0, short), mode="edge")
-    small = whole.reshape(len(whole) // step, step, -1, step).max(axis=(1, 3))
-    around = median_filter(small, size=2 * round(0.06 * small.shape[0]) + 1, mode="nearest")
-    bright = (small >= _BRIGHT) & (small.astype(np.int16) - around >= _ABOVE)
-    parts, _ = label(bright, np.ones((3, 3)))
-    most = _LARGEST * small.shape[0]
-    text = np.zeros(small.shape, np.bool_)
-    for number, box in enumerate(find_objects(parts), start=1):
-        if max(box[0].stop - box[0].start, box[1].stop - box[1].start) <= most:
-            text[box] |= parts[box] == number
-    text = _widened(text, _MARGIN)
-    return np.kron(text, np.ones((step, step), np.bool_))[: image.shape[0], : image.shape[1]]
 
 
 # --- things added -----------------------------------------------------------------------------------------

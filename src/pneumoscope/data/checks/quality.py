@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pneumoscope.data.acquisition import Boxes
 from pneumoscope.data.checks.duplicates import near_pairs, same_groups
 from pneumoscope.data.checks.images import (
     CONSTANT_STD,
@@ -57,6 +58,7 @@ def check(
     seed: int = 0,
     progress: Progress | None = None,
     scanned: Scan | None = None,
+    boxes: Boxes | None = None,
 ) -> dict[str, Any]:
     """Check a data source; write `quality.json` and figures into `out`, return the JSON.
 
@@ -68,12 +70,13 @@ def check(
         seed: of the bootstrap and the folds behind the shortcut figures.
         progress: called with (images done, images in all).
         scanned: an existing scan of this manifest.
+        boxes: finds the lungs, for what their framing tells; see `lungs.boxes`.
 
     Raises:
         StorageError: `out` cannot be written.
     """
     out_folder(out)
-    evidence = gather(scanned or scan(manifest, progress=progress), seed=seed)
+    evidence = gather(scanned or scan(manifest, progress=progress), seed=seed, boxes=boxes, progress=progress)
     problems = [problem for test in CHECKS for problem in test(evidence)]
     problems = sorted(problems, key=lambda problem: (_ORDER[problem.severity], not problem.voids))
     result = {
@@ -103,7 +106,7 @@ def voids_result(quality: dict[str, Any]) -> bool:
     return any(problem["voids"] for problem in quality["problems"])
 
 
-def gather(measured: Scan, *, seed: int = 0) -> Evidence:
+def gather(measured: Scan, *, seed: int = 0, boxes: Boxes | None = None, progress: Progress | None = None) -> Evidence:
     """Compare the images with each other and measure the shortcuts."""
     equal = same_groups(measured.table["pixels_sha256"].tolist())
     copies = [row for group in equal for row in group[1:]]
@@ -111,7 +114,7 @@ def gather(measured: Scan, *, seed: int = 0) -> Evidence:
     compared[copies] = False
     near = near_pairs(measured.hashes, measured.thumbs, np.flatnonzero(compared))
     near.sort(key=lambda pair: pair.correlation)  # the least certain first, so that they are the ones shown
-    return Evidence(measured, equal, near, shortcuts(measured, seed=seed))
+    return Evidence(measured, equal, near, shortcuts(measured, seed=seed, boxes=boxes, progress=progress))
 
 
 def _figures(evidence: Evidence, out: Path) -> dict[str, Any]:

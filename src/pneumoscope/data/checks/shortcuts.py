@@ -1,4 +1,4 @@
-"""How far the label can be predicted without the lungs: from size, brightness and the table's columns."""
+"""How far the label can be predicted without the lungs: from file, table, framing and acquisition."""
 
 from __future__ import annotations
 
@@ -8,58 +8,87 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pneumoscope.data.acquisition import (
+    CLUSTERS,
+    Boxes,
+    exposure,
+    framing,
+    machines,
+    overlays,
+    read_squashed,
+    texture,
+)
 from pneumoscope.data.scan import Scan
-from pneumoscope.records import PNEUMONIA, Bools, Estimate, Floats, Ints
+from pneumoscope.images.preparation import Pixels
+from pneumoscope.records import PNEUMONIA, Bools, Estimate, Floats, Ints, Progress
 from pneumoscope.statistics.auc import auroc_interval
 
 LIMIT = 0.60  # flagged where the whole interval lies above it, or below one minus it
 MIN_PATIENTS = 10  # per class
 FOLDS = 5
 MAX_LEVELS = 20
+MOST_IMAGES = 2000  # that are measured once more, for framing and acquisition
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One property that is no finding in the lungs; `columns`: float64 [N, k], finite."""
+    """One property that is no finding in the lungs; `columns`: float64 [N, k], finite; `origin`: file, table, image."""
 
     name: str
     origin: str
     columns: Floats
 
 
-def shortcuts(scan: Scan, *, seed: int = 0) -> list[dict[str, Any]]:
+def shortcuts(
+    scan: Scan, *, seed: int = 0, boxes: Boxes | None = None, progress: Progress | None = None
+) -> list[dict[str, Any]]:
     """Return the AUROC for pneumonia of every feature, alone and together, over the labelled images.
 
-    One record per feature: `name`, `origin` (`file` or `table`), `auroc` (value, ci95, method), `n`,
+    One record per feature: `name`, `origin` (`file`, `table` or `image`), `auroc` (value, ci95, method), `n`,
     `flagged`. A feature with one column is used as it is, so an AUROC below .5 says that it is lower in
-    pneumonia. Several columns go through a logistic regression that never sees the patient it scores.
+    pneumonia. Several columns go through a regression, those of images through boosted trees; neither ever sees the
+    patient it scores. Features of images are of 2,000 at most, drawn at random; `boxes` finds the lungs in them.
     Empty where a class has fewer than ten patients.
     """
     table = scan.table
     rows = np.flatnonzero(scan.readable & table["label"].notna().to_numpy(bool))
-    y = (table["label"].iloc[rows] == PNEUMONIA).to_numpy(bool)
-    patients, groups = np.unique(table["patient_id"].iloc[rows].to_numpy(str), return_inverse=True)
-    if min(len(np.unique(groups[y])), len(np.unique(groups[~y]))) < MIN_PATIENTS or len(patients) < 2:
+    if not _enough(table, rows):
         return []
     features = [*_file_features(table.iloc[rows]), *_table_features(scan, rows)]
     for origin, name in (("file", "all file properties together"), ("table", "all columns together")):
         some = [feature for feature in features if feature.origin == origin]
         if len(some) > 1:
             features.append(Feature(name, origin, np.hstack([feature.columns for feature in some])))
-    return [_record(feature, y, groups, seed) for feature in features]
+    records = [_record(feature, table, rows, seed) for feature in features]
+    drawn = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_IMAGES])
+    if not _enough(table, drawn):
+        return records
+    images, indices = read_squashed([scan.manifest.samples[row] for row in drawn], progress)
+    return records + [_record(feature, table, drawn[indices], seed) for feature in image_features(images, boxes, seed)]
 
 
-def _record(feature: Feature, y: Bools, groups: Ints, seed: int) -> dict[str, Any]:
+def _enough(table: pd.DataFrame, rows: Ints) -> bool:
+    """Say whether both classes have enough patients among these rows."""
+    patients = table.iloc[rows].groupby("label")["patient_id"].nunique()
+    return len(patients) == 2 and int(patients.min()) >= MIN_PATIENTS
+
+
+def _record(feature: Feature, table: pd.DataFrame, rows: Ints, seed: int) -> dict[str, Any]:
+    y = (table["label"].iloc[rows] == PNEUMONIA).to_numpy(bool)
+    groups = np.unique(table["patient_id"].iloc[rows].to_numpy(str), return_inverse=True)[1]
     fitted = feature.columns.shape[1] > 1
-    scores = out_of_fold(feature.columns, y, groups, seed=seed) if fitted else feature.columns[:, 0]
+    trees = feature.origin == "image"
+    scores = out_of_fold(feature.columns, y, groups, seed=seed, trees=trees) if fitted else feature.columns[:, 0]
     estimate = auroc_interval(y, scores, groups, seed=seed)
     if fitted:
-        method = f"logistic regression, {FOLDS} folds by patient; {estimate.method}"
+        kind = "boosted trees" if trees else "logistic regression"
+        method = f"{kind}, {FOLDS} folds by patient; {estimate.method}"
         estimate = Estimate(estimate.value, estimate.low, estimate.high, method)
     flagged = estimate.low > LIMIT or estimate.high < 1 - LIMIT
     return {
@@ -138,14 +167,36 @@ def encode(values: Sequence[str]) -> Floats | None:
     return np.stack([(text == level).to_numpy(float) for level in levels[first:]], axis=1)
 
 
+def image_features(images: Pixels, boxes: Boxes | None, seed: int) -> list[Feature]:
+    """Return framing, exposure, texture, overlays and machine of images uint8 [n, 224, 224], alone and together."""
+    grain, marks = texture(images), overlays(images)
+    cluster = machines(grain, marks, seed=seed) if len(images) >= CLUSTERS else np.zeros(len(images), np.int64)
+    groups: dict[str, dict[str, Floats]] = {
+        "framing of the lungs": {} if boxes is None else framing(boxes(images)),
+        "exposure and sharpness": exposure(images),
+        "overlays": marks,
+    }
+    single = {name: values for group in groups.values() for name, values in group.items()}
+    several = {name: np.column_stack([*group.values()]) for name, group in groups.items() if group}
+    several["noise spectrum"] = grain
+    several["machine cluster"] = np.eye(cluster.max() + 1)[cluster]
+    several["framing and acquisition together"] = np.hstack([*several.values()])
+    columns = {name: values[:, None] for name, values in single.items()} | several
+    return [Feature(name, "image", values) for name, values in columns.items() if np.ptp(values, axis=0).any()]
+
+
 # --- statistics -------------------------------------------------------------------------------------------
 
 
-def out_of_fold(columns: Floats, y: Bools, groups: Ints, *, seed: int, folds: int = FOLDS) -> Floats:
-    """Return float64 [N], log-odds of pneumonia from a logistic regression fitted without the own patient."""
+def out_of_fold(
+    columns: Floats, y: Bools, groups: Ints, *, seed: int, folds: int = FOLDS, trees: bool = False
+) -> Floats:
+    """Return float64 [N], log-odds of pneumonia from a regression, or boosted trees, fitted without the own patient."""
+    model: Any = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    if trees:
+        model = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=12, random_state=seed)
     scores = np.zeros(len(y))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for train, test in splitter.split(columns, y, groups):
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         scores[test] = model.fit(columns[train], y[train]).decision_function(columns[test])
     return scores
