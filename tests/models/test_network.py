@@ -24,6 +24,7 @@ NETWORKS = {
     "custom-cnn": (64, "stages.0.reduce.0.weight", "stages.4.refine.1.bias"),
     "tf_efficientnet_lite0": (64, "conv_stem.weight", "bn2.bias"),
     "resnet18": (64, "conv1.weight", "layer4.1.bn2.bias"),
+    "resnet20_mlnet": (64, "conv1.weight", "layer4.2.bn2.bias"),
     "vgg11": (64, "features.0.weight", "features.18.bias"),
     "vgg16": (64, "features.0.weight", "features.28.bias"),
     "mobilenetv3_small_100": (64, "conv_stem.weight", "conv_head.bias"),

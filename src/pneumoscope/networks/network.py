@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.networks.custom_cnn import CustomCNN
+from pneumoscope.networks.resnet import resnet20_mlnet
 
 CUSTOM = "custom-cnn"
+OURS = (CUSTOM, resnet20_mlnet.__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -59,7 +61,7 @@ class Network(nn.Module):
 def build_network(
     name: str, *, classes: int, dropout: float = 0.0, drop_path: float = 0.0
 ) -> tuple[Network, dict[str, Any]]:
-    """Build an untrained network by name: `custom-cnn`, or any network that timm knows.
+    """Build an untrained network by name: one of `OURS`, or any network that timm knows.
 
     Returns:
         The network, and `{"mean", "std"}` that its usual ImageNet weights expect.
@@ -78,7 +80,7 @@ def build_network(
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:5]
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists all"
-        raise ConfigError(f"no network is called {name!r}", remedy=f"use custom-cnn or a timm name; {hint}")
+        raise ConfigError(f"no network is called {name!r}", remedy=f"use {', '.join(OURS)} or a timm name; {hint}")
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
