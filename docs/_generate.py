@@ -115,7 +115,7 @@ MEANING = {
     "augment.lungs": "Probability that the crop is the box of the lungs, its edges moved up to a quarter inward.",
     "augment.framing": "Probability that the crop puts the lungs where those of another training image lie.",
     "augment.style": "Probability that the power spectrum, and that the greys, move to those of the other class.",
-    "model.network": "`custom-cnn`, or the name of any timm network.",
+    "model.network": "`custom-cnn`, `resnet20_mlnet`, or the name of any timm network.",
     "model.weights": "`none`; `offline`, an installed package, for `tf_efficientnet_lite0` (`lite1` and "
     "`lite2` with the extra `weights`); `hub`, timm's hub; "
     "or the path of a `.safetensors` or `.pth` file, of a folder with `model.safetensors`, or of a bundle, relative to "
@@ -144,8 +144,8 @@ MEANING = {
     "train.clip": "Largest norm of the gradient; 0 is off.",
     "train.patience": "Epochs without a better validation AUROC after which training stops; 0 is off.",
     "train.sizes": "Input sides of equal shares of the epochs, ascending to `prepare.size`; empty for one size.",
-    "train.teachers": "`predictions.csv` files of other networks about the training images, relative to this file: "
-    "targets of distillation.",
+    "train.teachers": "Other networks that have a share in the targets, relative to this file: bundles, or "
+    "`predictions.csv` files about the training images.",
     "train.teacher_share": "Weight of the teachers' mean opinion in the target; the label has the rest.",
     "train.attention": "Weight in the loss of the share of evidence that lies outside the lungs; 0 is off.",
     "train.stress": "Draws of the validation images in the style of the other class, from which calibration and "

@@ -127,7 +127,7 @@ class AugmentConfig(Section):
 class ModelConfig(Section):
     """The network, its weights, and how much of it learns.
 
-    `network`: `custom-cnn` or any timm name. `weights`: `none`, `offline` (package on this machine),
+    `network`: `custom-cnn`, `resnet20_mlnet` or any timm name. `weights`: `none`, `offline` (package on this machine),
     `hub` (timm's hub), or the path of a .safetensors or .pth file (relative to the experiment file).
     `strategy`: `scratch`, `frozen` (fixed feature extractor), or `finetune` (head first, then the last
     `unfreeze` stages, or all where 0).
@@ -155,10 +155,11 @@ class TrainConfig(Section):
     `patience = 0` switches early stopping off. `sizes`: input sides of equal shares of the epochs, ascending,
     for training that begins small and ends at `prepare.size` (Tan and Le 2021, arXiv:2104.00298).
 
-    `teachers`: `predictions.csv` files of other networks about the training images, made by `evaluate`, relative to
-    the experiment file. When the whole network learns, their mean has `teacher_share` of the target, the label the rest
-    (distillation, Hinton et al. 2015, arXiv:1503.02531). Let them be of networks that did not train on the images
-    they judge, or they teach labels learned by heart.
+    `teachers`: other networks, relative to the experiment file: bundles, which judge each augmented image as the
+    student sees it, or `predictions.csv` files about the training images, made by `evaluate`. When the whole network
+    learns, their mean has `teacher_share` of the target, the label the rest (distillation, Hinton et al. 2015,
+    arXiv:1503.02531). Let files be of networks that did not train on the images they judge, or they teach labels
+    learned by heart.
 
     `refit_epochs`: after fine-tuning the head alone learns again, on the features of the images as they are (after
     Kirichenko et al. 2023, arXiv:2204.02937): what augmentation taught the encoder stays, answers suit whole images.

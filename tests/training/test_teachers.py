@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.errors import DataError, StorageError
-from pneumoscope.training.teachers import soft_targets
+from pneumoscope.networks.transforms import prepare
+from pneumoscope.predict import Classifier
+from pneumoscope.training.teachers import Ensemble, shared_target, soft_targets
 
 ALLOWED = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1]], bool)
 PATHS = ["a", "b", "c", "d"]
@@ -84,3 +88,34 @@ def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(DataError, match=r"empty\.csv.*no CSV|empty\.csv.*not a CSV"):
         soft_targets(PATHS, ALLOWED, [str(tmp_path / "empty.csv")], 0.5)
+
+
+# --- networks that judge as the student learns --------------------------------------------------------------
+
+
+def test_bundles_judge_the_image_that_the_student_sees(trained: Path) -> None:
+    """In another normalisation and size the opinion is that of the bundle about the same pixels."""
+    classifier = Classifier.load(trained / "bundle")
+    own = classifier.bundle.preparation
+    student = replace(own, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
+    canvases = np.random.default_rng(0).integers(0, 255, (5, own.canvas, own.canvas), dtype=np.uint8)
+    name = str(trained / "bundle")
+    opinion = Ensemble([name, name], 3, student)(prepare(torch.from_numpy(canvases), student))
+    expected = torch.from_numpy(classifier.logits(canvases)).softmax(dim=1)
+    torch.testing.assert_close(opinion, expected, rtol=0, atol=2e-3)
+    larger = Ensemble([name], 3, student)(torch.rand(2, 3, 2 * own.size, 2 * own.size))
+    assert larger.sum(dim=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_bundle_with_other_classes_is_refused(trained: Path) -> None:
+    preparation = Classifier.load(trained / "bundle").bundle.preparation
+    with pytest.raises(DataError, match="does not teach 2 classes"):
+        Ensemble([str(trained / "bundle")], 2, preparation)
+
+
+def test_label_and_opinion_share_the_target() -> None:
+    allowed = torch.tensor([[True, False, False], [False, True, True]])
+    opinion = torch.tensor([[0.2, 0.4, 0.4], [0.5, 0.375, 0.125]])
+    target = shared_target(allowed, opinion, 0.5)
+    torch.testing.assert_close(target[0], torch.tensor([0.6, 0.2, 0.2]))
+    torch.testing.assert_close(target[1], torch.tensor([0.25, 0.5625, 0.1875]))

@@ -212,6 +212,7 @@ def fit(
     report: Report | None = None,
     loggers: Any = False,
     bar: bool = False,
+    teachers: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Row]:
     """Train `(network, optimiser groups, modules kept in eval mode)` and leave the best epoch's weights in the network.
 
@@ -235,7 +236,7 @@ def fit(
         _take(network, best)
         return list(read_json(done))
     network.train()
-    module = Classifier(network, groups, config, epochs=phase.epochs, seed=seed, still=still)
+    module = Classifier(network, groups, config, epochs=phase.epochs, seed=seed, still=still, teachers=teachers)
     history = _History(phase.name, folder / "history.json", len(phase.train), report)  # type: ignore[arg-type]
     callbacks = _callbacks(history, best, last, config)
     trainer = _trainer(phase, config, hardware, callbacks, run, loggers, bar)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -18,6 +18,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ConfigError, TrainingError
 from pneumoscope.networks.network import Network, pneumonia_score
+from pneumoscope.training.teachers import shared_target
 
 _LEAST_LUNG = 0.03  # share of what the network sees
 
@@ -95,6 +96,7 @@ class Classifier(L.LightningModule):
         epochs: length of the schedule.
         seed: of dropout and mixup; they depend on (seed, epoch, step) alone, so that a resume repeats them.
         still: modules that stay in eval mode.
+        teachers: judge each batch as it is; their opinion has `train.teacher_share` of the target.
     """
 
     def __init__(
@@ -106,9 +108,10 @@ class Classifier(L.LightningModule):
         epochs: int,
         seed: int,
         still: Sequence[nn.Module] = (),
+        teachers: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.teachers = network, teachers
         self.groups, self.config, self.epochs, self.seed = groups, config, epochs, seed
         self.still = list(still)
         # Metrics, not logged numbers: those are averaged wrongly where ranks hold different counts of images.
@@ -132,6 +135,8 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Return the weighted loss; raises `TrainingError` where it is not finite."""
         x, allowed, weights, *lungs = batch
+        if self.teachers is not None:
+            allowed = shared_target(allowed, self.teachers(x), self.config.teacher_share)
         if self.config.mixup:
             loss = self._mixup(x, allowed, weights)
         elif self.config.attention and lungs:

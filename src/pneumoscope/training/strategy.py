@@ -20,7 +20,7 @@ from pneumoscope.records import Progress, Sample
 from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets
 from pneumoscope.training.features import best_device, encode
 from pneumoscope.training.fit import Hardware, Phase, Report, Row, fit
-from pneumoscope.training.teachers import soft_targets
+from pneumoscope.training.teachers import PREDICTIONS, Ensemble, soft_targets
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def make_part(samples: Sequence[Sample], cache: PixelCache, split: str, experime
     balanced = class_weights(allowed)
     weigh = experiment.train.imbalance == "weights"
     sample_evenly = experiment.train.imbalance == "sampler" and split == "train"
-    teachers = experiment.train.teachers if split == "train" else ()
+    teachers = [name for name in experiment.train.teachers if name.endswith(PREDICTIONS)] if split == "train" else []
     soft = (
         soft_targets([sample.path for sample, _ in chosen], allowed, teachers, experiment.train.teacher_share)
         if teachers
@@ -152,10 +152,12 @@ def _on_images(run: TrainingRun, name: str, unfreeze: int | None) -> list[Row]:
         run.train.balance,
     )
     rate = experiment.train.head_rate if head_only else experiment.train.rate
+    bundles = [name for name in experiment.train.teachers if not name.endswith(PREDICTIONS)]
+    teachers = Ensemble(bundles, experiment.train.classes, run.preparation) if bundles else None
     return fit(
         (run.network, optimiser_groups(run.network, experiment, rate), still), phase, experiment.train, run.folder,
         seed=experiment.seed, hardware=run.hardware, resume=run.resume, report=run.report, loggers=run.loggers,
-        bar=run.bar,
+        bar=run.bar, teachers=teachers,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Predictions of other networks on the training images, as soft targets."""
+"""What other networks say of the training images: predictions made before, or networks that see the same image now."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import expit, logit
+from torch import Tensor
 
+from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import DataError, storage_errors
+from pneumoscope.images.preparation import Preparation
 
+PREDICTIONS = ".csv"
 _SURE = 1e-4  # no teacher is surer than this: one wrong certainty would outweigh all others
 
 
@@ -74,3 +80,52 @@ def _opinions(path: Path, classes: int) -> pd.DataFrame:
 
 def _odds(probability: pd.Series[float]) -> NDArray[np.float64]:
     return np.asarray(logit(np.clip(probability.to_numpy(float), _SURE, 1 - _SURE)))
+
+
+class Ensemble:
+    """Bundles whose networks judge each augmented image as the student sees it (Beyer et al. 2022, arXiv:2106.05237).
+
+    `preparation`: the student's. No module of PyTorch, so that neither checkpoints nor averages hold its weights.
+
+    Raises:
+        BundleError: one cannot be read.
+        DataError: one has other classes than the student.
+    """
+
+    def __init__(self, names: Sequence[str], classes: int, preparation: Preparation) -> None:
+        self.preparation = preparation
+        self.members = [load_bundle(Path(name)) for name in names]
+        self.networks = [bundle.network for bundle in self.members]
+        for bundle in self.members:
+            if len(bundle.card["network"]["classes"]) != classes:
+                raise DataError(
+                    f"does not teach {classes} classes", path=bundle.folder, remedy="train it with as many classes"
+                )
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the softmax of the mean of the members' logits, float32 [B, C], about the student's input."""
+        grey = images * _column(self.preparation.std, images) + _column(self.preparation.mean, images)
+        logits = torch.zeros((), device=images.device)
+        for bundle, network in zip(self.members, self.networks, strict=True):
+            prepare = bundle.preparation
+            x = grey
+            if prepare.size != images.shape[-1]:
+                x = F.interpolate(grey, (prepare.size, prepare.size), mode="bilinear", antialias=True)
+            x = (x - _column(prepare.mean, x)) / _column(prepare.std, x)
+            logits = logits + network.to(images.device)(x.contiguous(memory_format=torch.channels_last)).float()
+        return (logits / len(self.networks)).softmax(dim=1)
+
+
+def shared_target(allowed: Tensor, opinion: Tensor, share: float) -> Tensor:
+    """Return targets [B, C]: the label, and with weight `share` the opinion, a distribution [B, C].
+
+    `allowed`: bool, or a distribution already. A label that leaves the subtype open divides its pneumonia as the
+    opinion does.
+    """
+    label = torch.where(allowed, opinion.clamp_min(_SURE), 0.0) if allowed.dtype == torch.bool else allowed
+    return (1 - share) * label / label.sum(dim=1, keepdim=True) + share * opinion
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, 3, 1, 1)
