@@ -232,7 +232,7 @@ def test_an_archive_is_no_image(place: Place) -> None:
 
 
 def test_a_deflated_bomb_is_refused_unless_it_is_an_image(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pneumoscope.images.dicom.MAX_INFLATED", 8 << 20)
+    monkeypatch.setattr("pneumoscope.images.header.MAX_INFLATED", 8 << 20)
     bomb = deflated(9)
     assert len(bomb) < 16 << 10
     browser = place.as_("reader")
