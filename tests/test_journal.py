@@ -7,24 +7,16 @@ import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.support.entries import AT, CARD, SAID, entry
 
 from pneumoscope.errors import DataError
-from pneumoscope.journal.entry import Entry, Label, answer_key, entry_of, unpack_embedding
-from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.entry import answer_key, entry_of
+from pneumoscope.journal.journal import Journal, Label, unpack_embedding
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
-from pneumoscope.records import PNEUMONIA, Prediction
-
-AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-SAID = Prediction("/in/doe.dcm", 0.75, PNEUMONIA, 0.5, {"viral": 0.25}, quality={"mean": float("nan")}, bundle="b@1")
-CARD = {"sha256": "a" * 64, "calibration": {"temperature": 1.0}}
-
-
-def entry(key: str = "k", **known: object) -> Entry:
-    return entry_of(SAID, CARD, key, AT, **known)
+from pneumoscope.records import PNEUMONIA
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.serving.radiographs import radiograph
+from scripts.pacs.radiographs import radiograph
 
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.errors import DataError

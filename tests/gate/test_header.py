@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import uid
-from tests.serving.radiographs import radiograph
+from tests.support.findings import radiograph
 
 from pneumoscope.gate.header import Rules, ages_of, judge
 from pneumoscope.images.header import Header, header_of

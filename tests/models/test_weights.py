@@ -17,6 +17,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import load_file, save, save_file
+from tests.support.fresh import run
 from torch import Tensor
 
 from pneumoscope.errors import StorageError, WeightsError
@@ -319,7 +320,7 @@ save_file({k: v.contiguous() for k, v in network.encoder.model.state_dict().item
 @pytest.fixture(scope="module")
 def transfer() -> ModuleType:
     """The benchmark, which holds the small hub."""
-    spec = spec_from_file_location("resnet18_transfer", ROOT / "benchmarks" / "resnet18_transfer.py")
+    spec = spec_from_file_location("resnet18_transfer", ROOT / "benchmarks" / "quality" / "resnet18_transfer.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -329,10 +330,7 @@ def transfer() -> ModuleType:
 
 
 def fetch(env: dict[str, str], out: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", FETCH, str(out)],
-        env={**env, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return run(FETCH, str(out), environment=env)
 
 
 def test_the_hub_is_asked_and_its_tensors_arrive(

@@ -16,11 +16,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.presentation import build_role
+from scripts.pacs.orthanc import start_orthanc
 from sqlalchemy import select, update
-from tests.serving.orthanc import start_orthanc
-from tests.serving.test_gateway import CALLER, chest, gateway, push, receiving, sink
-from tests.serving.test_peers import owing
-from tests.serving.test_serve import until
+from tests.support.delivery import owing
+from tests.support.gateway import CALLER, chest, gateway, push, receiving, sink
+from tests.support.waiting import until
 
 from pneumoscope.serving.delivery import assurance, send
 from pneumoscope.serving.settings.gateway import Gateway

@@ -18,16 +18,14 @@ import PIL.Image
 import pytest
 import uvicorn
 from sqlalchemy import select
-from tests.serving.test_gateway import chest
-from tests.serving.test_serve import until
-from tests.serving.test_web import PASSWORD, Place, answer, bring, opened, with_users
+from tests.support.gateway import chest
+from tests.support.waiting import until
+from tests.support.web import PASSWORD, Place, answer, bring, opened
 
 from pneumoscope.journal.journal import Journal
 from pneumoscope.records import NORMAL
 from pneumoscope.serving.store.database import now
 from pneumoscope.serving.store.tables import DEAD, QUARANTINED, WAITING, Delivery, Feedback, Job, Object
-
-__all__ = ["with_users"]
 
 INSTALL = Path(__file__).parents[2] / "scripts" / "browser" / "install"
 FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")

@@ -14,10 +14,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE, evt
+from scripts.pacs.orthanc import free_ports
 from sqlalchemy import select, update
-from tests.serving.orthanc import free_ports
-from tests.serving.test_gateway import CALLER, chest, gateway, push, receiving
-from tests.serving.test_serve import until
+from tests.support.gateway import CALLER, chest, gateway, push, receiving
+from tests.support.waiting import until
 
 from pneumoscope.serving.intake import commitment
 from pneumoscope.serving.intake.listener import Receiver

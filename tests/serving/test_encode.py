@@ -21,8 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pynetdicom import AE
-from tests.serving.orthanc import Orthanc
-from tests.serving.radiographs import abstained, chest, finding, heat, prediction, radiograph, saved, unreadable
+from scripts.pacs.orthanc import Orthanc
+from scripts.pacs.radiographs import chest, radiograph
+from tests.support.delivery import verify
+from tests.support.findings import abstained, finding, heat, prediction, saved, unreadable
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.predict import Classifier
@@ -88,14 +90,6 @@ def texts(dataset: Any) -> str:
     found: list[str] = []
     dataset.walk(lambda _, element: found.append(str(element.value)) if element.VR != "SQ" else None)
     return "\n".join(found)
-
-
-def verify(result: Encoded, folder: Path) -> list[str]:
-    """What dciodvfy complains of; its exit code is 0 all the same."""
-    file = folder / f"{result.kind}.dcm"
-    file.write_bytes(result.data)
-    done = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, check=False)
-    return [line for line in done.stderr.splitlines() if line.startswith("Error")]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -16,13 +16,11 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from tests.serving.test_gateway import chest
-from tests.serving.test_web import PASSWORD, Place, answer, bring, opened, with_users
+from tests.support.gateway import chest
+from tests.support.web import PASSWORD, Place, answer, bring, opened
 
 from pneumoscope.serving.people import accounts
 from pneumoscope.serving.web.guard import COOKIE
-
-__all__ = ["with_users"]
 
 CONFORMANCE = [status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = 3  # of each kind and route

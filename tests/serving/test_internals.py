@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 from pynetdicom import AE, _config, dimse_messages, evt
-from tests.serving.radiographs import radiograph
+from tests.support.findings import radiograph
 
 import pneumoscope
 from pneumoscope.serving.wire import internals

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serving.test_gateway import chest, gateway
+from tests.support.gateway import chest, gateway
 
 from pneumoscope.errors import StorageError
 from pneumoscope.serving.intake import listener

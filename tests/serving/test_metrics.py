@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, text
-from tests.serving.crashing import Here
-from tests.serving.test_gateway import chest, gateway, only_job, push, receiving
+from tests.support.crashing import Here
+from tests.support.gateway import chest, gateway, only_job, push, receiving
 
 from pneumoscope.records import PNEUMONIA
 from pneumoscope.serving.analysis.worker import Worker

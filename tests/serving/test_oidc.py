@@ -21,8 +21,8 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 from pydantic import ValidationError
 from sqlalchemy import select
-from tests.serving.test_gateway import CALLER, gateway
-from tests.serving.test_web import Place, events, opened, sign_in, with_users
+from tests.support.gateway import CALLER, gateway
+from tests.support.web import Place, events, opened, sign_in
 
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.people import accounts, trail
@@ -31,7 +31,6 @@ from pneumoscope.serving.settings.gateway import Oidc, load_gateway
 from pneumoscope.serving.store.tables import User
 from pneumoscope.serving.web.oidc import role_of
 
-__all__ = ["with_users"]
 CLIENT, SECRET, ADDRESS = "pneumoscope", "issuer's secret", "http://127.0.0.1:8042"
 ROLES = {"radiology": "reader", "it": "admin"}
 

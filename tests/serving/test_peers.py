@@ -12,7 +12,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,100 +20,37 @@ from typing import Any
 import highdicom
 import pydicom
 import pytest
-import trustme
 from dicomweb_client import DICOMwebClient
 from fhir.resources.R4B.bundle import Bundle
 from hl7apy.mllp import AbstractHandler, MLLPServer
 from hl7apy.parser import parse_message
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 from pynetdicom import AE
+from scripts.pacs.orthanc import PACS, Orthanc, free_ports
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
-from tests.serving.orthanc import PACS, Orthanc, free_ports
-from tests.serving.radiographs import finding
-from tests.serving.test_encode import verify
-from tests.serving.test_gateway import CALLER, chest, gateway, only_job, receiving, sink
-from tests.serving.test_serve import until
-from tests.serving.test_stow import encoded
+from tests.support.certificates import Authority, server_side
+from tests.support.delivery import owing, verify
+from tests.support.dicom_files import encoded
+from tests.support.gateway import CALLER, chest, gateway, only_job, receiving, sink
+from tests.support.waiting import until
 
 from pneumoscope.serving.delivery import send
-from pneumoscope.serving.results import Encoded, encode
+from pneumoscope.serving.results import Encoded
 from pneumoscope.serving.run.check import check
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.settings.neighbours import ClientTls
-from pneumoscope.serving.store import outbox
-from pneumoscope.serving.store.database import Store, now, open_store
-from pneumoscope.serving.store.tables import DEAD, DONE, SENT, WAITING, Delivery, Image, Job, Object, Result
+from pneumoscope.serving.store.database import Store, now
+from pneumoscope.serving.store.tables import DEAD, SENT, WAITING, Delivery, Image
 from pneumoscope.serving.web import technical
 
 DICOM = ("sr", "sc", "gsps", "seg")
 REFUSED = "its certificate is refused: "
 
 
-class Authority:
-    """Makes PEM files, as the configuration names them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.root = folder, trustme.CA()
-        self.ca = str(folder / "ca.pem")
-        self.root.cert_pem.write_to_path(self.ca)
-
-    def issue(self, name: str, host: str = "127.0.0.1", *, expired: bool = False) -> dict[str, str]:
-        times = {"not_before": datetime(2000, 1, 1, tzinfo=UTC), "not_after": datetime(2001, 1, 1, tzinfo=UTC)}
-        made = self.root.issue_cert(host, **(times if expired else {}))
-        certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        made.private_key_pem.write_to_path(str(key))
-        certificate.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
-        return {"certificate": str(certificate), "key": str(key)}
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ours"))
-
-
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("theirs"))
-
-
-def server_side(pair: dict[str, str], ca: str | None = None) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pair["certificate"], pair["key"])
-    if ca is not None:
-        context.load_verify_locations(ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-@contextmanager
-def owing(folder: Path, kinds: tuple[str, ...], **destination: Any) -> Iterator[tuple[Gateway, Store, list[Encoded]]]:
-    """A gateway that owes the results of one radiograph to one destination."""
-    config = gateway(folder, destination=({"name": "peer", "seconds": 10.0, **destination},))
-    folder.mkdir(exist_ok=True)
-    store = open_store(config.database, migrate=True)
-    source, moment = chest(StudyInstanceUID=generate_uid()), now()
-    built = list(encode(finding(source), kinds, moment))
-    image = Image(
-        sop_uid=source.SOPInstanceUID, version=1, digest="0" * 64, sop_class=source.SOPClassUID,
-        study_uid=source.StudyInstanceUID, series_uid=source.SeriesInstanceUID, size=1, source="test",
-        received_at=moment, patient_name="Doe^Jane", patient_id="4711", header={},
-    )  # fmt: skip
-    image.job = Job(state=DONE, priority=0, attempts=0, claims=1, created_at=moment, not_before=moment, ended_at=moment)
-    image.job.result = Result(
-        bundle="b", bundle_sha256="0" * 64, threshold=0.4, abstained=False, quality={}, milliseconds=1.0, urgent=True,
-        shadow=False, created_at=moment,
-    )  # fmt: skip
-    with store.write() as session:
-        session.add(image)
-        for item in built:
-            row = Object(kind=item.kind, uid=item.uid, sop_class=item.sop_class, suffix=item.suffix, data=item.data)
-            image.job.result.objects.append(row)
-            outbox.owe(session, row, ["peer"], moment)
-    try:
-        yield config, store, built
-    finally:
-        store.close()
 
 
 def attempt(config: Gateway, store: Store) -> tuple[str, str | None]:

@@ -14,15 +14,15 @@ from typing import Any
 import httpx
 import pydicom
 import pytest
+from scripts.pacs.orthanc import Orthanc, free_ports, start_orthanc
 from sqlalchemy import select
-from tests.serving.dying import poll
-from tests.serving.fake_orthanc import Fault, cut, fake_orthanc, status
-from tests.serving.orthanc import Orthanc, free_ports, start_orthanc
-from tests.serving.radiographs import finding
-from tests.serving.test_crash import NEVER, outside
-from tests.serving.test_gateway import chest, gateway, push, receiving
-from tests.serving.test_serve import ready, until
-from tests.serving.test_stow import encoded
+from tests.support.dicom_files import encoded
+from tests.support.dying import poll
+from tests.support.fake_orthanc import Fault, cut, fake_orthanc, status
+from tests.support.findings import finding
+from tests.support.gateway import chest, gateway, push, receiving
+from tests.support.killed import NEVER, outside
+from tests.support.waiting import ready, until
 
 from pneumoscope.errors import StorageError
 from pneumoscope.serving.intake.poller import _ATTEMPTS, Poller, place, pollers

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
-from tests.serving.test_gateway import CALLER, chest
-from tests.serving.test_web import Place, answer, bring, events, opened, with_users
-from tests.test_journal import entry
+from tests.support.entries import entry
+from tests.support.gateway import CALLER, chest
+from tests.support.web import Place, answer, bring, events, opened
 from typer.testing import CliRunner
 
 from pneumoscope.cli.root import app as cli
@@ -48,7 +48,6 @@ from pneumoscope.serving.store.tables import (
 )
 from pneumoscope.serving.store.tables import Job as JobRow
 
-__all__ = ["with_users"]
 ALL = {"images": 30, "results": 30, "jobs": 60}
 LONG_AGO = now() - timedelta(days=45)
 AGES_AGO = now() - timedelta(days=90)

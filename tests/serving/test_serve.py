@@ -7,15 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+from scripts.pacs.orthanc import free_ports
 from sqlalchemy import select, text
-from tests.serving.orthanc import free_ports
-from tests.serving.test_gateway import chest, gateway, push, sink
+from tests.support.gateway import chest, gateway, push, sink
+from tests.support.waiting import ready, until
 
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.run.check import check
@@ -41,14 +40,6 @@ aet = "SINK"
 """
 
 
-def until(what: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Ask until it is so; the time is a limit, not a wait."""
-    limit = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def stat(pid: int) -> list[str]:
     """State, parent and more of a process, as Linux tells them after its name."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -62,13 +53,6 @@ def alive(pid: int) -> bool:
     try:
         return stat(pid)[0] != "Z"
     except OSError:
-        return False
-
-
-def ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-    except httpx.TransportError:
         return False
 
 

@@ -15,11 +15,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts.pacs.orthanc import free_ports
+from scripts.postgres.server import Postgres
 from sqlalchemy import select, update
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from tests.serving.orthanc import free_ports
-from tests.serving.postgres import Postgres
-from tests.serving.test_gateway import gateway
+from tests.support.gateway import gateway
 
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.delivery.send import DELIVERED

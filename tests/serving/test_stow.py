@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import resource
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -17,11 +16,12 @@ import pytest
 import uvicorn
 from dicomweb_client.api import DICOMwebClient
 from fastapi.testclient import TestClient
+from scripts.pacs.orthanc import free_ports
 from sqlalchemy import select
-from tests.serving.orthanc import free_ports
-from tests.serving.radiographs import saved
-from tests.serving.test_gateway import chest, gateway
-from tests.serving.test_serve import until
+from tests.support.dicom_files import encoded
+from tests.support.findings import saved
+from tests.support.gateway import chest, gateway
+from tests.support.waiting import until
 
 from pneumoscope.errors import ConfigError
 from pneumoscope.serving.store.database import Store, open_store
@@ -30,12 +30,6 @@ from pneumoscope.serving.web.server import create_app
 
 KIND = 'multipart/related; type="application/dicom"; boundary=B'
 TOKEN = "0123456789abcdef"
-
-
-def encoded(source: pydicom.Dataset) -> bytes:
-    buffer = io.BytesIO()
-    source.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def body(*parts: bytes, kind: str = "application/dicom", end: bytes = b"--B--\r\n") -> bytes:
