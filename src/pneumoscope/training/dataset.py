@@ -109,18 +109,18 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
         epoch, index = key
         row = self.rows[index]
         canvas = self.pixels[row]
-        label = self.targets[index], self.weights[index]
+        target = self.targets[index], self.weights[index]
         if self.augmenter is None:
-            return prepare(torch.from_numpy(np.array(canvas))[None], self.preparation)[0], *label
+            return prepare(torch.from_numpy(np.array(canvas))[None], self.preparation)[0], *target
         if self.lungs is None:
-            return self.augmenter(canvas, epoch, index), *label
+            return self.augmenter(canvas, epoch, index), *target
         donor = self.augmenter.donor(epoch, index, len(self.rows))
         if donor is not None:
             other = self.rows[donor]
             canvas = in_other_surroundings(canvas, self.lungs[row], self.pixels[other], self.lungs[other])
         size, drawn = self.augmenter.drawn(epoch, index)
         lung_map = drawn.warp(torch.from_numpy(np.array(self.lungs[row]))[None], size)
-        return self.augmenter(canvas, epoch, index), *label, lung_map
+        return self.augmenter(canvas, epoch, index), *target, lung_map
 
 
 def in_other_surroundings(image: Pixels, lungs: Pixels, other: Pixels, other_lungs: Pixels) -> Pixels:
