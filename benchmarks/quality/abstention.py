@@ -32,8 +32,9 @@ from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import write_json
 from pneumoscope.gate.pixels import LungMasks, by_pixels
 from pneumoscope.images import read_image
+from pneumoscope.images.find import expand
 from pneumoscope.images.preparation import Pixels, to_canvas, to_input
-from pneumoscope.predict import Classifier, expand
+from pneumoscope.predict import Classifier
 from pneumoscope.statistics.auc import auroc_estimate
 from pneumoscope.statistics.cohort import cohort
 from pneumoscope.statistics.proportions import proportion

@@ -27,9 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pneumoscope.bundle.runtime import Runtime
 from pneumoscope.images import read_image
+from pneumoscope.images.find import expand
 from pneumoscope.images.preparation import Pixels, to_input
 from pneumoscope.networks.export import Deployed
-from pneumoscope.predict import Classifier, expand
+from pneumoscope.predict import Classifier
 
 BATCH = 32
 ROUNDS = 5

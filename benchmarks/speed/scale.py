@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pneumoscope.predict import expand
+from pneumoscope.images.find import expand
 
 ENGINES = ("auto", "ray")
 PAGE = 4096
