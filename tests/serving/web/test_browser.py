@@ -27,7 +27,7 @@ from pneumoscope.records import NORMAL
 from pneumoscope.serving.store.database import now
 from pneumoscope.serving.store.tables import DEAD, QUARANTINED, WAITING, Delivery, Feedback, Job, Object
 
-INSTALL = Path(__file__).parents[2] / "scripts" / "browser" / "install"
+INSTALL = Path(__file__).parents[3] / "scripts" / "browser" / "install"
 FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 PICTURES = os.environ.get("PNEUMOSCOPE_PICTURES")  # a folder, for a person who wants to look
 
