@@ -24,6 +24,7 @@ import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+from tests.support.shared import once
 
 ROOT = Path(__file__).parent
 PREPARES = ROOT / "docs" / "howto" / "index.md"
@@ -151,12 +152,14 @@ def _frugal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, _frugal: None) -> Path:
     """A folder with what `howto/index.md` makes: `images/`, `first.toml`, `runs/first/`."""
-    folder = tmp_path_factory.mktemp("prepared")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for example in prepares.parse(PREPARES).examples():
-            example.evaluate()
-    return folder
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            for example in prepares.parse(PREPARES).examples():
+                example.evaluate()
+
+    return once(tmp_path_factory.getbasetemp(), "prepared", make)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pneumoscope.serving.accounts import SHORTEST
-from pneumoscope.serving.config import Gateway
 from pydantic import BaseModel
 
-from pneumoscope.adaptation.adapt import Asked
+from pneumoscope.adaptation.adapt import Settings
 from pneumoscope.adaptation.evidence import FOLDS
 from pneumoscope.adaptation.normalisation import PRIOR
 from pneumoscope.bundle.calibration import TARGET
@@ -25,9 +23,11 @@ from pneumoscope.explanation import explain, faithfulness, gradients, occlusion,
 from pneumoscope.explanation.method import DEFAULTS
 from pneumoscope.explanation.similar import NEIGHBOURS
 from pneumoscope.images.decoded import MAX_PIXELS, MIN_SIDE
-from pneumoscope.images.dicom import MAX_INFLATED
+from pneumoscope.images.header import MAX_INFLATED
 from pneumoscope.report.explanation_words import LEAST_AGREEMENT
-from pneumoscope.serving import leftovers
+from pneumoscope.serving.keeping import leftovers
+from pneumoscope.serving.people.accounts import SHORTEST
+from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.shortcuts import verdict
 from pneumoscope.statistics.bootstrap import RESAMPLES
 from pneumoscope.validation.flags import LIMIT, SLOPE
@@ -60,7 +60,7 @@ QUOTED: list[tuple[str, str, object]] = [
     ("howto/validate.md", "differs by more than {}, its interval", f"{DROP:.2f}".removeprefix("0")),
     ("howto/validate.md", "A group with fewer than {} images of pneumonia", LEAST),
     ("howto/validate.md", "a class has fewer than {} patients", NUMBERS[LEAST_PATIENTS]),
-    ("howto/adapt.md", "beyond `--margin`, {} by default", f"{Asked().margin:.2f}".removeprefix("0")),
+    ("howto/adapt.md", "beyond `--margin`, {} by default", f"{Settings().margin:.2f}".removeprefix("0")),
     ("howto/adapt.md", "a fit to other patients, in {} parts", NUMBERS[FOLDS]),
     ("howto/adapt.md", "which count as {} images", PRIOR),
     ("howto/audit.md", "more than {} % of (AUROC − .5) is left", round(verdict.MOST_KEPT * 100)),

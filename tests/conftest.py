@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.shared import once
 
 from pneumoscope.records import RESEARCH_ONLY
+
+pytest.register_assert_rewrite("tests.support")
 
 if TYPE_CHECKING:
     from pneumoscope.config import Experiment
@@ -40,9 +44,10 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic radiographs in the Kaggle layout: 48 patients, one or two images each, 64 pixels."""
     from pneumoscope.phantom.synthetic import write_dataset
 
-    return write_dataset(
-        tmp_path_factory.mktemp("chests") / "data", patients=48, seed=7, size=64, max_images_per_patient=2
-    )
+    def make(folder: Path) -> None:
+        write_dataset(folder / "data", patients=48, seed=7, size=64, max_images_per_patient=2)
+
+    return once(tmp_path_factory.getbasetemp(), "chests", make) / "data"
 
 
 @pytest.fixture(scope="session")
@@ -78,19 +83,25 @@ def trained(
     """The run folder of a custom CNN trained for three epochs on `chests`; read it, do not write into it."""
     from pneumoscope.training.experiment import run_experiment
 
-    run = tmp_path_factory.mktemp("trained") / "run"
-    run_experiment(small_experiment(augment={"flip": 0.5}), chest_manifest, run, name="small")
-    return run
+    def make(folder: Path) -> None:
+        run_experiment(small_experiment(augment={"flip": 0.5}), chest_manifest, folder / "run", name="small")
+
+    return once(tmp_path_factory.getbasetemp(), "trained", make) / "run"
 
 
 @pytest.fixture(scope="session")
-def make_bundle() -> Callable[..., Path]:
-    """Write an untrained bundle with lively batch-norm statistics: `make_bundle(folder, network, classes, size)`."""
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write an untrained bundle with lively batch-norm statistics: `make_bundle(folder, network, classes, size)`.
+
+    Each kind is built once; who asks again gets a copy.
+    """
     import torch
 
     from pneumoscope.bundle.files import save_bundle
     from pneumoscope.images.preparation import Preparation
     from pneumoscope.networks.network import build_network, round_weights
+
+    built_once: dict[str, Path] = {}
 
     def make(
         folder: Path,
@@ -100,6 +111,16 @@ def make_bundle() -> Callable[..., Path]:
         seed: int = 0,
         mirror: bool = False,
         **sections: Any,
+    ) -> Path:
+        kind = repr((network, classes, size, seed, mirror, sorted(sections.items())))
+        if kind not in built_once:
+            whole = tmp_path_factory.mktemp("untrained") / "bundle"
+            built_once[kind] = build(whole, network, classes, size, seed, mirror, sections)
+        shutil.copytree(built_once[kind], folder)
+        return folder
+
+    def build(
+        folder: Path, network: str, classes: int, size: int, seed: int, mirror: bool, sections: dict[str, Any]
     ) -> Path:
         torch.manual_seed(seed)
         built, usual = build_network(network, classes=classes)

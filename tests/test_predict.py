@@ -19,9 +19,10 @@ from pneumoscope.bundle.files import load_bundle
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.images import read_image
+from pneumoscope.images.find import expand
 from pneumoscope.images.preparation import to_canvas
 from pneumoscope.networks.transforms import prepare
-from pneumoscope.predict import Classifier, expand
+from pneumoscope.predict import Classifier
 from pneumoscope.records import NORMAL, PNEUMONIA
 
 Make = Callable[..., Path]

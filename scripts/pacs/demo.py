@@ -20,13 +20,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pydicom
-from benchmarks.gateway_rig import CALLER, Running, killed_at_the_end, until, write_gateway
 from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, JPEGLosslessSV1, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from scripts.pacs.gateway import CALLER, Running, killed_at_the_end, until, write_gateway
+from scripts.pacs.orthanc import free_ports, start_orthanc
+from scripts.pacs.radiographs import radiograph
 from sqlalchemy import func, select
-from tests.serving.orthanc import free_ports, start_orthanc
-from tests.serving.radiographs import radiograph
 
 from pneumoscope.phantom.synthetic import render
 from pneumoscope.serving.settings.gateway import load_gateway

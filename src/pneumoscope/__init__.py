@@ -12,10 +12,10 @@ Research use only. Nothing here is a medical device.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from pneumoscope.version import __version__
 
+TYPE_CHECKING = False  # true to type checkers, which know the name; importing `typing` for it takes 7 ms
 if TYPE_CHECKING:
     from pneumoscope.api import compare, evaluate, explain, load, validate
     from pneumoscope.data.manifest import Manifest

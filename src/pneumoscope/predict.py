@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
 from pneumoscope.bundle.files import Bundle, load_bundle
 from pneumoscope.bundle.runtime import Engine, open_runtime
-from pneumoscope.errors import BundleError, ConfigError, DataError, ImageError
+from pneumoscope.errors import BundleError, ConfigError, ImageError
 from pneumoscope.files import plain
 from pneumoscope.gate.header import Rules, ages_of, judge
 from pneumoscope.gate.pixels import LungMasks, by_pixels, by_size
 from pneumoscope.gate.refusal import Refusal
 from pneumoscope.gate.scores import CHECKS, read_gate
-from pneumoscope.images import RASTER_SUFFIXES, Header, Radiograph, is_dicom, open_image
+from pneumoscope.images import Header, Radiograph, open_image
+from pneumoscope.images.find import expand, missing
 from pneumoscope.images.preparation import Pixels, to_canvas, to_input
 from pneumoscope.lungs import crop_of
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
@@ -274,63 +275,3 @@ def _file(path: object) -> str:
     if not isinstance(path, str | Path):
         raise TypeError(f"predict takes paths, not {type(path).__name__}; write the image to a file and give its name")
     return str(path)
-
-
-def expand(patterns: Sequence[str]) -> list[str]:
-    """Return image files named by files, folders (searched through) and globs, each once, in order.
-
-    A name that matches nothing stays in the list, so that it is reported like an unreadable file.
-
-    Raises:
-        DataError: a folder holds no images.
-    """
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        path = Path(pattern)
-        if pattern and _is_folder(path):
-            inside = [str(file) for file in sorted(path.rglob("*")) if _looks_like_image(file)]
-            if not inside:
-                raise DataError("the folder holds no images", path=path, remedy="give JPEG, PNG or DICOM files")
-            found.update(dict.fromkeys(inside))
-        elif _is_glob(pattern):
-            found.update(dict.fromkeys(_matches(path) or [pattern]))
-        else:
-            found[pattern] = None
-    return list(found)
-
-
-def missing(name: str) -> ImageError | None:
-    """Return what to say of a name that `expand` found nothing for, None where there is something."""
-    try:
-        if os.path.lexists(name):
-            return None
-    except ValueError:  # such as a name with NUL: the reader says what is wrong with it
-        return None
-    if _is_glob(name):
-        return ImageError("no file matches the pattern", path=name, remedy="check the path")
-    return ImageError("no such file", path=name, remedy="check the path") if name else None
-
-
-def _is_glob(pattern: str) -> bool:
-    return any(mark in pattern for mark in "*?[") and not os.path.lexists(pattern)
-
-
-def _matches(pattern: Path) -> list[str]:
-    anchor = Path(pattern.anchor or ".")
-    try:
-        return [str(file) for file in sorted(anchor.glob(str(pattern.relative_to(pattern.anchor))))]
-    except ValueError:  # such as `a**b`
-        return []
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that is too long, or a folder that may not be searched: no folder for us
-        return False
-
-
-def _looks_like_image(file: Path) -> bool:
-    if not file.is_file() or file.name.startswith("."):
-        return False
-    return file.suffix.lower() in RASTER_SUFFIXES or is_dicom(file)

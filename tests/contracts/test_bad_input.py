@@ -16,7 +16,7 @@ from pneumoscope.cli import main
 
 
 def _benchmark() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "bad_input.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "quality" / "bad_input.py"
     spec = importlib.util.spec_from_file_location("bad_input", path)
     assert spec is not None
     assert spec.loader is not None

@@ -19,18 +19,17 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pneumoscope.serving.config import Gateway
-from pneumoscope.serving.processes import open_intake
-from pneumoscope.serving.tables import DECLINED, WAITING
 from pydicom import uid
-from tests.serving.radiographs import radiograph
+from tests.support.findings import radiograph
 
 from pneumoscope.gate.header import Rules, ages_of, judge
 from pneumoscope.images.header import Header, header_of
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Prediction
-from pneumoscope.serving.intake import Intake, Receipt
-from pneumoscope.serving.store import open_store
+from pneumoscope.serving.intake.receipt import Intake, Receipt, open_intake
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store.database import open_store
+from pneumoscope.serving.store.tables import DECLINED, WAITING
 
 HEADERS = int(os.environ.get("PNEUMOSCOPE_HEADERS", "200"))
 KEYS = {"no pixels", "frames", "raw", "modality", "view", "body part", "age"}

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.serving.orthanc import Orthanc, start_orthanc
-from tests.serving.postgres import INSTALL as INSTALL_POSTGRES
-from tests.serving.postgres import Postgres, start_postgres
+from argon2 import PasswordHasher
+from scripts.pacs.orthanc import Orthanc, start_orthanc
+from scripts.postgres.server import INSTALL as INSTALL_POSTGRES
+from scripts.postgres.server import Postgres, start_postgres
+from tests.support.certificates import Authority
+from tests.support.databases import DATABASES, database_of
+from tests.support.web import PASSWORD, Place, opened
 
-from pneumoscope.serving.store.database import open_store
+from pneumoscope.serving.people import accounts
+from pneumoscope.serving.store.database import Store, open_store
 
-DATABASES = ("sqlite", "postgresql")
 INSTALL = Path(__file__).parents[2] / "scripts" / "pacs" / "install"
 
 
@@ -52,14 +56,51 @@ def migrated(postgres: Postgres) -> str:
     return url
 
 
-def database_of(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Return the section `store` of a gateway's file for the kind that is the fixture's parameter."""
-    if request.param == "sqlite":
-        return {}
-    return {"url": request.getfixturevalue("postgres").database(request.getfixturevalue("migrated"))}
-
-
 @pytest.fixture(params=DATABASES)
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
     """The section `store` of a gateway's file: a SQLite file in its folder, or an empty PostgreSQL."""
     return database_of(request)
+
+
+def add_users(store: Store) -> None:
+    """Add a user of each role, with hashes that are quick to check: tests sign in often."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "PasswordHasher", lambda: PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        for role in accounts.ROLES:
+            accounts.add_user(store, role, role, PASSWORD)
+
+
+@pytest.fixture(scope="session")
+def with_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with a user of each role, made once."""
+    file = tmp_path_factory.mktemp("users") / "gateway.sqlite"
+    store = open_store(f"sqlite:///{file}", migrate=True)
+    add_users(store)
+    store.close()
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_with_users(postgres: Postgres, migrated: str) -> str:
+    """The same in PostgreSQL, to be copied."""
+    url = postgres.database(migrated)
+    store = open_store(url)
+    add_users(store)
+    store.close()
+    return url
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path, with_users: Path) -> Iterator[Place]:
+    """On SQLite, unless the test names databases."""
+    users: Path | str = with_users
+    if getattr(request, "param", "sqlite") != "sqlite":
+        template = request.getfixturevalue("postgres_with_users")
+        users = request.getfixturevalue("postgres").database(template)
+    with opened(tmp_path, users) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ours"))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pydicom
-from tests.serving.radiographs import finding
+from tests.support.findings import finding
 
 from pneumoscope.serving.delivery.send import classify
 from pneumoscope.serving.results import encode

@@ -15,14 +15,13 @@ import numpy as np
 import pydicom
 import pytest
 import trustme
-from benchmarks.gateway_cases import CONTENT, NAMES, OWN, PIXELS, Case
-from benchmarks.gateway_files import SEEDS, chest, encoded, garbled
-from benchmarks.gateway_mutations import MUTATIONS
-from benchmarks.gateway_place import send
-from benchmarks.gateway_scenes import link
 from sqlalchemy import select, update
-from tests.serving.test_gateway import CALLER, gateway, only_job, receiving
-from tests.serving.test_serve import until
+from tests.support.cases import CONTENT, NAMES, OWN, PIXELS, Case
+from tests.support.dicom_files import SEEDS, chest, encoded, garbled
+from tests.support.gateway import CALLER, gateway, only_job, receiving
+from tests.support.lines import link, send
+from tests.support.mutations import MUTATIONS
+from tests.support.waiting import until
 
 from pneumoscope.errors import ImageError, StorageError
 from pneumoscope.images import read_image
@@ -208,7 +207,7 @@ def test_damage_of_compressed_pixels_is_told(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", MUTATIONS)
 def test_damaged_files_are_answered(kind: str, open_gateway: tuple[Receiver, Store], tmp_path: Path) -> None:
-    """A small version of `benchmarks/gateway_fuzz.py`: 42 files through the intake."""
+    """A small version of `benchmarks/gateway/fuzz.py`: 42 files through the intake."""
     data = SEEDS["Explicit VR Little Endian"]()
     receiver, _ = open_gateway
     for seed in range(3):

@@ -21,24 +21,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select
-from tests.serving.test_gateway import CALLER, chest, gateway, receiving
-from tests.serving.test_peers import Authority, authority
-from tests.serving.test_web import (
-    HTML,
-    PASSWORD,
-    Place,
-    answer,
-    bring,
-    events,
-    opened,
-    place,
-    routes,
-    saved,
-    secret_of,
-    sign_in,
-    upload,
-    with_users,
-)
+from tests.support.certificates import Authority
+from tests.support.dicom_files import encoded
+from tests.support.gateway import CALLER, chest, gateway, receiving
+from tests.support.web import HTML, PASSWORD, Place, answer, bring, events, opened, routes, secret_of, sign_in, upload
 
 from pneumoscope.errors import ImageError
 from pneumoscope.records import RESEARCH_ONLY
@@ -49,8 +35,6 @@ from pneumoscope.serving.store.tables import DEAD, QUARANTINED, Delivery, Image,
 from pneumoscope.serving.watch.logs import configure, logger
 from pneumoscope.serving.web.guard import HEADERS, PUBLIC
 from pneumoscope.serving.web.pixels import rendition
-
-__all__ = ["authority", "place", "with_users"]
 
 # Who may use a route at the least. A new route must be entered here.
 NOBODY = {"GET /healthz", "GET /readyz", "GET /metrics", "GET /signin", "POST /signin"}
@@ -207,7 +191,7 @@ def test_what_cannot_be_sought_is_refused(place: Place, text: str) -> None:
 def zipped() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.dcm", saved(chest()))
+        archive.writestr("a.dcm", encoded(chest()))
         archive.writestr("zeros", bytes(20 << 20))
     return buffer.getvalue()
 
@@ -216,7 +200,7 @@ def deflated(megabytes: int) -> bytes:
     """A file whose deflated data set is some thousand times as large as the file."""
     plain = chest()
     plain.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    whole = saved(plain)
+    whole = encoded(plain)
     head = whole[: 144 + int.from_bytes(whole[140:144], "little")]
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     element = b"\x10\x00\x10\x00OB\0\0" + (megabytes << 20).to_bytes(4, "little")
@@ -232,7 +216,7 @@ def test_an_archive_is_no_image(place: Place) -> None:
 
 
 def test_a_deflated_bomb_is_refused_unless_it_is_an_image(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pneumoscope.images.dicom.MAX_INFLATED", 8 << 20)
+    monkeypatch.setattr("pneumoscope.images.header.MAX_INFLATED", 8 << 20)
     bomb = deflated(9)
     assert len(bomb) < 16 << 10
     browser = place.as_("reader")
@@ -242,7 +226,7 @@ def test_a_deflated_bomb_is_refused_unless_it_is_an_image(place: Place, monkeypa
     assert list(place.config.incoming.iterdir()) == []
     plain = chest()
     plain.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    assert upload(browser, saved(plain)).status_code == 303
+    assert upload(browser, encoded(plain)).status_code == 303
 
 
 def test_huge_dimensions_are_not_believed(place: Place) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 
 import pytest
+from tests.support.fresh import run
 
 from pneumoscope.training.allocator import keep_freed_memory
 
@@ -31,7 +30,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(mode: str) -> int:
-    done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
+    done = run(FAULTS, mode)
+    assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, roc_auc_score
+from tests.support import fresh
 from torch import Tensor, nn
 
 from pneumoscope.config import TrainConfig
@@ -226,9 +225,9 @@ def interrupt_here(run: Path, action: Action, options: dict[str, Any]) -> None:
 
 def interrupt_elsewhere(run: Path, action: Action, options: dict[str, Any]) -> None:
     """In a process of its own: a signal concerns all that a process has ever loaded."""
-    program = f"from {Path(__file__).stem} import *; interrupt_here(Path({str(run)!r}), {action.__name__}, {options!r})"
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run([sys.executable, "-c", program], env=here, capture_output=True, text=True, check=False)
+    here, name = Path(__file__).parent, Path(__file__).stem
+    interrupt = f"interrupt_here(Path({str(run)!r}), {action.__name__}, {options!r})"
+    done = fresh.run(f"import sys; sys.path.insert(0, {str(here)!r}); from {name} import *; {interrupt}")
     assert done.returncode == 0, done.stderr
 
 

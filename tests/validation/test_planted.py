@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.false_flags import clean, degraded, marked, shifted
 from scipy import special, stats
+from tests.support.studies import clean, degraded, marked, shifted
 
 from pneumoscope.validation.flags import flags
 from pneumoscope.validation.flow import UNANSWERED

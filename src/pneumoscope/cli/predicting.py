@@ -70,7 +70,8 @@ def predict(
 ) -> None:
     """Print one JSON line per image, in input order; exit 3 where some could not be read."""
     from pneumoscope.errors import ConfigError
-    from pneumoscope.predict import Classifier, expand
+    from pneumoscope.images.find import expand
+    from pneumoscope.predict import Classifier
 
     files = expand(paths)
     if engine == "ray":
@@ -211,7 +212,7 @@ def explain(
 ) -> None:
     """Write, for each image, a page that explains its score, and per method an overlay, the map and its facts."""
     from pneumoscope.explanation import Options
-    from pneumoscope.predict import expand
+    from pneumoscope.images.find import expand
 
     files, methods = expand(paths), [name.strip() for name in method.split(",")]
     options = Options(seed=seed, samples=samples, layer=layer, segments=segments, fill=fill)
@@ -245,7 +246,7 @@ def _refuse_early(files: list[str], methods: list[str], out: Path) -> None:
     from pneumoscope.errors import ConfigError
     from pneumoscope.explanation import METHODS
     from pneumoscope.files import out_folder
-    from pneumoscope.predict import missing
+    from pneumoscope.images.find import missing
 
     if unknown := [name for name in methods if name not in METHODS]:
         raise ConfigError(f"no method is called {unknown[0]!r}", remedy=f"use {', '.join(METHODS)}")

@@ -23,9 +23,10 @@ from pneumoscope.explanation.stability import pooled, rank_correlation, with_sta
 from pneumoscope.explanation.zoned import Lungs, find_lungs, open_segmenter, worths
 from pneumoscope.files import atomic_path, out_folder, write_json
 from pneumoscope.images import Header, open_image
+from pneumoscope.images.find import missing
 from pneumoscope.images.preparation import Pixels, image_box
 from pneumoscope.lungs import ZONES, LungSegmenter
-from pneumoscope.predict import Classifier, missing
+from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY, FloatArray, Heatmap, Progress
 
 _STEPS = 9  # of the legend's colours

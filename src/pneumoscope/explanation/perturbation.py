@@ -51,7 +51,7 @@ def typical(image: Pixels) -> Pixels:
     """Return a typical normal chest with the image's mean and standard deviation of grey.
 
     The median of eleven normal radiographs of children (Kermany et al. 2018, CC BY 4.0), nobody's own; made by
-    `benchmarks/normal_chest.py`.
+    `benchmarks/explanation/normal_chest.py`.
     """
     chest = _chest(image.shape[0])
     spread = float(image.std()) / float(chest.std())

@@ -84,9 +84,8 @@ def embedder(bundle: Bundle) -> Embed:
         with torch.inference_mode():
             embedding = network.embed(images)
             if preparation.mirror:
-                embedding = (
-                    embedding + network.embed(images.flip(-1).contiguous(memory_format=torch.channels_last))
-                ) / 2
+                mirrored = images.flip(-1).contiguous(memory_format=torch.channels_last)
+                embedding = (embedding + network.embed(mirrored)) / 2
         return _unit(embedding.float().numpy())
 
     return embed

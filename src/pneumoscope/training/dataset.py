@@ -103,15 +103,15 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
         epoch, index = key
         row = self.rows[index]
-        label = self.targets[index], self.weights[index]
+        target = self.targets[index], self.weights[index]
         if self.augmenter is None or self.exchange is None:
-            return prepare(torch.from_numpy(np.array(self.pixels[row]))[None], self.preparation)[0], *label
+            return prepare(torch.from_numpy(np.array(self.pixels[row]))[None], self.preparation)[0], *target
         crop = self.exchange.crop(epoch, index)
         image = self.augmenter(self.exchange.canvas(epoch, index), epoch, index, crop)
         if self.lungs is None:
-            return image, *label
+            return image, *target
         size, drawn = self.augmenter.drawn(epoch, index, crop)
-        return image, *label, drawn.warp(torch.from_numpy(np.array(self.lungs[row]))[None], size)
+        return image, *target, drawn.warp(torch.from_numpy(np.array(self.lungs[row]))[None], size)
 
 
 class FeatureDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):

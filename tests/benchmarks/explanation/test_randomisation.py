@@ -12,7 +12,7 @@ from benchmarks.explanation.randomisation import randomisation, randomised
 
 from pneumoscope.explanation import METHODS, Options
 from pneumoscope.explanation.method import finish
-from pneumoscope.explanation.perturbation import seen
+from pneumoscope.explanation.perturbation import network_input
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Heatmap
@@ -40,7 +40,7 @@ def test_a_method_that_looks_at_the_image_alone_is_found_out(trained: Path) -> N
     canvases = [RNG(seed).integers(0, 256, (40, 40), dtype=np.uint8) for seed in range(4)]
 
     def edges(classifier: Classifier, canvas: Pixels, options: Options) -> Heatmap:
-        image = seen(classifier, canvas).astype(np.float32)
+        image = network_input(classifier, canvas).astype(np.float32)
         return finish(np.abs(np.gradient(image)[0]).astype(np.float32), 0.0, method="edges", layer="input")
 
     for layer in randomisation(edges, classifier, canvases, options=Options()):

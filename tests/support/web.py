@@ -1,0 +1,135 @@
+"""The page of a gateway, browsers that are signed in, and images with answers."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pydicom
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+from tests.support.findings import heat
+from tests.support.gateway import gateway
+
+from pneumoscope.bundle.files import load_bundle
+from pneumoscope.records import NORMAL, PNEUMONIA
+from pneumoscope.serving.run.processes import open_intake
+from pneumoscope.serving.settings.gateway import Gateway
+from pneumoscope.serving.store.database import Store, now, open_store
+from pneumoscope.serving.store.tables import DONE, Event, Result
+from pneumoscope.serving.store.tables import Job as JobRow
+from pneumoscope.serving.web.server import create_app
+
+PASSWORD = "correct horse battery"
+
+
+HTML = {"accept": "text/html"}
+
+
+@dataclass
+class Place:
+    """A gateway with its page, and a browser for each role."""
+
+    config: Gateway
+    store: Store
+    app: Any
+
+    def browser(self) -> TestClient:
+        return TestClient(self.app, base_url="http://testserver", follow_redirects=False, headers=HTML)
+
+    def as_(self, role: str) -> TestClient:
+        browser = self.browser()
+        assert sign_in(browser, role).status_code == 303
+        return browser
+
+
+def sign_in(browser: TestClient, name: str, password: str = PASSWORD, back: str = "/worklist") -> Any:
+    secret = secret_of(browser.get("/signin").text)
+    return browser.post("/signin", data={"name": name, "password": password, "back": back, "form_secret": secret})
+
+
+def secret_of(page: str) -> str:
+    found = re.search(r'name="form_secret" value="([0-9a-f]{64})"', page)
+    assert found is not None
+    return found[1]
+
+
+@contextmanager
+def opened(folder: Path, with_users: Path | str, **changes: Any) -> Iterator[Place]:
+    """A gateway with a copy of a database: a SQLite file, or the URL of a PostgreSQL."""
+    if isinstance(with_users, str):
+        changes["store"] = {"url": with_users}
+    config = gateway(folder, **changes)
+    for place in (config.folder, config.images, config.incoming):
+        place.mkdir(exist_ok=True, parents=True)
+    if isinstance(with_users, Path):
+        shutil.copy(with_users, config.folder / "gateway.sqlite")
+    store = open_store(config.database)
+    try:
+        yield Place(config, store, create_app(config, store))
+    finally:
+        store.close()
+
+
+def bring(place: Place, source: pydicom.Dataset) -> int:
+    """Take an image as the listener does; returns its row."""
+    arrival = place.config.incoming / "a.dcm"
+    source.save_as(arrival, enforce_file_format=True)
+    image_id = open_intake(place.config, place.store).take(arrival, "dicom:XRAYROOM1").image_id
+    assert image_id is not None
+    return image_id
+
+
+def answer(place: Place, image_id: int, probability: float | None = 0.97, **changes: Any) -> int:
+    """Answer about an image as the worker does; returns the result's row."""
+    bundle, moment = load_bundle(), now()
+    buffer = io.BytesIO()
+    PIL.Image.fromarray((heat(64) * 255).astype(np.uint8)).save(buffer, "PNG")
+    threshold = float(bundle.card["operating_points"]["balanced"]["threshold"])
+    label = None if probability is None else PNEUMONIA if probability >= threshold else NORMAL
+    values: dict[str, Any] = {
+        "bundle": bundle.label, "bundle_sha256": bundle.sha256, "probability": probability, "label": label,
+        "threshold": threshold, "subtype": None, "abstained": probability is None, "reason": None, "quality": {},
+        "milliseconds": 21.0, "map_png": buffer.getvalue() if probability is not None else None,
+        "explained_by": "gradcam, stable", "urgent": label == PNEUMONIA, "shadow": False, "created_at": moment,
+    }  # fmt: skip
+    with place.store.write() as session:
+        job = session.scalars(select(JobRow).where(JobRow.image_id == image_id)).one()
+        job.state, job.ended_at = DONE, moment
+        job.result = Result(**{**values, **changes})
+        session.flush()
+        return job.result.id
+
+
+def events(place: Place, action: str) -> list[Event]:
+    with place.store.read() as session:
+        found = list(session.scalars(select(Event).where(Event.action == action)))
+        session.expunge_all()
+        return found
+
+
+def routes(place: Place) -> list[tuple[str, str]]:
+    """Every route with every method, its parameters filled."""
+    found = []
+    stack = list(place.app.router.routes)
+    while stack:
+        route = stack.pop()
+        if isinstance(route, APIRoute):
+            found += [(method, re.sub(r"\{\w+\}", "1", route.path)) for method in sorted(route.methods)]
+        else:
+            stack += getattr(getattr(route, "original_router", None), "routes", [])
+    return found
+
+
+def upload(browser: TestClient, content: bytes, name: str = "a.dcm") -> Any:
+    secret = secret_of(browser.get("/upload").text)
+    return browser.post("/upload", data={"form_secret": secret}, files={"file": (name, content)})
