@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, find_objects, label, median_filter
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import distance_transform_edt, find_objects, label
 
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.records import Bools
+from pneumoscope.records import Bools, FloatArray
 
 _BRIGHT, _ABOVE = 200, 50  # grey levels
 _LARGEST, _MARGIN = 0.16, 0.02  # of the side
@@ -22,8 +23,8 @@ def text_in(image: Pixels) -> Bools:
     short = -image.shape[0] % step
     whole = np.pad(image, (0, short), mode="edge")
     small = whole.reshape(len(whole) // step, step, -1, step).max(axis=(1, 3))
-    around = median_filter(small, size=2 * round(0.06 * small.shape[0]) + 1, mode="nearest")
-    bright = (small >= _BRIGHT) & (small.astype(np.int16) - around >= _ABOVE)
+    bright = small >= _BRIGHT
+    bright[bright] = small[bright] - _median_around(small, bright) >= _ABOVE
     parts, _ = label(bright, np.ones((3, 3)))
     most = _LARGEST * small.shape[0]
     text = np.zeros(small.shape, np.bool_)
@@ -32,6 +33,14 @@ def text_in(image: Pixels) -> Bools:
             text[box] |= parts[box] == number
     text = widened(text, _MARGIN)
     return np.kron(text, np.ones((step, step), np.bool_))[: image.shape[0], : image.shape[1]]
+
+
+def _median_around(image: Pixels, where: Bools) -> FloatArray:
+    """Return the median of each chosen pixel's square neighbourhood, float32 [k]; the edge is continued."""
+    reach = round(0.06 * image.shape[0])
+    near = sliding_window_view(np.pad(image, reach, mode="edge"), (2 * reach + 1, 2 * reach + 1))[where]
+    size = (2 * reach + 1) ** 2
+    return np.partition(near.reshape(-1, size), size // 2, axis=1)[:, size // 2].astype(np.float32)
 
 
 def widened(mask: Bools, share: float) -> Bools:

@@ -31,6 +31,7 @@ from pneumoscope.statistics.auc import auroc_interval
 
 LIMIT = 0.60  # flagged where the whole interval lies above it, or below one minus it
 MIN_PATIENTS = 10  # per class
+MIN_PATIENTS_OF_TREES = 50  # per class; boosted trees on fewer say nothing
 FOLDS = 5
 MAX_LEVELS = 20
 MOST_IMAGES = 2000  # that are measured once more, for framing and acquisition
@@ -53,8 +54,8 @@ def shortcuts(
     One record per feature: `name`, `origin` (`file`, `table` or `image`), `auroc` (value, ci95, method), `n`,
     `flagged`. A feature with one column is used as it is, so an AUROC below .5 says that it is lower in
     pneumonia. Several columns go through a regression, those of images through boosted trees; neither ever sees the
-    patient it scores. Features of images are of 2,000 at most, drawn at random; `boxes` finds the lungs in them.
-    Empty where a class has fewer than ten patients.
+    patient it scores. Features of images need 50 patients of each class and are measured in 2,000 images at most, drawn
+    at random; `boxes` finds the lungs in them. Empty where a class has fewer than ten patients.
     """
     table = scan.table
     rows = np.flatnonzero(scan.readable & table["label"].notna().to_numpy(bool))
@@ -67,16 +68,16 @@ def shortcuts(
             features.append(Feature(name, origin, np.hstack([feature.columns for feature in some])))
     records = [_record(feature, table, rows, seed) for feature in features]
     drawn = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_IMAGES])
-    if not _enough(table, drawn):
+    if not _enough(table, drawn, MIN_PATIENTS_OF_TREES):
         return records
     images, indices = read_squashed([scan.manifest.samples[row] for row in drawn], progress)
     return records + [_record(feature, table, drawn[indices], seed) for feature in image_features(images, boxes, seed)]
 
 
-def _enough(table: pd.DataFrame, rows: Ints) -> bool:
+def _enough(table: pd.DataFrame, rows: Ints, least: int = MIN_PATIENTS) -> bool:
     """Say whether both classes have enough patients among these rows."""
     patients = table.iloc[rows].groupby("label")["patient_id"].nunique()
-    return len(patients) == 2 and int(patients.min()) >= MIN_PATIENTS
+    return len(patients) == 2 and int(patients.min()) >= least
 
 
 def _record(feature: Feature, table: pd.DataFrame, rows: Ints, seed: int) -> dict[str, Any]:
