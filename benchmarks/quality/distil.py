@@ -160,7 +160,7 @@ def changed(images: Images, index: int, recipe: Recipe, rng: np.random.Generator
 
 
 def exposed(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return images float32 [B, S, S] in 0..1 with other gamma, contrast, brightness, noise and blur, some parts erased."""
+    """Return images float32 [B, S, S] in 0..1 with other gamma, contrast, brightness, noise and blur, parts erased."""
     count, side = len(x), x.shape[-1]
 
     def draw(low: float, high: float) -> Tensor:
@@ -341,6 +341,7 @@ def bundle(arguments: argparse.Namespace, divided: Manifest) -> None:
     run, weights = prepare_training(experiment, divided, arguments.out, Hardware(), False, console)
     run.network.load_state_dict(load_file(_path(arguments)))
     round_weights(run.network)
+    divided.write_csv(arguments.out / "split.csv")
     folder = arguments.out / "bundle"
     bundle_network(folder, arguments.bundle_name, run, divided, weights, record["history"])
     draws = experiment.train.stress

@@ -10,9 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 from pneumoscope.data.acquisition import SIDE, exposure, framing, machines, overlays, texture, with_machines
-from pneumoscope.data.checks.shortcuts import image_features
+from pneumoscope.data.checks.shortcuts import image_features, out_of_fold
 from pneumoscope.data.sources import open_source
 from pneumoscope.images.preparation import Pixels
+from pneumoscope.records import Estimate
+from pneumoscope.statistics.auc import auroc_interval
 
 
 def chests(n: int, blur: float, grain: float, seed: int) -> Pixels:
@@ -80,3 +82,20 @@ def test_clusters_become_sites(tmp_path: Path) -> None:
     manifest = with_machines(open_source(tmp_path))
     assert len(manifest) == 12
     assert {sample.site for sample in manifest.samples} <= {f"cluster {k}" for k in range(1, 7)}
+
+
+def test_images_of_one_kind_tell_no_label() -> None:
+    """Where labels are drawn by lot nothing tells them; a class that is a little softer is told."""
+    rng = np.random.default_rng(5)
+    images, y, patients = chests(200, 1, 2, 3), rng.permutation(200) < 100, np.arange(200)
+    boxes = np.array([0.2, 0.8, 0.1, 0.9]) + rng.uniform(-0.05, 0.05, (200, 4))
+
+    def told(pictures: Pixels) -> Estimate:
+        together = image_features(pictures, lambda _: boxes, 0)[-1]
+        assert together.name == "framing and acquisition together"
+        return auroc_interval(y, out_of_fold(together.columns, y, patients, seed=0, trees=True), patients, seed=0)
+
+    by_lot = told(images)
+    assert by_lot.low < 0.5 < by_lot.high
+    images[y] = np.stack([gaussian_filter(image, 0.6) for image in images[y]])
+    assert told(images).low > 0.95
