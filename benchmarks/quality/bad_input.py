@@ -163,7 +163,7 @@ def make_bundle(path: Path) -> Path:
     """Write a bundle of an untrained network: it answers, and knows nothing."""
     import torch
 
-    from pneumoscope.bundle.files import save_bundle
+    from pneumoscope.bundle.bundle import save_bundle
     from pneumoscope.images.preparation import Preparation
     from pneumoscope.networks.network import build_network, round_weights
 

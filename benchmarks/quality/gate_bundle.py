@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.bundle.files import Bundle, add_evidence, load_bundle
+from pneumoscope.bundle.bundle import Bundle, add_evidence, load_bundle
 from pneumoscope.bundle.runtime import open_runtime
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.sources import open_source

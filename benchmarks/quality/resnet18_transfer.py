@@ -130,7 +130,7 @@ def as_torchvision(run: Path) -> tuple[dict[str, Any], bytes]:
     import torchvision
     from safetensors.torch import save
 
-    from pneumoscope.bundle.files import load_bundle
+    from pneumoscope.bundle.bundle import load_bundle
 
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None)
@@ -146,7 +146,7 @@ def compare(run: Path, tensors: Mapping[str, Any]) -> tuple[int, int]:
     """Count the tensors of the bundle's encoder, and those equal to the file's, matrices rounded to half precision."""
     import torch
 
-    from pneumoscope.bundle.files import load_bundle
+    from pneumoscope.bundle.bundle import load_bundle
 
     found = load_bundle(run / "bundle").network.encoder.model.state_dict()
     compared = [key for key in found if not key.endswith("num_batches_tracked")]  # counters take no part

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.bundle.bundle import Bundle, load_bundle
 from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
-from pneumoscope.bundle.files import Bundle, load_bundle
 from pneumoscope.bundle.runtime import Engine, open_runtime
 from pneumoscope.errors import BundleError, ConfigError, ImageError
 from pneumoscope.files import plain
-from pneumoscope.gate.header import Rules, ages_of, judge
-from pneumoscope.gate.pixels import LungMasks, by_pixels, by_size
+from pneumoscope.gate.header_rules import Rules, ages_of, judge
+from pneumoscope.gate.pixel_rules import LungMasks, by_pixels, by_size
 from pneumoscope.gate.refusal import Refusal
 from pneumoscope.gate.scores import CHECKS, read_gate
 from pneumoscope.images import Header, Radiograph, open_image

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.adaptation.quantise import quantise
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import ConfigError, DataError
 from pneumoscope.predict import Classifier

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.bundle.runtime import Engine, open_runtime
 from pneumoscope.errors import BundleError, ConfigError
 from pneumoscope.images.preparation import Pixels

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.cli import main
 from pneumoscope.config import load_experiment
 from pneumoscope.data.sources import open_source
@@ -506,7 +506,9 @@ def test_audit_writes_a_card_and_its_exit_code_is_the_verdict(chests: Path, bund
 def test_audit_fails_where_the_card_is_red(
     chests: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, code: int
 ) -> None:
-    monkeypatch.setattr("pneumoscope.shortcuts.card.shortcut_card", lambda *_, **__: {"verdict": verdict, "items": []})
+    monkeypatch.setattr(
+        "pneumoscope.shortcuts.shortcut_card.shortcut_card", lambda *_, **__: {"verdict": verdict, "items": []}
+    )
     monkeypatch.setattr("pneumoscope.report.audit_page.write", lambda out: out / "audit.html")
     assert call("audit", "--bundle", bundle, "--data", chests, "--out", tmp_path).code == code
 

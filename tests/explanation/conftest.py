@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.networks.network import Network
 from pneumoscope.predict import Classifier

@@ -23,7 +23,7 @@ from tests.support.databases import DATABASES, database_of
 from tests.support.findings import SHA
 from tests.support.gateway import CALLER, Sink, chest, gateway, only_job, push, receiving, sink
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.errors import BundleError, ConfigError, ImageUnavailableError, StorageError
 from pneumoscope.journal.journal import Journal
 from pneumoscope.serving.analysis.child import ChildLostError

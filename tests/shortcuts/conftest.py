@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.networks.network import Network

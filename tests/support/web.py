@@ -20,7 +20,7 @@ from sqlalchemy import select
 from tests.support.findings import heat
 from tests.support.gateway import gateway
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.records import NORMAL, PNEUMONIA
 from pneumoscope.serving.run.processes import open_intake
 from pneumoscope.serving.settings.gateway import Gateway

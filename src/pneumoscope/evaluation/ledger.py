@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.errors import DataError, storage_errors
 from pneumoscope.files import plain, sha256_bytes, sync_folder
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pneumoscope.bundle.files import GATE, WEIGHTS, Bundle, write_bundle
+from pneumoscope.bundle.bundle import GATE, WEIGHTS, Bundle, write_bundle
 from pneumoscope.bundle.runtime import open_runtime
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.gate.scores import Density, Gate, directions, greys, layouts, raw_scores, thumbnails

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.gate.header import Rules
+from pneumoscope.gate.header_rules import Rules
 from pneumoscope.images import Radiograph, read_header
 from pneumoscope.images.preparation import image_box
 from pneumoscope.records import PNEUMONIA, FloatArray, Prediction

@@ -19,10 +19,10 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.errors import StorageError, storage_errors
 from pneumoscope.files import sync_folder
-from pneumoscope.gate.header import Ages, Rules, ages_of, judge
+from pneumoscope.gate.header_rules import Ages, Rules, ages_of, judge
 from pneumoscope.images.header import Header, read
 from pneumoscope.serving.intake.content import digest as digest_of
 from pneumoscope.serving.intake.content import same_pixels

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 from pydicom.uid import ImplicitVRLittleEndian
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.errors import ConfigError, PneumoscopeError
 from pneumoscope.files import private_folder
-from pneumoscope.gate.header import ages_of
+from pneumoscope.gate.header_rules import ages_of
 from pneumoscope.journal.journal import Journal
 from pneumoscope.serving.settings.gateway import SHORTEST_TOKEN, Gateway, Oidc
 from pneumoscope.serving.settings.neighbours import Destination, Orthanc

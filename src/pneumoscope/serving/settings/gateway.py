@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from pneumoscope.config import Section, read_toml
-from pneumoscope.gate.header import Rules
+from pneumoscope.gate.header_rules import Rules
 from pneumoscope.serving.settings.neighbours import (
     AETitle,
     ClientTls,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from pneumoscope.config import Section
-from pneumoscope.gate.header import PLAIN
+from pneumoscope.gate.header_rules import PLAIN
 
 DICOM_KINDS = ("sr", "sc", "gsps", "seg")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.numerals import figure, percent
 from pneumoscope.records import PNEUMONIA, Prediction
 from pneumoscope.serving.people.accounts import ADMIN, Person

@@ -11,7 +11,7 @@ from fastapi import Depends, Path, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pneumoscope.bundle.files import Bundle, load_bundle
+from pneumoscope.bundle.bundle import Bundle, load_bundle
 from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.records import RESEARCH_ONLY
