@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy import special, stats
 from tests.support.studies import clean, degraded, marked, shifted
 
+from pneumoscope.data.checks import shortcuts
 from pneumoscope.validation.flags import flags
 from pneumoscope.validation.flow import UNANSWERED
 from pneumoscope.validation.metadata import metadata
@@ -63,6 +65,19 @@ def test_a_marker_in_one_class_of_one_site_is_found_and_named(seed: int) -> None
     assert ("gap", "site = B") in named, "the network does better where the marker is"
     assert ("metadata tells the label", "marker at site B") in named
     assert not any(where == "marker at site A" for _, where in named)
+
+
+def test_patients_are_divided_once_for_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, divided = clean(0, 300), []
+    one_site = study.take(study.columns[SITE] == "A")
+    one_site = replace(one_site, raw={**one_site.raw, "ward": np.array(list("abc") * one_site.n)[: one_site.n]})
+    patient_folds = shortcuts.patient_folds
+    monkeypatch.setattr(
+        "pneumoscope.validation.metadata.patient_folds", lambda *of: divided.append(of) or patient_folds(*of)
+    )
+    columns = {entry["column"] for entry in metadata(one_site, seed=0, resamples=20)["alone"]}
+    assert {"ward", "all together"} <= columns, "two fits"
+    assert len(divided) == 1
 
 
 def test_clean_data_are_left_alone() -> None:

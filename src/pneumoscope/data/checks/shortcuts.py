@@ -22,6 +22,8 @@ MIN_PATIENTS = 10  # per class
 FOLDS = 5
 MAX_LEVELS = 20
 
+Folds = Sequence[tuple[Ints, Ints]]
+
 
 @dataclass(frozen=True, slots=True)
 class Feature:
@@ -51,12 +53,13 @@ def shortcuts(scan: Scan, *, seed: int = 0) -> list[dict[str, Any]]:
         some = [feature for feature in features if feature.origin == origin]
         if len(some) > 1:
             features.append(Feature(name, origin, np.hstack([feature.columns for feature in some])))
-    return [_record(feature, y, groups, seed) for feature in features]
+    folds = patient_folds(y, groups, seed)
+    return [_record(feature, y, groups, folds, seed) for feature in features]
 
 
-def _record(feature: Feature, y: Bools, groups: Ints, seed: int) -> dict[str, Any]:
+def _record(feature: Feature, y: Bools, groups: Ints, folds: Folds, seed: int) -> dict[str, Any]:
     fitted = feature.columns.shape[1] > 1
-    scores = out_of_fold(feature.columns, y, groups, seed=seed) if fitted else feature.columns[:, 0]
+    scores = out_of_fold(feature.columns, y, folds) if fitted else feature.columns[:, 0]
     estimate = auroc_interval(y, scores, groups, seed=seed)
     if fitted:
         method = f"logistic regression, {FOLDS} folds by patient; {estimate.method}"
@@ -141,11 +144,15 @@ def encode(values: Sequence[str]) -> Floats | None:
 # --- statistics -------------------------------------------------------------------------------------------
 
 
-def out_of_fold(columns: Floats, y: Bools, groups: Ints, *, seed: int, folds: int = FOLDS) -> Floats:
+def patient_folds(y: Bools, groups: Ints, seed: int) -> Folds:
+    """Return `FOLDS` pairs of rows, to fit and to score; no patient is in both. `y`: bool [N]; `groups`: int [N]."""
+    return list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(y, y, groups))
+
+
+def out_of_fold(columns: Floats, y: Bools, folds: Folds) -> Floats:
     """Return float64 [N], log-odds of pneumonia from a logistic regression fitted without the own patient."""
     scores = np.zeros(len(y))
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for train, test in splitter.split(columns, y, groups):
+    for train, test in folds:
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         scores[test] = model.fit(columns[train], y[train]).decision_function(columns[test])
     return scores
