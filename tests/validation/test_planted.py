@@ -91,7 +91,10 @@ def test_clean_data_are_left_alone() -> None:
 def test_many_images_without_an_answer_are_flagged(unanswered: int, flagged: bool) -> None:
     found: dict[str, Any] = {
         "flow": {
-            "left_out": [{"step": "could not be read", "images": 500}, {"step": UNANSWERED, "images": unanswered}]
+            "left_out": [
+                {"key": "unread", "step": "not analysed by the software", "images": 500},
+                {"key": UNANSWERED, "step": "any words", "images": unanswered},
+            ]
         },
         "headline": figures(clean(3, 500), seed=0, resamples=50),
         "subgroups": {"gaps": []},
@@ -100,7 +103,7 @@ def test_many_images_without_an_answer_are_flagged(unanswered: int, flagged: boo
     told = [flag for flag in flags(found) if flag["kind"] == "not analysed"]
     assert bool(told) == flagged
     if told:
-        assert "60 of 1060 images were not analysed by the software (6 %)" in told[0]["text"]
+        assert "60 of 1060 images were any words (6 %)" in told[0]["text"]
         assert told[0]["pointer"] == "/flow/left_out/1/images"
 
 

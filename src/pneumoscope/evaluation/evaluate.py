@@ -33,8 +33,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Predict every labelled image, write `metrics.json` and `predictions.csv` to `out`, return the metrics.
 
-    The threshold is the bundle's; nothing is chosen on these images. Images that were not analysed are
-    counted and left out of the figures. `look`: announced in the ledger, if this is a locked test set.
+    The threshold is the bundle's: nothing is chosen on these images. Those that were not analysed are counted, and left
+    out of the figures. `look`: announced in the ledger, where this is a locked test set.
 
     Raises:
         DataError: no image has a label, or not one could be analysed.
@@ -103,7 +103,7 @@ def _subtype(pairs: Sequence[tuple[Sample, Prediction]], seed: int) -> dict[str,
     known = [(s, p.subtype) for s, p in pairs if s.label == PNEUMONIA and s.subtype and p.subtype is not None]
     if len({sample.subtype for sample, _ in known}) < 2:
         return None
-    found = subtype_metrics(
+    estimates = subtype_metrics(
         [sample.subtype == VIRAL for sample, _ in known],
         [subtype[VIRAL] for _, subtype in known],
         [sample.patient_id for sample, _ in known],
@@ -112,7 +112,7 @@ def _subtype(pairs: Sequence[tuple[Sample, Prediction]], seed: int) -> dict[str,
     return {
         "n": len(known),
         "question": "viral against bacterial, among images of pneumonia",
-        "metrics": {name: estimate.as_json() for name, estimate in found.items()},
+        "metrics": {name: estimate.as_json() for name, estimate in estimates.items()},
     }
 
 
@@ -134,6 +134,7 @@ def prediction_table(manifest: Manifest, predictions: Sequence[Prediction]) -> p
             "abstained": prediction.abstained,
             "reason": prediction.reason,
             "error": prediction.error,
+            "fault": prediction.fault,
             "logit": prediction.logit,
         }
 

@@ -232,11 +232,11 @@ def _placements(c: Cohort) -> tuple[float, Floats]:
     y, positives = c.y, int(c.y.sum())
     negatives = c.n - positives
     ranks = stats.rankdata(c.score)
-    place = np.empty(c.n)
-    place[y] = (ranks[y] - stats.rankdata(c.score[y])) / negatives
-    place[~y] = 1 - (ranks[~y] - stats.rankdata(c.score[~y])) / positives
-    value = float(place[y].mean())
-    return value, place - value
+    placement = np.empty(c.n)
+    placement[y] = (ranks[y] - stats.rankdata(c.score[y])) / negatives
+    placement[~y] = 1 - (ranks[~y] - stats.rankdata(c.score[~y])) / positives
+    value = float(placement[y].mean())
+    return value, placement - value
 
 
 def _variance(c: Cohort, residual: Floats) -> float:

@@ -53,13 +53,14 @@ def replicate(statistic: Statistic, c: Cohort, *, seed: int, resamples: int = RE
     return np.concatenate(blocks)
 
 
-def interval(value: float, replicates: Floats) -> Estimate:
+def interval(value: float, replicates: Floats, kind: str = "percentile") -> Estimate:
     """Return `value` with the 95 % percentile interval of its bootstrap `replicates` [B].
 
-    Undefined (NaN) replicates are dropped and counted; the interval is NaN where more than 5 % of them are.
+    Undefined (NaN) replicates are dropped and counted; the interval is NaN where more than 5 % of them are. `kind`:
+    what the method says, for a caller that replaces the ends.
     """
     total, kept = replicates.size, replicates[~np.isnan(replicates)]
-    method = f"patient bootstrap, percentile, {total} resamples"
+    method = f"patient bootstrap, {kind}, {total} resamples"
     if np.isnan(value):
         return Estimate(value, np.nan, np.nan, "undefined")
     if kept.size < (1 - _MAX_DROPPED) * total:
@@ -76,14 +77,14 @@ def interval_corrected(value: float, replicates: Floats) -> Estimate:
     For figures that resamples lie beside on average, such as the AUPRC (Efron and Tibshirani 1993, 14.3, without
     acceleration). Undefined replicates as in `interval`.
     """
-    estimate = interval(value, replicates)
+    estimate = interval(value, replicates, "corrected percentile")
     if np.isnan(estimate.low):
         return estimate
     kept = replicates[~np.isnan(replicates)]
     below = (np.count_nonzero(kept < value) + 0.5 * np.count_nonzero(kept == value)) / kept.size
     shift = 2 * stats.norm.ppf(np.clip(below, 1 / (kept.size + 1), kept.size / (kept.size + 1)))
     low, high = (float(q) for q in np.quantile(kept, stats.norm.cdf(shift + np.array(stats.norm.ppf((0.025, 0.975))))))
-    return replace(estimate, low=low, high=high, method=estimate.method.replace("percentile", "corrected percentile"))
+    return replace(estimate, low=low, high=high)
 
 
 def interval_of_distance(value: float, replicates: Floats, chance: Floats) -> Estimate:
@@ -94,16 +95,11 @@ def interval_of_distance(value: float, replicates: Floats, chance: Floats) -> Es
     percentile interval alone misses a true zero always; joined here with its reflection about `value`
     (Davison and Hinkley 1997), and starting at 0 where chance reaches `value` in more than 5 %.
     """
-    estimate = interval(value, replicates)
+    estimate = interval(value, replicates, "percentile and its reflection")
     low = min(estimate.low, 2 * value - estimate.high)
     if value <= np.quantile(chance[~np.isnan(chance)], 0.95):
         low = 0.0
-    return replace(
-        estimate,
-        low=max(0.0, low),
-        high=min(1.0, max(estimate.high, 2 * value - estimate.low)),
-        method=estimate.method.replace("percentile", "percentile and its reflection"),
-    )
+    return replace(estimate, low=max(0.0, low), high=min(1.0, max(estimate.high, 2 * value - estimate.low)))
 
 
 def without_false_certainty(estimate: Estimate) -> Estimate:
