@@ -199,8 +199,8 @@ def risk_coverage(section: Mapping[str, Any], name: str) -> Figure:
 def confusion_matrix(counts: Mapping[str, int]) -> Figure:
     """Draw `{tn, fp, fn, tp}` with counts and the share of each row."""
     rows = {NORMAL: (counts["tn"], counts["fp"]), PNEUMONIA: (counts["fn"], counts["tp"])}
-    told = "; ".join(f"{name}: {a} called normal, {b} called pneumonia" for name, (a, b) in rows.items())
-    figure, axes = _single(4.9, 3.9, f"Confusion matrix. {told}")
+    cells = "; ".join(f"{name}: {a} called normal, {b} called pneumonia" for name, (a, b) in rows.items())
+    figure, axes = _single(4.9, 3.9, f"Confusion matrix. {cells}")
     for y, (name, row) in enumerate(rows.items()):
         for x, count in enumerate(row):
             share = count / sum(row) if sum(row) else 0.0
