@@ -100,17 +100,17 @@ def score(
 
 
 def _subtype(pairs: Sequence[tuple[Sample, Prediction]], seed: int) -> dict[str, Any] | None:
-    known = [(s, p.subtype) for s, p in pairs if s.label == PNEUMONIA and s.subtype and p.subtype is not None]
-    if len({sample.subtype for sample, _ in known}) < 2:
+    subtyped = [(s, p.subtype) for s, p in pairs if s.label == PNEUMONIA and s.subtype and p.subtype is not None]
+    if len({sample.subtype for sample, _ in subtyped}) < 2:
         return None
     estimates = subtype_metrics(
-        [sample.subtype == VIRAL for sample, _ in known],
-        [subtype[VIRAL] for _, subtype in known],
-        [sample.patient_id for sample, _ in known],
+        [sample.subtype == VIRAL for sample, _ in subtyped],
+        [subtype[VIRAL] for _, subtype in subtyped],
+        [sample.patient_id for sample, _ in subtyped],
         seed=seed,
     )
     return {
-        "n": len(known),
+        "n": len(subtyped),
         "question": "viral against bacterial, among images of pneumonia",
         "metrics": {name: estimate.as_json() for name, estimate in estimates.items()},
     }

@@ -160,10 +160,6 @@ def _widened(c: Cohort, called: Bools, estimates: Mapping[str, Estimate]) -> dic
         estimate = estimates[name]
         low, high = np.fmin.reduce(others[name]), np.fmax.reduce(others[name])
         if low < estimate.low or high > estimate.high:
-            wider[name] = replace(
-                estimate,
-                low=float(min(low, estimate.low)),
-                high=float(max(high, estimate.high)),
-                method=estimate.method + _WIDENED,
-            )
+            low, high = float(min(low, estimate.low)), float(max(high, estimate.high))
+            wider[name] = replace(estimate, low=low, high=high, method=estimate.method + _WIDENED)
     return wider

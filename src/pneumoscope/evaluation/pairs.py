@@ -45,10 +45,8 @@ def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dic
         a, b = tables[i], tables[j]
         thresholds = (float(a["threshold"].iloc[0]), float(b["threshold"].iloc[0]))
         comparisons.append((i, j, compare(y, a["probability"], b["probability"], *thresholds, patients, seed=seed)))
-    adjusted = {
-        "auroc": holm([c.auroc.p for _, _, c in comparisons]),
-        "mcnemar": holm([c.mcnemar.p for _, _, c in comparisons]),
-    }
+    auroc_p = holm([c.auroc.p for _, _, c in comparisons])
+    mcnemar_p = holm([c.mcnemar.p for _, _, c in comparisons])
     result = {
         "n": len(y),
         "n_patients": len(set(patients)),
@@ -57,7 +55,7 @@ def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dic
             {"name": name, "dir": str(folder), **_headline(folder)} for name, folder in zip(names, folders, strict=True)
         ],
         "pairs": [
-            _pair(names[i], names[j], c, float(adjusted["auroc"][k]), float(adjusted["mcnemar"][k]))
+            _pair(names[i], names[j], c, float(auroc_p[k]), float(mcnemar_p[k]))
             for k, (i, j, c) in enumerate(comparisons)
         ],
     }

@@ -59,10 +59,10 @@ class Density:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gate:
-    """Three densities of the training images, and the limits: what `scores` needs.
+    """Three densities of the training images, and the limits.
 
-    `centre`, `scale`: of the log-distances of layout and features among held-out images, as [2]; `middle`, `limit`:
-    of the three figures as they are before they are put on one scale, [3].
+    `centre`, `scale`: [2], of the log-distances of layout and features among held-out images. `middle`, `limit`: [3],
+    of the three raw scores.
     """
 
     densities: Mapping[str, Density]
@@ -119,12 +119,7 @@ def read_gate(data: bytes, section: Mapping[str, Any], folder: Any) -> Gate:
     try:
         arrays = {name: array.astype(np.float64) for name, array in load_tensors(data).items()}
         densities = {
-            part: Density(
-                arrays[f"{part}.mean"],
-                arrays[f"{part}.axes"],
-                arrays[f"{part}.spread"],
-                float(arrays[f"{part}.rest"][0]),
-            )
+            part: Density(*(arrays[f"{part}.{name}"] for name in _ARRAYS[:3]), float(arrays[f"{part}.rest"][0]))
             for part in _PARTS
         }
         numbers = [np.asarray(section[name], np.float64) for name in ("centre", "scale", "middle", "limit")]
@@ -144,7 +139,7 @@ def read_gate(data: bytes, section: Mapping[str, Any], folder: Any) -> Gate:
 
 
 def raw_scores(gate: Gate, canvases: Pixels, features: FloatArray) -> Floats:
-    """Return the three figures float64 [n, 3] before they are put on one scale."""
+    """Return the three scores float64 [n, 3] before they are put on one scale."""
     density = gate.densities
     layout = density["layout"].log_distance(layouts(thumbnails(canvases)))
     features_distance = density["features"].log_distance(directions(features))

@@ -233,11 +233,11 @@ def _age(text: Any) -> float | None:
     stated = age_in_years(text("PatientAge") or "")
     if stated is not None:
         return stated
-    born, taken = _date(text("PatientBirthDate")), _date(text("StudyDate"))
-    if born is None or taken is None or taken < born:
+    born, studied = _date(text("PatientBirthDate")), _date(text("StudyDate"))
+    if born is None or studied is None or studied < born:
         return None
-    years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
-    part = round((taken - born).days / 365.25 - years, 2)  # of the year until the next birthday, which rounds to none
+    years = studied.year - born.year - ((studied.month, studied.day) < (born.month, born.day))
+    part = round((studied - born).days / 365.25 - years, 2)  # of the year until the next birthday, which rounds to none
     return years + min(0.99, max(0.0, part))
 
 

@@ -37,11 +37,7 @@ ITEMS: Mapping[str, tuple[str, str, str]] = {
     "attention_layercam": ("Heat maps", "LayerCAM in the lungs", "The same by another formula."),
     "hotspot": ("Heat maps", "Maps go with the lungs", "More in the patient's own lungs than in those of others?"),
     "probes": ("What is known", "Embedding knows more", "Age, sex, view or site, read from the network's features."),
-    "metadata": (
-        "What is known",
-        "Predicted without any network",
-        "From grey levels, size and the table.",
-    ),
+    "metadata": ("What is known", "Predicted without any network", "From grey levels, size and the table."),
 }
 CONDITIONS: Mapping[str, str] = {
     "untouched": "as it is",

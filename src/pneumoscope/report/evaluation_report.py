@@ -152,7 +152,7 @@ def drawings(evaluation: Evaluation, name: str, score_name: str = figures.PROBAB
 
 
 def _gain(section: Mapping[str, Any]) -> str:
-    """Say what is won where the least certain images are left to people."""
+    """Say what accuracy gains where the least certain images are left to people."""
     gain, share = section["gain"], f"{section['coverage']:.0%}"
     caption = "Accuracy where only the images whose score lies farthest from the threshold are answered; band: 95 %."
     if gain["value"] is None or None in gain["ci95"]:
@@ -177,10 +177,8 @@ def worst_errors(evaluation: Evaluation, most: int) -> list[dict[str, Any]]:
     source = (evaluation.metrics.get("data") or {}).get("source")
     wrong = rows[rows["predicted"].isin((NORMAL, PNEUMONIA)) & (rows["predicted"] != rows["label"])]
     groups = []
-    for label, heading in (
-        (PNEUMONIA, "Pneumonia that was missed"),
-        (NORMAL, "False alarms on normal images"),
-    ):
+    headings = ((PNEUMONIA, "Pneumonia that was missed"), (NORMAL, "False alarms on normal images"))
+    for label, heading in headings:
         part = wrong[wrong["label"] == label]
         part = part.sort_values(["probability", "path"], ascending=[label == PNEUMONIA, True])
         images = []

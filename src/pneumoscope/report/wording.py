@@ -1,4 +1,4 @@
-"""Figures in plain words, with their uncertainty, claiming no more than the file shows."""
+"""Figures in plain words, with their uncertainty."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ STRATEGIES: Mapping[str, str] = {
 
 # name -> (heading, what it says); in the order in which a reader wants them.
 METRICS: Mapping[str, tuple[str, str]] = {
-    "auroc": (
-        "AUROC",
-        "chance that a pneumonia image gets a higher score than a normal one; 0.5 is guessing",
-    ),
+    "auroc": ("AUROC", "chance that a pneumonia image gets a higher score than a normal one; 0.5 is guessing"),
     "recall": ("Sensitivity (recall)", "share of pneumonia images that are flagged"),
     "specificity": ("Specificity", "share of normal images that are left alone"),
     "precision": ("Precision (PPV)", "share of alarms that are right, at the prevalence of these images"),
@@ -93,8 +90,7 @@ def _split(counted: tuple[int, int, tuple[int, int] | None], flattered: bool) ->
 def alarms(estimates: Mapping[str, Any], prevalence: float | None) -> list[str]:
     """Say how far an alarm can be trusted here, and where pneumonia is rarer.
 
-    The second sentence applies Bayes' rule to the stated sensitivity and specificity; its range comes from
-    the ends of both intervals.
+    The second sentence applies Bayes' rule to sensitivity and specificity; its range is that of both intervals' ends.
     """
     sentences = []
     right = of_hundred(estimates.get("precision"))

@@ -63,7 +63,7 @@ class Ranking:
 
 
 def ranking(score: Floats) -> Ranking:
-    """Sort `score`, float [n], once, so that many weightings of it can be measured."""
+    """Sort `score`, float [n], once, to measure many weightings of it."""
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
     return Ranking(order, ends)

@@ -59,15 +59,15 @@ def interval(value: float, replicates: Floats, kind: str = "percentile") -> Esti
     Undefined (NaN) replicates are dropped and counted; the interval is NaN where more than 5 % of them are. `kind`:
     what the method says, for a caller that replaces the ends.
     """
-    total, kept = replicates.size, replicates[~np.isnan(replicates)]
+    total, defined = replicates.size, replicates[~np.isnan(replicates)]
     method = f"patient bootstrap, {kind}, {total} resamples"
     if np.isnan(value):
         return Estimate(value, np.nan, np.nan, "undefined")
-    if kept.size < (1 - _MAX_DROPPED) * total:
-        return Estimate(value, np.nan, np.nan, f"{method}: {total - kept.size} undefined, too many for an interval")
-    if kept.size < total:
-        method += f", {total - kept.size} undefined and dropped"
-    low, high = (float(q) for q in np.quantile(kept, (0.025, 0.975)))
+    if defined.size < (1 - _MAX_DROPPED) * total:
+        return Estimate(value, np.nan, np.nan, f"{method}: {total - defined.size} undefined, too many for an interval")
+    if defined.size < total:
+        method += f", {total - defined.size} undefined and dropped"
+    low, high = (float(q) for q in np.quantile(defined, (0.025, 0.975)))
     return Estimate(value, low, high, method)
 
 
@@ -80,10 +80,11 @@ def interval_corrected(value: float, replicates: Floats) -> Estimate:
     estimate = interval(value, replicates, "corrected percentile")
     if np.isnan(estimate.low):
         return estimate
-    kept = replicates[~np.isnan(replicates)]
-    below = (np.count_nonzero(kept < value) + 0.5 * np.count_nonzero(kept == value)) / kept.size
-    shift = 2 * stats.norm.ppf(np.clip(below, 1 / (kept.size + 1), kept.size / (kept.size + 1)))
-    low, high = (float(q) for q in np.quantile(kept, stats.norm.cdf(shift + np.array(stats.norm.ppf((0.025, 0.975))))))
+    defined = replicates[~np.isnan(replicates)]
+    below = (np.count_nonzero(defined < value) + 0.5 * np.count_nonzero(defined == value)) / defined.size
+    shift = 2 * stats.norm.ppf(np.clip(below, 1 / (defined.size + 1), defined.size / (defined.size + 1)))
+    ends = stats.norm.cdf(shift + np.array(stats.norm.ppf((0.025, 0.975))))
+    low, high = (float(q) for q in np.quantile(defined, ends))
     return replace(estimate, low=low, high=high)
 
 
@@ -92,8 +93,8 @@ def interval_of_distance(value: float, replicates: Floats, chance: Floats) -> Es
 
     `replicates` [B]: the figure resampled. `chance` [B]: the same of the deviations less those of the sample,
     what a true zero would show. Noise inflates such a figure and resampling inflates it again, so the
-    percentile interval alone misses a true zero always; joined here with its reflection about `value`
-    (Davison and Hinkley 1997), and starting at 0 where chance reaches `value` in more than 5 %.
+    percentile interval alone always misses a true zero. It is joined with its reflection about `value` (Davison
+    and Hinkley 1997), and starts at 0 where chance reaches `value` in more than 5 %.
     """
     estimate = interval(value, replicates, "percentile and its reflection")
     low = min(estimate.low, 2 * value - estimate.high)
@@ -103,7 +104,7 @@ def interval_of_distance(value: float, replicates: Floats, chance: Floats) -> Es
 
 
 def without_false_certainty(estimate: Estimate) -> Estimate:
-    """Return the estimate, its interval NaN where it has no width: resamples that never vary tell nothing."""
+    """Return the estimate, its interval NaN where it has no width: resamples did not vary."""
     if estimate.low < estimate.high:
         return estimate
     method = estimate.method if np.isnan(estimate.low) else f"{estimate.method}: they do not vary, no interval"
@@ -116,11 +117,11 @@ def p_value(replicates: Floats) -> float:
     Twice the smaller share of replicates on either side of zero, both counted with one more so that it is
     never 0 (Davison and Hinkley 1997).
     """
-    kept = replicates[~np.isnan(replicates)]
-    if kept.size < (1 - _MAX_DROPPED) * replicates.size:
+    defined = replicates[~np.isnan(replicates)]
+    if defined.size < (1 - _MAX_DROPPED) * replicates.size:
         return float("nan")
-    smaller = min(np.count_nonzero(kept <= 0), np.count_nonzero(kept >= 0))
-    return min(1.0, 2 * (1 + smaller) / (1 + kept.size))
+    smaller = min(np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0))
+    return min(1.0, 2 * (1 + smaller) / (1 + defined.size))
 
 
 def mean_of(values: Floats, *, seed: int, groups: Sequence[str] | None = None) -> Estimate:

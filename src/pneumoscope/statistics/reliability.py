@@ -236,11 +236,11 @@ class _Lines:
     @classmethod
     def of(cls, c: Cohort) -> _Lines:
         odds = log_odds(c.score)
-        one, nothing = np.ones((c.n, 1)), np.zeros(c.n)
+        ones, nothing = np.ones((c.n, 1)), np.zeros(c.n)
         return cls(
-            _Line.fit(np.column_stack([one, odds]), nothing, c),
-            _Line.fit(one, odds, c),
-            _Line.fit(np.column_stack([one, spline(odds)]), nothing, c),
+            _Line.fit(np.column_stack([ones, odds]), nothing, c),
+            _Line.fit(ones, odds, c),
+            _Line.fit(np.column_stack([ones, spline(odds)]), nothing, c),
             c,
         )
 

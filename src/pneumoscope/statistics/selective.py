@@ -102,9 +102,9 @@ def risk_coverage(right: Floats, sure: Floats, weights: Floats, coverages: Seque
         total = n.sum()
         if total == 0:
             continue
-        seen, good = np.concatenate([[0.0], n.cumsum()]), np.concatenate([[0.0], h.cumsum()])
+        answered, correct = np.concatenate([[0.0], n.cumsum()]), np.concatenate([[0.0], h.cumsum()])
         wanted = np.asarray(coverages) * total
-        result[row, :-1] = np.interp(wanted, seen, good) / wanted
+        result[row, :-1] = np.interp(wanted, answered, correct) / wanted
         steps = np.arange(1, int(total) + 1)
-        result[row, -1] = 1 - (np.interp(steps, seen, good) / steps).mean()
+        result[row, -1] = 1 - (np.interp(steps, answered, correct) / steps).mean()
     return result

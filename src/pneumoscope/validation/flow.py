@@ -96,7 +96,7 @@ def _conflicts(table: pd.DataFrame) -> int:
                 labels.setdefault(sha256_file(Path(path)), set()).add(label)
             except StorageError:
                 continue  # removed since it was read: it cannot conflict
-    return sum(len(both) > 1 for both in labels.values())
+    return sum(len(kinds) > 1 for kinds in labels.values())
 
 
 def failures(table: pd.DataFrame, samples: Iterable[Sample], shown: int = SHOWN) -> dict[str, Any]:
