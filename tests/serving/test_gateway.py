@@ -200,8 +200,8 @@ def test_a_destination_that_is_down_is_tried_now_and_then(tmp_path: Path, monkey
     monkeypatch.setattr(stop, "wait", lambda seconds: pauses.append(seconds) or stop.is_set())
     with store.write() as session:
         for number in range(5):
-            owed = result_of(session, number)
-            outbox.owe(session, owed, ["pacs"], now())
+            row = result_of(session, number)
+            outbox.enqueue(session, row, ["pacs"], now())
     send.run(store, config.destination[0], stop)
     store.close()
     assert len(set(tried)) == 3

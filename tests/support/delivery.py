@@ -42,7 +42,7 @@ def owing(folder: Path, kinds: tuple[str, ...], **destination: Any) -> Iterator[
         for item in built:
             row = Object(kind=item.kind, uid=item.uid, sop_class=item.sop_class, suffix=item.suffix, data=item.data)
             image.job.result.objects.append(row)
-            outbox.owe(session, row, ["peer"], moment)
+            outbox.enqueue(session, row, ["peer"], moment)
     try:
         yield config, store, built
     finally:

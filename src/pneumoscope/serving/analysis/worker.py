@@ -165,7 +165,7 @@ class Worker:
             )
             result.objects.append(row)
             wanting = [item.name for item in self.config.deliveries if built.kind in item.sends]
-            outbox.owe(session, row, wanting, moment)
+            outbox.enqueue(session, row, wanting, moment)
 
     def _entry(self, held: Claim, analysis: Analysis) -> Entry:
         card = {"sha256": analysis.card_sha256, "calibration": analysis.calibrated}

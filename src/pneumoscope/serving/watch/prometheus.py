@@ -63,7 +63,7 @@ class _Tables(Collector):
             yield _family("deliveries", "Objects by destination and state", ["destination", "state"], every)
             owed = {}
             for item in self.config.deliveries:
-                first = outbox.owed_since(session, item.name)
+                first = outbox.waiting_since(session, item.name)
                 owed[(item.name,)] = 0.0 if first is None else (moment - first).total_seconds()
             yield _family(
                 "oldest_delivery_seconds", "How long a destination has been owed a result", ["destination"], owed

@@ -124,7 +124,7 @@ def _destinations(pages: Pages, session: Session) -> list[dict[str, Any]]:
             "name": name,
             "kind": known[name].kind if name in known else "no longer configured",
             "counts": [counts.get((name, state), 0) for state in DELIVERY_STATES],
-            "owed_since": outbox.owed_since(session, name),
+            "owed_since": outbox.waiting_since(session, name),
             "refused": outbox.refused(session, name),
         }
         for name in every
