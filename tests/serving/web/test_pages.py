@@ -165,7 +165,7 @@ def test_a_disabled_user_is_out_at_once(place: Place) -> None:
 def test_a_sign_in_ends_by_itself(place: Place) -> None:
     who = accounts.sign_in(place.store, "reader", PASSWORD, 0)
     assert who is not None
-    assert accounts.person(place.store, who.token) is None
+    assert accounts.person_of(place.store, who.token) is None
 
 
 @pytest.mark.parametrize("back", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x"])

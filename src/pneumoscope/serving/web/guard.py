@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pneumoscope.serving.people.accounts import Person, form_secret, person
+from pneumoscope.serving.people.accounts import Person, form_secret, person_of
 from pneumoscope.serving.settings.gateway import Web
 
 COOKIE = "pneumoscope"
@@ -149,7 +149,7 @@ def signed_in(request: Request) -> Person | None:
     """Say who asks; stands before every route, so that a new one cannot forget it."""
     if request.url.path.startswith(MACHINES):
         return None
-    who = person(request.app.state.pages.store, request.cookies.get(COOKIE))
+    who = person_of(request.app.state.pages.store, request.cookies.get(COOKIE))
     request.state.person = who
     if who is None and request.url.path not in PUBLIC:
         if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
