@@ -34,7 +34,7 @@ from pneumoscope.serving.watch.logs import logger
 from pneumoscope.serving.wire.association import associate
 from pneumoscope.serving.wire.http import open_client
 from pneumoscope.serving.wire.internals import send_files_as_they_are
-from pneumoscope.serving.wire.tls import client_tls, refusal, why
+from pneumoscope.serving.wire.tls import client_tls, reason_of, refusal
 
 _IDLE = 0.1  # seconds between looks at an empty outbox
 _STANDBY = 2.0  # seconds between looks at whether another host still sends
@@ -159,7 +159,7 @@ def mllp(to: Destination, parcel: Parcel) -> Answer:
                 while _END not in reply and (chunk := link.recv(4096)) and len(reply) < 65536:
                     reply += chunk
     except OSError as error:
-        return Answer(Outcome.RETRY, why(error))
+        return Answer(Outcome.RETRY, reason_of(error))
     if _END not in reply:  # half of an answer may say the contrary of the whole one
         return Answer(Outcome.RETRY, "the acknowledgment was cut off" if reply else "no acknowledgment")
     return _acknowledged(reply, parcel.uid)
@@ -246,5 +246,5 @@ def _post(to: Destination, url: str, body: bytes, kind: str, wanted: str) -> tup
                 if len(told) >= _ANSWER:
                     break
     except httpx.HTTPError as error:
-        return Answer(Outcome.RETRY, why(error)), 0, b""
+        return Answer(Outcome.RETRY, reason_of(error)), 0, b""
     return classify_http(response.status_code), response.status_code, bytes(told)
