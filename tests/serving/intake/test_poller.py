@@ -70,13 +70,13 @@ def feed(store: Store) -> Feed:
 
 def upload(pacs: Orthanc, *sources: pydicom.Dataset | bytes) -> list[str]:
     """Give objects to Orthanc; returns its names for them."""
-    found = []
+    ids = []
     for source in sources:
         content = source if isinstance(source, bytes) else encoded(source)
         response = httpx.post(f"{pacs.url}/instances", content=content)
         response.raise_for_status()
-        found.append(response.json()["ID"])
-    return found
+        ids.append(response.json()["ID"])
+    return ids
 
 
 # A real Orthanc.
@@ -371,12 +371,12 @@ def test_check_tells_whether_it_answers(tmp_path: Path) -> None:
                    {"name": "odd", "url": pacs.url, "user_file": str(tmp_path / "user")}]  # fmt: skip
         (tmp_path / "user").write_text("nobody")
         config = gateway(tmp_path, orthanc=tuple(sources))
-        found = {item.what: item for item in check(config) if item.what.startswith("orthanc")}
-    assert found["orthanc up"].told == "answers, version fake"
-    assert found["orthanc down"].fault is not None
-    assert not found["orthanc down"].fatal
-    assert "name:password" in found["orthanc odd"].told
-    assert found["orthanc odd"].fatal
+        checks = {item.subject: item for item in check(config) if item.subject.startswith("orthanc")}
+    assert checks["orthanc up"].message == "answers, version fake"
+    assert checks["orthanc down"].fault is not None
+    assert not checks["orthanc down"].fatal
+    assert "name:password" in checks["orthanc odd"].message
+    assert checks["orthanc odd"].fatal
     assert "poll" in names(config)
     assert "poll" not in names(gateway(tmp_path))
 

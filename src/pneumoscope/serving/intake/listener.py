@@ -86,8 +86,8 @@ def start_receiver(
 ) -> Receiver:
     """Listen.
 
-    `handlers`: of pynetdicom's events, besides those for images. `stages`: called with the name of each stage; tests end
-    the process there.
+    `handlers`: of pynetdicom's events, besides those for images. `stages`: called with the name of each stage; tests
+    end the process there.
 
     Raises:
         ConfigError: the address is in use, or a certificate cannot be read.
