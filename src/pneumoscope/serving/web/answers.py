@@ -41,7 +41,7 @@ def answer_of(job: Job, who: Person, bundle: Bundle) -> Answer:
     In shadow mode only an administrator sees answers: a reader who knew them would no longer read as without.
     """
     if job.state in (DECLINED, QUARANTINED):
-        return Answer(NOT_ANALYSED, "Not analysed", job.reason or "not analysed", _nothing())
+        return Answer(NOT_ANALYSED, "Not analysed", job.reason or "not analysed", words.NO_ANSWER)
     if job.result is None:
         told = "The network is at it." if job.state == RUNNING else "It waits for the network."
         return Answer(PENDING, "No answer yet", told)
@@ -81,10 +81,6 @@ def calibration(result: Result, bundle: Bundle) -> list[tuple[str, str]]:
 def limits(result: Result, bundle: Bundle) -> tuple[str, ...]:
     """Return the limits that the bundle states, none where another bundle answered."""
     return tuple(map(str, bundle.card.get("limits", ()))) if bundle.sha256 == result.bundle_sha256 else ()
-
-
-def _nothing() -> str:
-    return "This says nothing about pneumonia: read the radiograph as if no software had been there."
 
 
 def _finding(result: Result, bundle: Bundle) -> Finding:
