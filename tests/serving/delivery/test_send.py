@@ -201,7 +201,7 @@ def test_over_tls_a_pacs_gets_it_or_it_is_kept(
             assert (state, pacs.objects) == (WAITING, [])
             assert str(reason).startswith(told)
             assert shown(config, store)["refused"] == reason
-            (found,) = [item for item in check(config) if item.what == "destination peer"]
+            (found,) = [item for item in check(config) if item.subject == "destination peer"]
             assert found.fault in (reason, "does not answer")
             assert not found.fatal
             with sink(server_side(pairs["good"])) as mended:  # with a certificate that fits it gets what was kept

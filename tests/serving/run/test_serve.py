@@ -119,7 +119,7 @@ def test_check_tells_what_would_stop_it(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "note   destination pacs: does not answer" in done.stdout
-    assert "database: sqlite: not there yet" in done.stdout
+    assert "database: sqlite: does not exist yet" in done.stdout
     assert "1 to 5 years" in done.stdout
     assert list((tmp_path / "work").iterdir()) == []
     assert (tmp_path / "work").stat().st_mode & 0o077 == 0
@@ -138,9 +138,9 @@ def test_check_leaves_older_tables_as_they_are(tmp_path: Path) -> None:
     store = open_store(config.database, migrate=True)
     with store.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
-    found = {(item.what, item.fatal): item for item in check(config) if item.fault}
-    assert "for good; back them up first" in found["database", False].told
-    assert "others on this machine may read it" in found["folder", False].told
+    found = {(item.subject, item.fatal): item for item in check(config) if item.fault}
+    assert "for good; back them up first" in found["database", False].message
+    assert "others on this machine may read it" in found["folder", False].message
     assert revision(store)[0] == "0000"
     store.close()
 
