@@ -25,7 +25,7 @@ from pneumoscope.serving.store.tables import Job
 
 @dataclass
 class Sink:
-    """A PACS that keeps what it got, and answers as it is told to."""
+    """A PACS that keeps what it got, and answers as configured."""
 
     port: int
     objects: list[pydicom.Dataset] = field(default_factory=list)

@@ -213,9 +213,9 @@ def test_of_a_peer_that_is_down_one_report_is_tried(tmp_path: Path, monkeypatch:
     store, asked = open_store(config.database, migrate=True), []
     queue_three(store)
 
-    def counted(*arguments: Any, **known: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         asked.append(arguments)
-        return associate(*arguments, **known)
+        return associate(*arguments, **options)
 
     monkeypatch.setattr(commitment, "associate", counted)
     commitment.step(store, config.receive, random.Random(0))

@@ -272,10 +272,10 @@ def test_one_host_sends_to_a_destination_and_another_takes_over(postgres: Postgr
     one, other = open_store(url), open_store(url)
     with one.alone("send pacs") as mine:
         assert mine
-        with other.alone("send pacs") as theirs, other.alone("send else") as free:
-            assert (theirs, free) == (False, True)
-    with other.alone("send pacs") as theirs:
-        assert theirs
+        with other.alone("send pacs") as other_sends, other.alone("send else") as free:
+            assert (other_sends, free) == (False, True)
+    with other.alone("send pacs") as other_sends:
+        assert other_sends
     one.close()
     other.close()
 
@@ -348,9 +348,9 @@ def test_retention_and_what_it_spares(store: Store, tmp_path: Path) -> None:
         session.add(Event(at=long_ago, action="listed"))
         session.flush()
         user = User(name="u", role="reader", password="", disabled=False, created_at=long_ago)
-        said = {"verdict": "agree", "created_at": long_ago}
+        values = {"verdict": "agree", "created_at": long_ago}
         answer = session.scalars(select(Result.id).where(Result.job_id == ids[2])).one()
-        session.add_all([user, Feedback(key="f", result_id=answer, user=user, **said)])
+        session.add_all([user, Feedback(key="f", result_id=answer, user=user, **values)])
         (tmp_path / "images").mkdir()
         (tmp_path / "images" / "f").touch()
         assert jobs.commit(session, tmp_path / "images", ["1.2.3"]) == {"1.2.3"}
@@ -378,7 +378,7 @@ def test_retention_and_what_it_spares(store: Store, tmp_path: Path) -> None:
 def test_whom_an_issuer_vouches_for(store: Store) -> None:
     asked = (("a", "reader"), ("b", "admin"), ("a", "admin"))
     people = [vouched(store, subject, "ann", role, 5) for subject, role in asked]
-    assert [who and (who.name, who.role) for who in people] == [
+    assert [person and (person.name, person.role) for person in people] == [
         ("ann", "reader"), ("ann-3e23e816", "admin"), ("ann", "admin"),
     ]  # fmt: skip
 
