@@ -275,7 +275,7 @@ def test_an_image_that_comes_again_is_kept_and_never_acknowledged_without_its_fi
     with monkeypatch.context() as patch:
         patch.setattr(type(intake), "_settle", erased_meanwhile)
         source.save_as(arrival, enforce_file_format=True)
-        with pytest.raises(StorageError, match="erased while it came in"):
+        with pytest.raises(StorageError, match="erased while it was received"):
             intake.take(arrival, "test")
     assert image(web, old_id).file is None
     source.save_as(arrival, enforce_file_format=True)
@@ -461,7 +461,7 @@ def test_on_request_an_issuer_is_told_apart(web: WebApp) -> None:
     assert str(erase_patient(web.config, web.store, "1", "General Hospital")).startswith("1 images, 1 predictions")
 
 
-def test_on_request_what_is_owed_or_committed_stays(web: WebApp) -> None:
+def test_on_request_images_with_waiting_deliveries_or_committed_ones_stay(web: WebApp) -> None:
     ids = [old(web, now(), state, StudyInstanceUID=f"1.2.{n}") for n, state in enumerate((WAITING, DEAD, SENT))]
     with web.store.write() as session:
         jobs.commit(session, web.config.images, [image(web, ids[2]).sop_uid])
@@ -493,7 +493,7 @@ def test_on_request_a_destination_that_nothing_is_sent_to_holds_up_nothing(
 
 
 @pytest.mark.parametrize("state", [WAITING, DEAD])
-def test_a_disabled_destination_keeps_what_it_is_owed_and_a_removed_one_does_not(
+def test_a_disabled_destination_keeps_its_waiting_deliveries_and_a_removed_one_does_not(
     tmp_path: Path, with_users: Path, state: str
 ) -> None:
     with opened(tmp_path, with_users, retention=ALL, destination=({**PACS, "enabled": False},)) as web:

@@ -385,7 +385,8 @@ def test_the_report_reads_as_a_page(pacs_tools: None, tmp_path: Path) -> None:
 
 
 def test_a_real_pacs_takes_and_finds_everything(orthanc: Orthanc) -> None:
-    results = encode(finding(saved(radiograph(**HEADERS["Greek"]))), DICOM, MADE)
+    source = saved(radiograph(**HEADERS["Greek"], StudyInstanceUID="1.2.826.0.1.3680043.8.498.76"))
+    results = encode(finding(source), DICOM, MADE)
     entity = AE("PNEUMOSCOPE")
     for result in results:
         assert result.sop_class

@@ -197,7 +197,7 @@ def test_a_host_whose_clock_is_wrong_keeps_to_the_databases(
     store.close()
 
 
-def test_what_is_owed_is_sent_once_or_tried_again_or_given_up(store: Store) -> None:
+def test_a_delivery_is_sent_once_or_tried_again_or_given_up(store: Store) -> None:
     job_id = add(store)
     with store.write() as session:
         moment = database_time(session)
@@ -221,7 +221,7 @@ def test_what_is_owed_is_sent_once_or_tried_again_or_given_up(store: Store) -> N
     assert len(outbox.due(store, "other", 20)) == 2
 
 
-def test_what_is_owed_to_a_removed_destination_is_given_up(store: Store) -> None:
+def test_deliveries_to_a_removed_destination_are_given_up(store: Store) -> None:
     job_id, moment = add(store), now()
     with store.write() as session:
         result = Result(job_id=job_id, bundle="b", bundle_sha256="0" * 64, threshold=0.5, abstained=False, quality={},

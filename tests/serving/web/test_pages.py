@@ -19,7 +19,6 @@ import pytest
 from sqlalchemy import select
 from tests.support.databases import DATABASES
 from tests.support.dicom_files import encoded
-from tests.support.findings import saved
 from tests.support.gateway import chest
 from tests.support.web import PASSWORD, WebApp, answer, bring, events, opened, routes, secret_of, sign_in, upload
 from typer.testing import CliRunner
@@ -525,7 +524,7 @@ def test_what_is_no_dicom_is_refused_in_words(web: WebApp, content: bytes) -> No
 
 
 def test_what_an_object_lacks_is_told(web: WebApp) -> None:
-    answered = upload(web.as_("reader"), saved(chest(StudyInstanceUID=None)))
+    answered = upload(web.as_("reader"), encoded(chest(StudyInstanceUID=None)))
     assert answered.status_code == 422
     assert "The file was not taken: the DICOM object has no valid StudyInstanceUID." in answered.text
 

@@ -26,7 +26,7 @@ def client_tls(settings: ClientTls | None) -> ssl.SSLContext:
 class _Unhurried(ssl.SSLContext):
     """Makes no handshake when a connection is accepted; see `greet`.
 
-    pynetdicom accepts all connections in one thread, where a silent peer would hold up the others.
+    pynetdicom accepts all connections in one thread, where a silent peer would delay the others.
     """
 
     def wrap_socket(self, sock: socket.socket, *arguments: Any, **options: Any) -> ssl.SSLSocket:
