@@ -16,6 +16,7 @@ from scripts.pacs.gateway import CALLER
 from scripts.pacs.radiographs import radiograph
 from sqlalchemy import select
 
+from pneumoscope.serving.delivery import assurance
 from pneumoscope.serving.intake.listener import Receiver, start_receiver
 from pneumoscope.serving.intake.receipt import open_intake
 from pneumoscope.serving.settings.gateway import Gateway
@@ -72,7 +73,7 @@ def receiving(config: Gateway) -> Iterator[tuple[Receiver, Store]]:
     config.folder.mkdir(exist_ok=True)
     store = open_store(config.database, migrate=True)
     temporary = tempfile.tempdir  # the listener, which has a process of its own otherwise, changes it
-    receiver = start_receiver(config, open_intake(config, store))
+    receiver = start_receiver(config, open_intake(config, store), handlers=assurance.handlers(store))
     try:
         yield receiver, store
     finally:

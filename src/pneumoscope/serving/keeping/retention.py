@@ -77,10 +77,10 @@ def sweep(config: Gateway, store: Store, go_on: Callable[[], bool] = lambda: Tru
             if not ids:
                 break
             after = ids[-1]
-    if (days := config.retention.journal) is not None and go_on():
-        counts["journal lines"] = moved = Journal(config.journal_file).archive(now() - timedelta(days=days))
+    if (old := config.retention.journal) is not None and go_on():
+        counts["journal lines"] = moved = Journal(config.journal_file).archive(now() - timedelta(days=old))
         if moved:
-            trail.note(store, None, trail.ERASED, detail=f"{moved} journal lines moved to archives, after {days} days")
+            trail.note(store, None, trail.ERASED, detail=f"{moved} journal lines moved to archives, after {old} days")
     return counts
 
 
