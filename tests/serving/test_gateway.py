@@ -32,7 +32,7 @@ from pneumoscope.serving.analysis.worker import Worker
 from pneumoscope.serving.delivery import send
 from pneumoscope.serving.intake import receipt
 from pneumoscope.serving.intake.listener import start_receiver
-from pneumoscope.serving.run.processes import open_intake
+from pneumoscope.serving.intake.receipt import open_intake
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.settings.neighbours import Destination
 from pneumoscope.serving.store import jobs, outbox
@@ -200,8 +200,8 @@ def test_a_destination_that_is_down_is_tried_now_and_then(tmp_path: Path, monkey
     monkeypatch.setattr(stop, "wait", lambda seconds: pauses.append(seconds) or stop.is_set())
     with store.write() as session:
         for number in range(5):
-            owed = result_of(session, number)
-            outbox.owe(session, owed, ["pacs"], now())
+            row = result_of(session, number)
+            outbox.enqueue(session, row, ["pacs"], now())
     send.run(store, config.destination[0], stop)
     store.close()
     assert len(set(tried)) == 3
@@ -290,7 +290,7 @@ def test_a_file_that_is_not_there_is_not_the_images_fault(tmp_path: Path, monkey
             patched.setattr(worker.child, "warm_up", lambda: None)
             assert all(worker.step() for _ in range(2 * config.worker.attempts))
         job = only_job(store)
-        assert (job.state, job.reason) == (WAITING, "not analysed, because its file is not there, or not readable")
+        assert (job.state, job.reason) == (WAITING, "not analysed, because its file is missing, or not readable")
 
 
 def test_a_child_that_cannot_start_costs_no_image_an_attempt(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_a_journal_whose_disk_is_full_costs_no_image_its_answer(
                 assert worker.step()
             job = only_job(store)
             assert (job.state, job.attempts) == (WAITING, 1)
-            assert "not written down" in str(job.reason)
+            assert "not recorded" in str(job.reason)
             assert worker.step()
             assert only_job(store).state == DONE
         finally:

@@ -1,4 +1,4 @@
-"""An Orthanc that answers wrongly where it is told to: as much of its REST API as following its changes needs."""
+"""An Orthanc that answers wrongly on request: as much of its REST API as following its changes needs."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def fake_orthanc(*files: bytes) -> Iterator[FakeOrthanc]:
                 if self.path.split("?")[0].endswith(end) and faults:
                     faults.pop(0)(self)
                     return
-            told = fake.answer(self.path)
-            status(200, told if isinstance(told, bytes) else json.dumps(told).encode())(self)
+            content = fake.answer(self.path)
+            status(200, content if isinstance(content, bytes) else json.dumps(content).encode())(self)
 
         def log_message(self, *arguments: Any) -> None:
             pass
