@@ -32,7 +32,7 @@ from pneumoscope.serving.analysis.worker import Worker
 from pneumoscope.serving.delivery import send
 from pneumoscope.serving.intake import receipt
 from pneumoscope.serving.intake.listener import start_receiver
-from pneumoscope.serving.run.processes import open_intake
+from pneumoscope.serving.intake.receipt import open_intake
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.settings.neighbours import Destination
 from pneumoscope.serving.store import jobs, outbox

@@ -17,7 +17,7 @@ from scripts.pacs.radiographs import radiograph
 from sqlalchemy import select
 
 from pneumoscope.serving.intake.listener import Receiver, start_receiver
-from pneumoscope.serving.run.processes import open_intake
+from pneumoscope.serving.intake.receipt import open_intake
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.store.database import Store, open_store
 from pneumoscope.serving.store.tables import Job

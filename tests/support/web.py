@@ -22,7 +22,7 @@ from tests.support.gateway import gateway
 
 from pneumoscope.bundle.files import load_bundle
 from pneumoscope.records import NORMAL, PNEUMONIA
-from pneumoscope.serving.run.processes import open_intake
+from pneumoscope.serving.intake.receipt import open_intake
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.store.database import Store, now, open_store
 from pneumoscope.serving.store.tables import DONE, Event, Result
