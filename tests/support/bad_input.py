@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from tests.support.dicom_files import encoded, image_object
+from tests.support.raster_files import png_of
 
 FULL = Path("/dev/full")  # Linux: a device on which every write finds the disk full
 SIDE = 64
@@ -108,37 +105,12 @@ def animated(path: Path) -> None:
     save(path, grey(0), save_all=True, append_images=[grey(1), grey(2)])
 
 
-def huge(path: Path, side: int = 30_000) -> None:
-    """Write the beginning of a PNG of side x side black pixels: the size in its header is what counts."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1_000_000))) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+def huge(path: Path) -> None:
+    path.write_bytes(png_of(30_000, 30_000))
 
 
-def dicom(path: Path, pixels: Pixels | None, **elements: object) -> None:
-    """Write a greyscale DICOM file."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
-    meta.MediaStorageSOPInstanceUID = UID("2.25.1")
-    dataset = Dataset()
-    dataset.file_meta = meta
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    dataset.PatientID = "made-up"
-    dataset.Rows = dataset.Columns = SIDE
-    if pixels is not None:
-        dataset.Rows, dataset.Columns = pixels.shape
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
-        dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
-        dataset.PixelData = pixels.tobytes()
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+def dicom(path: Path, pixels: Pixels | None, **elements: Any) -> None:
+    path.write_bytes(encoded(image_object(pixels, PatientID="made-up", Rows=SIDE, Columns=SIDE, **elements)))
 
 
 def monochrome1(path: Path) -> None:
