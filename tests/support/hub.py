@@ -8,12 +8,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import timm
+from tests.support.servers import Handler, http_server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -44,42 +42,22 @@ def serve_hub(files: Mapping[str, bytes]) -> Iterator[Hub]:
     """Serve files at `/owner/repo/resolve/main/name` on a free port, with the headers that the hub's client wants."""
     hub = Hub(files)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Files(Handler):
         protocol_version = "HTTP/1.1"
 
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
-
         def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def _answer(self, *, body: bool) -> None:
             hub.asked.append(f"{self.command} {self.path}")
             match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/([^?]+)", self.path)
             data = files.get(f"{match[1]}/{match[2]}") if match else None
-            self.send_response(404 if data is None else 200)
-            self.send_header("X-Repo-Commit", COMMIT)
             if data is None:
-                self.send_header("X-Error-Code", "EntryNotFound")
+                self.answer(404, X_Repo_Commit=COMMIT, X_Error_Code="EntryNotFound")
             else:
-                self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-            self.send_header("Content-Length", str(len(data or b"")))
-            self.end_headers()
-            if body and data:
-                self.wfile.write(data)
+                self.answer(200, data, X_Repo_Commit=COMMIT, ETag=f'"{hashlib.sha256(data).hexdigest()}"')
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
+        do_HEAD = do_GET
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(Files) as hub.endpoint:
+        yield hub
 
 
 def hub_file(name: str, content: bytes) -> dict[str, bytes]:

@@ -7,14 +7,13 @@ import io
 import json
 import shutil
 import socket
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
@@ -24,6 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.servers import Handler, http_server
 
 from pneumoscope.data.fetch.catalogue import DataSet, RemoteFile, catalogue
 from pneumoscope.data.fetch.download import SEAL, Patience, fetch
@@ -48,21 +48,17 @@ class Home:
         self.script: list[str] = []
         self.extra: dict[str, str] = {}
         self.asked: list[dict[str, str]] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.url = ""
 
-    def _handler(home) -> type[BaseHTTPRequestHandler]:  # noqa: N805
-        class Handler(BaseHTTPRequestHandler):
+    def handler(home) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+        class Steps(Handler):
             protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: object) -> None:
-                pass
 
             def do_GET(self) -> None:
                 home.asked.append(dict(self.headers))
                 home.answer(self)
 
-        return Handler
+        return Steps
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         step = self.script.pop(0) if self.script else "ok"
@@ -103,14 +99,8 @@ class Home:
 @contextmanager
 def at_home() -> Iterator[Home]:
     home = Home()
-    thread = threading.Thread(target=home.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with http_server(home.handler()) as home.url:
         yield home
-    finally:
-        home.server.shutdown()
-        home.server.server_close()
-        thread.join()
 
 
 @pytest.fixture
