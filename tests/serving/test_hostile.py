@@ -31,7 +31,7 @@ from pneumoscope.records import RESEARCH_ONLY
 from pneumoscope.serving.people import trail
 from pneumoscope.serving.settings.gateway import Logs
 from pneumoscope.serving.store.database import now
-from pneumoscope.serving.store.tables import DEAD, QUARANTINED, Delivery, Image, Job, Object
+from pneumoscope.serving.store.tables import DEAD, QUARANTINED, Delivery, Feedback, Image, Job, Object
 from pneumoscope.serving.watch.logs import configure, logger
 from pneumoscope.serving.web.guard import HEADERS, PUBLIC
 from pneumoscope.serving.web.pixels import rendition
@@ -67,18 +67,25 @@ def test_the_lists_above_name_every_route(web: WebApp) -> None:
 
 def test_each_role_gets_as_far_as_its_own_routes(web: WebApp) -> None:
     answer(web, bring(web, chest()))
-    nobody, viewer, reader = web.browser(), web.as_("viewer"), web.as_("reader")
-    secrets = {id(one): secret_of(one.get("/worklist").text) for one in (viewer, reader)}
+    nobody, (viewer, reader, admin) = web.browser(), map(web.as_, ("viewer", "reader", "admin"))
+    secrets = {id(one): secret_of(one.get("/worklist").text) for one in (viewer, reader, admin)}
     for route in VIEWERS | READERS | ADMINS:
         answered = asked(nobody, route, "0" * 64)
         assert answered.status_code in (303, 401), route
         assert answered.status_code == 401 or answered.headers["location"].startswith("/signin"), route
         assert "Doe" not in answered.text
-    for browser, beyond in ((viewer, READERS | ADMINS), (reader, ADMINS)):
+    pages = {route for route in READERS | ADMINS if route.startswith("GET")}
+    for browser, within, beyond in (
+        (viewer, VIEWERS, READERS | ADMINS),
+        (reader, VIEWERS | (READERS & pages), ADMINS),
+        (admin, VIEWERS | pages, set()),
+    ):
         for route in beyond:
             assert asked(browser, route, secrets[id(browser)]).status_code == 403, route
-        for route in VIEWERS - {"POST /signout"}:
+        for route in within - {"POST /signout"}:
             assert asked(browser, route, secrets[id(browser)]).status_code in (200, 303), route
+    with web.store.read() as session:
+        assert session.scalars(select(Feedback)).all() == [], "who was refused changed nothing"
     for route in NOBODY:
         assert asked(nobody, route, "0" * 64).status_code in (200, 403, 503), route
 

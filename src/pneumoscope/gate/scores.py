@@ -119,7 +119,12 @@ def read_gate(data: bytes, section: Mapping[str, Any], folder: Any) -> Gate:
     try:
         arrays = {name: array.astype(np.float64) for name, array in load_tensors(data).items()}
         densities = {
-            part: Density(*(arrays[f"{part}.{name}"] for name in _ARRAYS[:3]), float(arrays[f"{part}.rest"][0]))
+            part: Density(
+                arrays[f"{part}.mean"],
+                arrays[f"{part}.axes"],
+                arrays[f"{part}.spread"],
+                float(arrays[f"{part}.rest"][0]),
+            )
             for part in _PARTS
         }
         numbers = [np.asarray(section[name], np.float64) for name in ("centre", "scale", "middle", "limit")]

@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +33,7 @@ from tests.support.certificates import Authority, server_side
 from tests.support.delivery import queued, verify
 from tests.support.dicom_files import encoded
 from tests.support.gateway import CALLER, chest, gateway, only_job, receiving, sink
+from tests.support.servers import Handler, serving
 from tests.support.waiting import until
 
 from pneumoscope.serving.delivery import send
@@ -136,7 +137,7 @@ def failed(reason: object) -> str:
 def test_a_web_server_that_lists_the_object_as_failed_has_not_got_it(
     tmp_path: Path, code: int, body: str, expected: tuple[str, str | None]
 ) -> None:
-    with http_server(lambda handler, _: answering(handler, code, body.encode())) as port:
+    with posted(lambda handler, _: handler.answer(code, body.encode())) as port:
         to = {"kind": "stow", "url": f"http://127.0.0.1:{port}"}
         with queued(tmp_path, ("sr",), **to) as (config, store, _):
             assert attempt(config, store) == expected
@@ -145,7 +146,7 @@ def test_a_web_server_that_lists_the_object_as_failed_has_not_got_it(
 def test_of_an_endless_answer_no_more_is_read_than_can_be_meant(tmp_path: Path) -> None:
     sent = 0
 
-    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    def answer(handler: Handler, body: bytes) -> None:
         nonlocal sent
         handler.send_response(200)
         handler.end_headers()
@@ -154,7 +155,7 @@ def test_of_an_endless_answer_no_more_is_read_than_can_be_meant(tmp_path: Path) 
                 handler.wfile.write(bytes(1 << 16))
                 sent += 1 << 16
 
-    with http_server(answer) as port:
+    with posted(answer) as port:
         to = {"kind": "stow", "url": f"http://127.0.0.1:{port}"}
         with queued(tmp_path, ("sr",), **to) as (config, store, _):
             assert attempt(config, store) == (SENT, None)
@@ -258,13 +259,12 @@ def test_dcmtk_takes_it_from_who_shows_a_certificate(pacs_tools: None, tmp_path:
 
 
 @contextmanager
-def http_server(answer: Callable[[BaseHTTPRequestHandler, bytes], None], tls: Any = None) -> Iterator[int]:
-    class Handler(BaseHTTPRequestHandler):
+def posted(answer: Callable[[Handler, bytes], None], tls: Any = None) -> Iterator[int]:
+    """Run a web server that answers what is posted; yields its port."""
+
+    class Posts(Handler):
         def do_POST(self) -> None:
             answer(self, self.rfile.read(int(self.headers["Content-Length"])))
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -272,30 +272,8 @@ def http_server(answer: Callable[[BaseHTTPRequestHandler, bytes], None], tls: An
         def handle_error(self, *arguments: Any) -> None:
             pass
 
-    with serving(Server(("127.0.0.1", 0), Handler), tls) as server:
+    with serving(Server(("127.0.0.1", 0), Posts), tls) as server:
         yield server.server_address[1]
-
-
-@contextmanager
-def serving(server: Any, tls: ssl.SSLContext | None) -> Iterator[Any]:
-    """Run a server of the standard library."""
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=[0.02])
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.socket.close()
-
-
-def answering(handler: BaseHTTPRequestHandler, code: int, body: bytes = b"") -> None:
-    handler.send_response(code)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 @pytest.mark.parametrize(
@@ -315,14 +293,14 @@ def test_a_fhir_server_gets_a_valid_transaction_until_it_takes_it(
 ) -> None:
     bodies, kinds, left = [], set(), list(codes)
 
-    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    def answer(handler: Handler, body: bytes) -> None:
         bodies.append(body)
         kinds.add((handler.headers["Content-Type"], handler.headers["Authorization"]))
-        answering(handler, left.pop(0))
+        handler.answer(left.pop(0))
 
     token = tmp_path / "token"
     token.write_text("s3cret-of-the-gateway\n")
-    with http_server(answer) as port:
+    with posted(answer) as port:
         to = {"kind": "fhir", "url": f"http://127.0.0.1:{port}/fhir", "token_file": str(token)}
         with queued(tmp_path / "g", ("fhir",), **to) as (config, store, (built,)):
             assert [attempt(config, store)[0] for _ in codes] == states
@@ -336,10 +314,10 @@ def test_a_fhir_server_gets_a_valid_transaction_until_it_takes_it(
 def test_a_fhir_server_that_is_silent_is_asked_again(tmp_path: Path) -> None:
     enough = threading.Event()
 
-    def wait(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    def wait(handler: Handler, body: bytes) -> None:
         enough.wait(60)
 
-    with http_server(wait) as port:
+    with posted(wait) as port:
         to = {"kind": "fhir", "url": f"http://127.0.0.1:{port}", "seconds": 0.2}
         with queued(tmp_path, ("fhir",), **to) as (config, store, _):
             assert attempt(config, store) == (WAITING, "ReadTimeout")
@@ -349,12 +327,12 @@ def test_a_fhir_server_that_is_silent_is_asked_again(tmp_path: Path) -> None:
 def test_a_missing_secret_or_certificate_is_waited_for(tmp_path: Path, authority: Authority) -> None:
     got: list[bytes] = []
 
-    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    def answer(handler: Handler, body: bytes) -> None:
         got.append(body)
-        answering(handler, 200)
+        handler.answer(200)
 
     token = tmp_path / "token"
-    with http_server(answer, server_side(authority.issue("web"))) as port:
+    with posted(answer, server_side(authority.issue("web"))) as port:
         to = {"kind": "fhir", "url": f"https://127.0.0.1:{port}", "token_file": str(token)}
         with queued(tmp_path / "g", ("fhir",), **to) as (config, store, _):
             assert attempt(config, store) == (WAITING, "no such file or folder")

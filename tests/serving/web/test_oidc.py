@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,6 +20,7 @@ from joserfc.jwk import OctKey, RSAKey
 from pydantic import ValidationError
 from sqlalchemy import select
 from tests.support.gateway import CALLER, gateway
+from tests.support.servers import Handler, http_server
 from tests.support.web import WebApp, events, opened, sign_in
 
 from pneumoscope.errors import ConfigError, StorageError
@@ -77,37 +76,21 @@ class Issuer:
 
 @contextmanager
 def serving(issuer: Issuer) -> Iterator[Issuer]:
-    class Handler(BaseHTTPRequestHandler):
+    class Endpoints(Handler):
         def do_GET(self) -> None:
             keys = {"keys": [(issuer.published or issuer.key).as_dict(private=False)]}
-            self.answer(200, keys if self.path == "/keys" else issuer.metadata())
+            self.reply(200, keys if self.path == "/keys" else issuer.metadata())
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"])).decode()
             form = {name: values[0] for name, values in parse_qs(body).items()}
-            self.answer(*issuer.token(form, self.headers.get("authorization", "")))
+            self.reply(*issuer.token(form, self.headers.get("authorization", "")))
 
-        def answer(self, status: int, content: dict[str, Any]) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        def reply(self, status: int, content: dict[str, Any]) -> None:
+            self.answer(status, json.dumps(content).encode(), Content_Type="application/json")
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    issuer.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with http_server(Endpoints) as issuer.url:
         yield issuer
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture
