@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, ndtri  # not scipy.stats, which every prediction would load
 
 from pneumoscope.records import Estimate, Floats, Ints
 from pneumoscope.statistics.cohort import Cohort
@@ -82,8 +82,8 @@ def interval_corrected(value: float, replicates: Floats) -> Estimate:
         return estimate
     defined = replicates[~np.isnan(replicates)]
     below = (np.count_nonzero(defined < value) + 0.5 * np.count_nonzero(defined == value)) / defined.size
-    shift = 2 * stats.norm.ppf(np.clip(below, 1 / (defined.size + 1), defined.size / (defined.size + 1)))
-    ends = stats.norm.cdf(shift + np.array(stats.norm.ppf((0.025, 0.975))))
+    shift = 2 * ndtri(np.clip(below, 1 / (defined.size + 1), defined.size / (defined.size + 1)))
+    ends = ndtr(shift + np.array(ndtri((0.025, 0.975))))
     low, high = (float(q) for q in np.quantile(defined, ends))
     return replace(estimate, low=low, high=high)
 
