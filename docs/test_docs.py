@@ -40,6 +40,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_modules_and_tests_that_are_named_exist(page: Path) -> None:
+    names = re.findall(r"`((?:\w+/)+\w+\.py|tests/[\w/]+)[` ]", page.read_text(encoding="utf-8"))
+    roots = (ROOT, Path(pneumoscope.__file__).parent)
+    assert [name for name in names if not any((root / name).exists() for root in roots)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_code_is_in_a_language_that_is_run_or_shown(page: Path) -> None:
     opened = re.findall(r"^```(\S*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[::2]
     assert set(opened) <= LANGUAGES

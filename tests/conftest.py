@@ -97,7 +97,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     """
     import torch
 
-    from pneumoscope.bundle.files import save_bundle
+    from pneumoscope.bundle.bundle import save_bundle
     from pneumoscope.images.preparation import Preparation
     from pneumoscope.networks.network import build_network, round_weights
 

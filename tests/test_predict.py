@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from scipy import special
+from tests.support.dicom_files import encoded, image_object
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.images import read_image
@@ -147,17 +146,8 @@ def test_a_constant_image_is_not_analysed(classifier: Classifier, tmp_path: Path
 def test_another_modality_is_not_analysed(
     classifier: Classifier, tmp_path: Path, modality: str, answered: bool
 ) -> None:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = ComputedRadiographyImageStorage, "1.2.3"
-    dataset.Modality = modality
-    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
-    dataset.Rows = dataset.Columns = 64
-    dataset.BitsAllocated = dataset.BitsStored = 8
-    dataset.HighBit, dataset.PixelRepresentation = 7, 0
-    dataset.PixelData = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8).tobytes()
-    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    (tmp_path / "a.dcm").write_bytes(encoded(image_object(pixels, Modality=modality)))
     (prediction,) = classifier.predict([tmp_path / "a.dcm"])
     assert prediction.error is None
     assert (prediction.label is not None) == answered

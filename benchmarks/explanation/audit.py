@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.data.sources import open_source
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.images.preparation import Pixels, Preparation
@@ -33,8 +33,8 @@ from pneumoscope.networks.network import build_network
 from pneumoscope.networks.weights import load_weights
 from pneumoscope.phantom.synthetic import KINDS, render
 from pneumoscope.predict import Classifier
-from pneumoscope.shortcuts.card import shortcut_card
 from pneumoscope.shortcuts.probes import embeddings
+from pneumoscope.shortcuts.shortcut_card import shortcut_card
 from pneumoscope.shortcuts.verdict import RED
 from pneumoscope.statistics.proportions import proportion
 

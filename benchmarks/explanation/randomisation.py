@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.explanation.method import Method, Options
 from pneumoscope.explanation.stability import rank_correlation, ranked
 from pneumoscope.images.preparation import Pixels

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.bad_input import make_bundle
 from sqlalchemy import select
+from tests.support.bad_input import make_bundle
 from tests.support.lines import CALLER, send
 
 from pneumoscope.serving.analysis.worker import Worker

@@ -25,12 +25,12 @@ import skimage
 from corruptions import CORRUPTIONS, corrupt
 from PIL import Image, ImageDraw, ImageFont
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.sources import open_source
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.files import write_json
-from pneumoscope.gate.pixels import LungMasks, by_pixels
+from pneumoscope.gate.pixel_rules import LungMasks, by_pixels
 from pneumoscope.images import read_image
 from pneumoscope.images.find import expand
 from pneumoscope.images.preparation import Pixels, to_canvas, to_input

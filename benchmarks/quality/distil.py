@@ -32,8 +32,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pneumoscope.bundle.bundle import add_evidence, load_bundle
 from pneumoscope.bundle.calibration import pneumonia_logit
-from pneumoscope.bundle.files import add_evidence, load_bundle
 from pneumoscope.config import Experiment, load_experiment
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.manifest import Manifest

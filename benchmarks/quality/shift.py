@@ -28,7 +28,8 @@ from pneumoscope.evaluation.metrics import evaluate_predictions
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA
-from pneumoscope.statistics.auc import delong, obuchowski
+from pneumoscope.statistics.auc import auroc, auroc_estimate
+from pneumoscope.statistics.cohort import cohort
 from pneumoscope.statistics.comparison import compare, holm
 from pneumoscope.statistics.proportions import proportion
 
@@ -86,7 +87,7 @@ def row(images: Images, probability: NDArray[np.float64], threshold: float) -> d
         "balanced_accuracy": float((sensitivity + specificity) / 2),
         "sensitivity": float(sensitivity),
         "specificity": float(specificity),
-        "auroc": delong(images.y, probability).value,
+        "auroc": auroc(images.y, probability),
     }
 
 
@@ -94,7 +95,7 @@ def intervals(images: Images, probability: NDArray[np.float64], threshold: float
     """Return 95 % intervals by patient of one condition's accuracy and AUROC."""
     patients = np.unique(images.patients, return_inverse=True)[1]
     accuracy = proportion((probability >= threshold) == images.y, patients)
-    area = obuchowski(images.y, probability, images.patients)
+    area = auroc_estimate(cohort(images.y, probability, images.patients))
     return {"accuracy": [accuracy.low, accuracy.high], "auroc": [area.low, area.high]}
 
 
@@ -165,8 +166,8 @@ def main() -> None:
             ],
             "corrupted": {
                 **row_of_means(found, images, classifier.threshold),
-                "auroc_pooled": obuchowski(
-                    np.tile(images.y, len(found) - 1), pooled[name], images.patients * (len(found) - 1)
+                "auroc_pooled": auroc_estimate(
+                    cohort(np.tile(images.y, len(found) - 1), pooled[name], images.patients * (len(found) - 1))
                 ).as_json(),
             },
             "prevalence": [at_prevalence(recall, specificity, share) for share in PREVALENCES],

@@ -33,7 +33,7 @@ from pneumoscope.data.sources import open_source
 from pneumoscope.data.split import divide
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json
 from pneumoscope.predict import Classifier
-from pneumoscope.statistics.auc import delong
+from pneumoscope.statistics.auc import auroc
 from pneumoscope.statistics.comparison import compare, holm
 from pneumoscope.training.experiment import Console, run_experiment
 
@@ -128,7 +128,7 @@ def at_threshold(y: NDArray[np.bool_], p: Floats, threshold: float) -> dict[str,
     called = p >= threshold
     sensitivity, specificity = float(called[y].mean()), float((~called[~y]).mean())
     return {
-        "auroc": delong(y, p).value,
+        "auroc": auroc(y, p),
         "sensitivity": sensitivity,
         "specificity": specificity,
         "balanced_accuracy": (sensitivity + specificity) / 2,
@@ -220,7 +220,7 @@ def report(measured: dict[str, list[Any]], out: Path, divisions: Sequence[int]) 
             entry["mirrored"] = figures(scores["y"], both, threshold)["corrupted"]
             if "adults" in scores:
                 odds = probabilities(scores["adults"], 1.0)[0]
-                entry["adults_auroc"] = delong(scores["adults_y"], odds).value
+                entry["adults_auroc"] = auroc(scores["adults_y"], odds)
             entry |= {"threshold": threshold, "seconds": read_json(out / f"{name}-{division}" / "run.json")["seconds"]}
             per_division.append({"division": division, "n": len(scores["y"]), **entry})
         result["recipes"][name] = {"divisions": per_division}

@@ -1,4 +1,4 @@
-"""Do the 95 % intervals hold 95 % of the time where a patient's images are alike, and how fast are they?
+"""Do the 95 % intervals hold 95 % of the time where a patient's images are alike?
 
     python benchmarks/statistics/interval_coverage.py --out runs/statistics [--simulations 1000] [--resamples 1000]
 
@@ -10,14 +10,11 @@ Markdown. `miss` of `threshold` is how often a threshold whose lower bound met t
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mrmc import obuchowski_rockette
 from numpy.typing import NDArray
 from scipy import special
 
@@ -25,10 +22,9 @@ from pneumoscope.bundle.calibration import operating_points
 from pneumoscope.evaluation.metrics import evaluate_predictions
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.records import Estimate
-from pneumoscope.statistics.auc import auroc_unpaired, delong, obuchowski, obuchowski_paired
+from pneumoscope.statistics.auc import auroc_estimate, paired_auroc
 from pneumoscope.statistics.benefit import decision_curve
 from pneumoscope.statistics.cohort import cohort
-from pneumoscope.statistics.margins import proportion_difference
 from pneumoscope.statistics.proportions import proportion
 from pneumoscope.statistics.rates import likelihood_ratios, predictive_values
 from pneumoscope.statistics.reliability import calibration_estimates
@@ -62,18 +58,12 @@ def study(rng: np.random.Generator, patients: int) -> Study:
 
 def figures(s: Study, seed: int, resamples: int) -> dict[str, Estimate]:
     """Return every estimate that is checked."""
-    called, other = s.a >= CUT, s.b >= CUT
-    found: dict[str, Estimate] = {"auroc (Obuchowski)": obuchowski(s.y, s.a, s.patients)}
-    found["auroc (DeLong, ignores patients)"] = delong(s.y, s.a)
-    found["auroc difference, paired"] = obuchowski_paired(s.y, s.a, s.b, s.patients).difference
-    half = s.patients < s.patients.max() / 2
-    first = cohort(s.y[half], s.a[half], s.patients[half])
-    found["auroc difference, unpaired"] = auroc_unpaired(
-        first, cohort(s.y[~half], s.b[~half], s.patients[~half])
-    ).difference
+    called = s.a >= CUT
+    a, b = cohort(s.y, s.a, s.patients), cohort(s.y, s.b, s.patients)
+    found: dict[str, Estimate] = {"auroc (Obuchowski)": auroc_estimate(a)}
+    found["auroc (DeLong, ignores patients)"] = auroc_estimate(cohort(s.y, s.a))
+    found["auroc difference, paired"] = paired_auroc(a, b).difference
     found["sensitivity (Wilson)"] = proportion(called[s.y], s.patients[s.y])
-    right = (called == s.y, other == s.y)
-    found["accuracy difference, paired"] = proportion_difference(*right, s.patients)
     found |= likelihood_ratios(s.y, called, s.patients)
     found |= {f"{k} at 10 %": e for k, e in predictive_values(s.y, called, s.patients, 0.1).items()}
     found |= calibration_estimates(s.y, s.a, s.patients, seed=seed, resamples=resamples)
@@ -104,43 +94,6 @@ def coverage(simulations: int, patients: int, resamples: int, seed: int = 0) -> 
     return {"figures": rows, "threshold": {"miss": float(np.mean(missed)), "n": len(missed)}}
 
 
-def readers(simulations: int) -> float:
-    """Return how often the analysis of five readers' AUROCs finds a difference where there is none."""
-    y, wrong = np.repeat([0, 1], [60, 60]), 0
-    for index in range(simulations):
-        rng = np.random.default_rng([3, index])
-        case = rng.normal(size=120) * 0.9 + 1.3 * y
-        skill = rng.normal(size=(1, 5, 1)) * 0.25 * y
-        scores = case + skill + rng.normal(size=(2, 5, 120)) * 0.8 + rng.normal(size=(2, 1, 120)) * 0.3
-        wrong += obuchowski_rockette(y, scores).p < 0.05
-    return wrong / simulations
-
-
-def seconds(job: Callable[[], Any]) -> float:
-    """Return the best of two runs."""
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        job()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def speed() -> dict[str, float]:
-    """Return the seconds of DeLong on 500,000 rows, and of all figures of 10,000 images in 2,000 resamples."""
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 2, 500_000)
-    score = rng.normal(size=y.size) + y
-    s = study(rng, 3333)
-
-    def everything() -> None:
-        evaluate_predictions(s.y, s.a, s.patients, CUT)
-        calibration_estimates(s.y, s.a, s.patients)
-        decision_curve(s.y, s.a, s.patients)
-
-    return {"delong_500000": seconds(lambda: delong(y, score)), "bootstrap_2000_x_10000": seconds(everything)}
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,7 +101,6 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--patients", type=int, default=200)
     parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--no-speed", action="store_true", help="where the machine is busy")
     arguments = parser.parse_args()
     report: dict[str, Any] = {
         "simulations": arguments.simulations,
@@ -157,8 +109,6 @@ def main() -> None:
         "correlation": CORRELATION,
         "resamples": arguments.resamples,
         **coverage(arguments.simulations, arguments.patients, arguments.resamples),
-        "readers_type_1": readers(arguments.simulations),
-        "seconds": {} if arguments.no_speed else speed(),
     }
     write_json(out_folder(arguments.out) / "statistics.json", report)
     print("| figure | truth | coverage of the 95 % interval |\n|---|---|---|")
@@ -166,9 +116,6 @@ def main() -> None:
         print(f"| {name} | {row['truth']:.4f} | {100 * row['coverage']:.1f} % |")
     missed = report["threshold"]
     print(f"\nthreshold for sensitivity {TARGET}: missed in {100 * missed['miss']:.1f} % of {missed['n']} studies")
-    print(f"five readers, no difference: found one in {100 * report['readers_type_1']:.1f} %")
-    for name, value in report["seconds"].items():
-        print(f"{name}: {value:.2f} s")
 
 
 if __name__ == "__main__":

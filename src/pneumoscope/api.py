@@ -1,7 +1,7 @@
 """What a Python user calls: load a network, explain an answer, evaluate, validate, compare.
 
-Each is a command without its files: it takes paths, and writes only where `out` names a folder. Each imports what it
-needs when it is called.
+Each is a command without its files: it takes paths, and writes only where `out` names a folder. Imports happen when it
+is called.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def load(bundle: str | Path = "default", **options: Any) -> Classifier:
 
 
 def explain(classifier: Classifier, path: str | Path, method: str = "gradcam", *, check: bool = False) -> Heatmap:
-    """Return the map of what spoke for pneumonia in one image, float32 [S, S] in 0..1, S the network's input size.
+    """Return the map of what spoke for pneumonia in an image, float32 [S, S] in 0..1, S the network's input size.
 
     `method`: `gradcam`, `lime`, `shap` or another key of `pneumoscope.explanation.METHODS`. `check` tests whether the
     map is stable and faithful, which takes many times as long; without it the verdict is `not tested`.
@@ -93,7 +93,7 @@ def validate(
 ) -> dict[str, Any]:
     """Measure a classifier at another hospital; returns what `validation.json` holds, `flags` and `void` first of all.
 
-    `site`, `groups`: columns of the table by which images are told apart, beside age, sex, view and device.
+    `site`, `groups`: columns of the table that divide the images, beside age, sex, view and device.
     Raises `DataError` where no image has a label, none could be analysed, or a column is missing.
 
     >>> study = pneumoscope.validate(pneumoscope.load("fast", gate=False), "images", split="test")

@@ -112,10 +112,10 @@ class MaskFault:
     """Why a mask cannot be two lungs: a key, and the sentence for people."""
 
     key: Literal["share", "one region", "not beside"]
-    why: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"lungs not found: {self.why}"
+        return f"lungs not found: {self.reason}"
 
 
 def mask_fault(mask: FloatArray) -> MaskFault | None:

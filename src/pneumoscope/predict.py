@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.bundle.bundle import Bundle, load_bundle
 from pneumoscope.bundle.calibration import pneumonia_logit, probabilities
-from pneumoscope.bundle.files import Bundle, load_bundle
 from pneumoscope.bundle.runtime import Engine, open_runtime
 from pneumoscope.errors import BundleError, ConfigError, ImageError
 from pneumoscope.files import plain
-from pneumoscope.gate.header import Rules, ages_of, judge
-from pneumoscope.gate.pixels import LungMasks, by_pixels, by_size
+from pneumoscope.gate.header_rules import Rules, ages_of, judge
+from pneumoscope.gate.pixel_rules import LungMasks, by_pixels, by_size
 from pneumoscope.gate.refusal import Refusal
 from pneumoscope.gate.scores import CHECKS, read_gate
 from pneumoscope.images import Header, Radiograph, open_image
@@ -58,9 +58,8 @@ class _Answer:
 class Classifier:
     """A bundle ready to answer.
 
-    `gate`: whether it may say that an image is none for it, by view, body part and age in the header, and by size and
-    pixels as far as the bundle holds a gate. Nearly constant images, other modalities and raw data are refused always.
-    `rules`: for headers; the defaults where none are given.
+    `gate`: whether it may refuse an image by view, body part and age in the header, and by size and pixels where the
+    bundle holds a gate. Nearly constant images, other modalities and raw data are always refused. `rules`: for headers.
 
     >>> classifier = pneumoscope.Classifier.load("fast", operating_point="triage")
     >>> [prediction.label for prediction in classifier.predict("chest.png")]
@@ -185,10 +184,10 @@ class Classifier:
         """Return an answer for each of uint8 [B, canvas, canvas]."""
         if self.gate is None:
             logits = self.logits(canvases)
-            scores, places = np.zeros((len(canvases), 0)), None
+            scores, embeddings = np.zeros((len(canvases), 0)), None
         else:
             logits, features = self.runtime.answer(to_input(canvases, self.bundle.preparation))
-            scores, places = self.gate.scores(canvases, features), self.gate.embedding(features)
+            scores, embeddings = self.gate.scores(canvases, features), self.gate.embedding(features)
         p, viral = probabilities(logits, *self.calibration)
         odds = pneumonia_logit(logits)
         return [
@@ -198,22 +197,22 @@ class Classifier:
                 None if viral is None else float(viral[index]),
                 {name: round(float(score), 4) for name, score in zip(CHECKS, scores[index], strict=False)},
                 None if self.gate is None else by_pixels(self.gate, scores[index], canvas, self._lungs),
-                None if places is None else tuple(places[index].tolist()),
+                None if embeddings is None else tuple(embeddings[index].tolist()),
             )
             for index, canvas in enumerate(canvases)
         ]
 
     def _prediction(self, item: _Decoded, answer: _Answer | None, share: float) -> Prediction:
         refusal = item.refusal if answer is None else answer.refusal
-        told: dict[str, Any] = dict(item.quality)
+        quality: dict[str, Any] = dict(item.quality)
         if answer is not None and answer.gate:
-            told["gate"] = answer.gate
+            quality["gate"] = answer.gate
         if refusal is not None:
-            told["refused_by"] = refusal.key
+            quality["refused_by"] = refusal.key
         common: dict[str, Any] = {
             "path": item.path,
             "threshold": self.threshold,
-            "quality": told,
+            "quality": quality,
             "bundle": self.bundle.label,
             "milliseconds": item.milliseconds + (share if answer else 0.0),
             "embedding": None if answer is None else answer.embedding,
@@ -236,7 +235,7 @@ class Classifier:
 def _quality(
     header: Header | None, radiograph: Radiograph | None = None, canvas: Pixels | None = None
 ) -> dict[str, Any]:
-    """Return what the line says of an image; where its header is refused, no pixels are looked at."""
+    """Return `quality` of a prediction; where its header is refused, no pixels are looked at."""
     quality: dict[str, Any] = {
         "width": header and header.columns,
         "height": header and header.rows,
@@ -263,7 +262,7 @@ def as_line(prediction: Prediction) -> str:
 
 
 def _files(paths: object) -> Iterator[str]:
-    """Return the files that `predict` was given; those of an iterable as they are asked for."""
+    """Return the files that `predict` was given, those of an iterable one by one."""
     if isinstance(paths, str | Path):
         return iter(expand([str(paths)]))
     if isinstance(paths, bytes) or not isinstance(paths, Iterable):

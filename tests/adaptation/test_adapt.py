@@ -12,12 +12,12 @@ import pytest
 
 from pneumoscope.adaptation.adapt import Settings, adapt, decide, evidence_file
 from pneumoscope.adaptation.evidence import draw_patients, plan
-from pneumoscope.adaptation.fitting import calibration_near, head_near
 from pneumoscope.adaptation.labelled import Labelled, head_logits, read_labelled
 from pneumoscope.adaptation.methods import METHODS, Basis
 from pneumoscope.adaptation.normalisation import renormalised
+from pneumoscope.adaptation.shrinkage import calibration_near, head_near
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.bundle.calibration import fit_calibration, probabilities
-from pneumoscope.bundle.files import load_bundle
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import ConfigError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.adaptation.quantise import quantise
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import ConfigError, DataError
 from pneumoscope.predict import Classifier
@@ -40,7 +40,7 @@ def test_its_probabilities_are_the_originals_and_so_its_thresholds(trained: Path
     assert small["calibration"]["n"] == original["population"]["images"]
     for name, point in original["operating_points"].items():
         assert small["operating_points"][name]["threshold"] == point["threshold"]
-        assert small["operating_points"][name]["note"] == "threshold carried over"
+        assert small["operating_points"][name]["carried"]
     paths = [sample.path for sample in open_source(trained / "split.csv").select("train").samples]
     p, q = (
         np.array([line.probability for line in Classifier.load(folder).predict(paths)])

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pneumoscope.archive.scoring import score_archive, shard_file
-from pneumoscope.bundle.files import Bundle, load_bundle
+from pneumoscope.bundle.bundle import Bundle, load_bundle
 from pneumoscope.errors import BundleError, ConfigError, StorageError
 from pneumoscope.predict import Classifier, as_line
 

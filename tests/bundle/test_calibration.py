@@ -307,6 +307,7 @@ def test_probabilities_of_other_images_are_refused(wanted):
 def test_a_threshold_that_is_carried_over_is_measured_here():
     y, p, patients = scored()
     point = points_at({"own": {"threshold": 0.3, "target": 0.9}}, y, p, patients)["own"]
-    assert (point.threshold, point.target, point.n) == (0.3, 0.9, len(y))
+    assert (point.threshold, point.target, point.n, point.carried) == (0.3, 0.9, len(y), True)
+    assert not any(own.carried for own in operating_points(y, p, patients, resamples=10).values())
     assert point.sensitivity.value == pytest.approx((p[y == 1] >= 0.3).mean())
     assert point.specificity.value == pytest.approx((p[y == 0] < 0.3).mean())

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+import os
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tests.support import bad_input
 
 from pneumoscope.cli import main
 
-
-def _benchmark() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "quality" / "bad_input.py"
-    spec = importlib.util.spec_from_file_location("bad_input", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-bad_input = _benchmark()
 BY_NAME = {case.name: case for case in bad_input.CASES}
 
 
@@ -114,9 +102,18 @@ def test_after_a_full_disk_the_same_command_trains(bundle: Path, monkeypatch: py
 
 @pytest.mark.slow
 def test_a_process_of_its_own_behaves_alike(bundle: Path) -> None:
-    for name in ("config with an unknown key", "full disk, predicted"):
-        _, outcome = bad_input.run_case(BY_NAME[name], bundle)
-        assert bad_input.complaints(BY_NAME[name], outcome) == []
+    for case in (BY_NAME["config with an unknown key"], BY_NAME["full disk, predicted"]):
+        with bad_input.prepared(case, bundle) as (root, arguments):
+            before = bad_input.files(root)
+            with files_limited_to(case.limit):  # a process inherits it
+                done = subprocess.run(
+                    [sys.executable, "-c", "from pneumoscope.cli import main; main()", *arguments],
+                    cwd=root, env={**os.environ, "PNEUMOSCOPE_CACHE": "cache"}, capture_output=True, text=True,
+                    check=False,
+                )  # fmt: skip
+            new = tuple(sorted(bad_input.files(root) - before))
+            outcome = bad_input.Outcome(done.returncode, done.stdout, done.stderr, new)
+            assert bad_input.complaints(case, outcome) == []
 
 
 # --- the judge can say no ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 from pneumoscope.data.acquisition import SIDE, exposure, framing, machines, overlays, texture, with_machines
-from pneumoscope.data.checks.shortcuts import image_features, out_of_fold
+from pneumoscope.data.checks.shortcuts import image_features, out_of_fold, patient_folds
 from pneumoscope.data.sources import open_source
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.records import Estimate
@@ -88,12 +88,13 @@ def test_images_of_one_kind_tell_no_label() -> None:
     """Where labels are drawn by lot nothing tells them; a class that is a little softer is told."""
     rng = np.random.default_rng(5)
     images, y, patients = chests(200, 1, 2, 3), rng.permutation(200) < 100, np.arange(200)
+    folds = patient_folds(y, patients, 0)
     boxes = np.array([0.2, 0.8, 0.1, 0.9]) + rng.uniform(-0.05, 0.05, (200, 4))
 
     def told(pictures: Pixels) -> Estimate:
         together = image_features(pictures, lambda _: boxes, 0)[-1]
         assert together.name == "framing and acquisition together"
-        return auroc_interval(y, out_of_fold(together.columns, y, patients, seed=0, trees=True), patients, seed=0)
+        return auroc_interval(y, out_of_fold(together.columns, y, folds, trees=True), patients, seed=0)
 
     by_lot = told(images)
     assert by_lot.low < 0.5 < by_lot.high

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from tests.support.dicom_files import encoded, image_object
 
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import DataError
@@ -221,17 +220,8 @@ def test_a_table_in_another_encoding(tmp_path: Path) -> None:
 # --- DICOM ------------------------------------------------------------------------------------------------
 
 
-def dicom(path: Path, **elements: object) -> Path:
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ComputedRadiographyImageStorage, UID("2.25.1")
-    ds = Dataset()
-    ds.file_meta = meta
-    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    ds.Rows = ds.Columns = 32
-    for name, value in elements.items():
-        setattr(ds, name, value)
-    pydicom.dcmwrite(path, ds, enforce_file_format=True)
+def dicom(path: Path, **elements: Any) -> Path:
+    path.write_bytes(encoded(image_object(None, **{"Rows": 32, "Columns": 32, **elements})))
     return path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscope.bundle.files import Bundle, load_bundle
+from pneumoscope.bundle.bundle import Bundle, load_bundle
 from pneumoscope.errors import DataError, StorageError
 from pneumoscope.evaluation.ledger import Looks, announce, ledger_file, read_ledger, record
 

@@ -13,7 +13,8 @@ from sklearn.calibration import calibration_curve
 
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.metrics import METRICS, evaluate_predictions, subtype_metrics
-from pneumoscope.statistics.auc import delong, obuchowski
+from pneumoscope.statistics.auc import auroc_estimate
+from pneumoscope.statistics.cohort import cohort
 from pneumoscope.statistics.proportions import proportion
 from pneumoscope.statistics.rates import COUNTED, confusion
 from pneumoscope.statistics.reliability import equal_mass_bins
@@ -91,11 +92,11 @@ def test_confusion_follows_scikit_learn_and_refuses_probabilities():
 def test_the_auroc_interval_follows_the_patients():
     y, p, patients = sample(per_patient=1)
     single = evaluate_predictions(y, p, patients, 0.5, resamples=10)["auroc"]
-    reference = delong(y, p)
+    reference = auroc_estimate(cohort(y, p))
     assert (single.low, single.high) == pytest.approx((reference.low, reference.high))
     y, p, patients = sample(per_patient=3)
     several = evaluate_predictions(y, p, patients, 0.5, resamples=10)["auroc"]
-    assert several == obuchowski(y, p, patients)
+    assert several == auroc_estimate(cohort(y, p, patients))
     assert several.method.startswith("Obuchowski")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pneumoscope.bundle.files import SHIPPED
+from pneumoscope.bundle.bundle import SHIPPED
 from pneumoscope.errors import ConfigError
 from pneumoscope.explanation import cam
 from pneumoscope.explanation.cam import gradcam_plus, hirescam, layercam

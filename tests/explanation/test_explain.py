@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pneumoscope.bundle.files import load_bundle, save_bundle
+from pneumoscope.bundle.bundle import load_bundle, save_bundle
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError
 from pneumoscope.evaluation.evaluate import evaluate

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumoscope.bundle.files import GATE, load_bundle
+from pneumoscope.bundle.bundle import GATE, load_bundle
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import BundleError, DataError
 from pneumoscope.gate.fitting import Seen, add_gate, fit_density, fit_gate, limits
-from pneumoscope.gate.pixels import by_pixels, by_size
+from pneumoscope.gate.pixel_rules import by_pixels, by_size
 from pneumoscope.gate.refusal import Key
 from pneumoscope.gate.scores import CHECKS, Gate, greys, read_gate, thumbnails
 from pneumoscope.images import Radiograph

@@ -6,7 +6,6 @@ import errno
 import io
 import pickle
 import warnings
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,16 +18,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_voi_lut
 from pydicom.uid import (
     UID,
-    DigitalXRayImageStorageForPresentation,
-    ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
 )
+from tests.support.dicom_files import encoded as file_bytes
+from tests.support.dicom_files import image_object as make
+from tests.support.raster_files import png_of
 
 from pneumoscope.errors import ImageError, ImageUnavailableError
 from pneumoscope.images import MAX_PIXELS, check_size, image_errors, in_archive, is_dicom, read_header, read_image
@@ -220,17 +220,6 @@ def test_too_small(tmp_path: Path, size: tuple[int, int]) -> None:
     refused(tmp_path / "a.png", f"is {size[0]}x{size[1]} pixels, at least 16x16 are needed")
 
 
-def png_of(width: int, height: int) -> bytes:
-    """A PNG that says it is large and holds little."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
-
-    header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 0, 0, 0, 0])
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
 @pytest.mark.parametrize("side", [9_000, 10_000, 30_000, 2**31 - 1])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bombs_are_not_decoded(tmp_path: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,40 +262,9 @@ def lut_item(descriptor: list[int], data: list[int]) -> Dataset:
     return item
 
 
-def make(pixels: np.ndarray | None, photometric: str = "MONOCHROME2", **elements: Any) -> Dataset:
-    """A DICOM dataset of `pixels` (unsigned or signed, 2-D grey, or 3-D colour or frames)."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = UID("2.25.1")
-    ds = Dataset()
-    ds.file_meta = meta
-    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    if pixels is not None:
-        colour = pixels.ndim == 3 and pixels.shape[2] == 3
-        ds.Rows, ds.Columns = pixels.shape[:2] if colour or pixels.ndim == 2 else pixels.shape[1:]
-        if pixels.ndim == 3 and not colour:
-            ds.NumberOfFrames = pixels.shape[0]
-        if colour:
-            ds.PlanarConfiguration = 0
-        ds.SamplesPerPixel, ds.PhotometricInterpretation = (3 if colour else 1), photometric
-        ds.BitsAllocated = ds.BitsStored = 8 * pixels.dtype.itemsize
-        ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(pixels.dtype.kind == "i")
-        ds.PixelData = pixels.tobytes()
-    for name, value in elements.items():
-        setattr(ds, name, value)
-    return ds
-
-
 def written(folder: Path, ds: Dataset, name: str = "a.dcm") -> Path:
     pydicom.dcmwrite(folder / name, ds, enforce_file_format=True)
     return folder / name
-
-
-def as_bytes(ds: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def compressed(ds: Dataset, syntax: UID) -> Dataset:
@@ -322,11 +280,11 @@ SEEDS = {
     "tif": encoded(Image.fromarray(GREY), "TIFF", compression="tiff_lzw"),
     "bmp": encoded(Image.fromarray(GREY), "BMP"),
     "gif": encoded(Image.fromarray(GREY), "GIF"),
-    "dcm": as_bytes(make(DEEP, WindowCenter=["100", "50"], WindowWidth=["100", "60"], RescaleSlope="2")),
-    "lut.dcm": as_bytes(make(GREY, VOILUTSequence=[lut_item([256, 0, 8], list(range(256)))])),
-    "rgb.dcm": as_bytes(make(RGB, "RGB")),
-    "rle.dcm": as_bytes(compressed(make(GREY), RLELossless)),
-    "j2k.dcm": as_bytes(compressed(make(GREY), JPEG2000Lossless)),
+    "dcm": file_bytes(make(DEEP, WindowCenter=["100", "50"], WindowWidth=["100", "60"], RescaleSlope="2")),
+    "lut.dcm": file_bytes(make(GREY, VOILUTSequence=[lut_item([256, 0, 8], list(range(256)))])),
+    "rgb.dcm": file_bytes(make(RGB, "RGB")),
+    "rle.dcm": file_bytes(compressed(make(GREY), RLELossless)),
+    "j2k.dcm": file_bytes(compressed(make(GREY), JPEG2000Lossless)),
 }
 
 

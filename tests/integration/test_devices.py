@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.config import Experiment, TrainConfig, save_experiment
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError, TrainingError

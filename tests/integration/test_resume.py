@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.config import load_experiment
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.networks.network import build_network

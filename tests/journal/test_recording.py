@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scripts.pacs.radiographs import radiograph
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.errors import DataError
 from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import default_key

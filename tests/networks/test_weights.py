@@ -6,18 +6,17 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 import torchvision
 from safetensors.torch import load_file, save, save_file
 from tests.support.fresh import run
+from tests.support.hub import hub_file, serve_hub
 from torch import Tensor
 
 from pneumoscope.errors import StorageError, WeightsError
@@ -317,27 +316,13 @@ save_file({k: v.contiguous() for k, v in network.encoder.model.state_dict().item
 """
 
 
-@pytest.fixture(scope="module")
-def transfer() -> ModuleType:
-    """The benchmark, which holds the small hub."""
-    spec = spec_from_file_location("resnet18_transfer", ROOT / "benchmarks" / "quality" / "resnet18_transfer.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def fetch(env: dict[str, str], out: Path) -> subprocess.CompletedProcess[str]:
     return run(FETCH, str(out), environment=env)
 
 
-def test_the_hub_is_asked_and_its_tensors_arrive(
-    transfer: ModuleType, published: dict[str, Tensor], tmp_path: Path
-) -> None:
-    files = transfer.hub_file("resnet18", save(published))
-    with transfer.serve_hub(files) as hub:
+def test_the_hub_is_asked_and_its_tensors_arrive(published: dict[str, Tensor], tmp_path: Path) -> None:
+    files = hub_file("resnet18", save(published))
+    with serve_hub(files) as hub:
         env = hub.environment(tmp_path / "home")
         done = fetch(env, tmp_path / "loaded.safetensors")
         assert done.returncode == 0, done.stderr
@@ -357,10 +342,10 @@ def test_the_hub_is_asked_and_its_tensors_arrive(
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "loaded.safetensors").read_bytes()
 
 
-def test_what_cannot_be_fetched_is_one_line_with_the_remedy(tmp_path: Path, transfer: ModuleType) -> None:
+def test_what_cannot_be_fetched_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     """Offline, not there, damaged, and behind a proxy that refuses: four processes at a time."""
-    (name,) = transfer.hub_file("resnet18", b"")
-    with transfer.serve_hub({}) as empty, transfer.serve_hub({name: b"this is no safetensors file"}) as damaged:
+    (name,) = hub_file("resnet18", b"")
+    with serve_hub({}) as empty, serve_hub({name: b"this is no safetensors file"}) as damaged:
         offline = {**empty.environment(tmp_path / "offline"), "HF_HUB_OFFLINE": "1"}
         absent = empty.environment(tmp_path / "absent")
         broken = damaged.environment(tmp_path / "damaged")

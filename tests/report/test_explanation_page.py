@@ -309,6 +309,22 @@ def test_figures_of_images_that_chose_the_threshold_are_told_with_reserve() -> N
     assert {row["images"] for row in words.points(CHOSEN, 0.5)} == {"446 images that chose it"}
 
 
+@pytest.mark.parametrize(
+    ("facts", "carried"),
+    [
+        ({"carried": True, "note": "any words"}, True),
+        ({"carried": False, "note": "threshold carried over"}, False),
+        ({"note": "threshold carried over"}, True),  # cards written before the key
+        ({"note": ""}, False),
+    ],
+)
+def test_a_threshold_chosen_on_other_images_is_known_by_its_key(facts: dict[str, object], carried: bool) -> None:
+    points = {"a": {**POINT, **facts}}
+    *_, said = words.meaning({**CHOSEN, "operating_points": points})
+    assert ("on 446 images, threshold carried over: Of 100" in said) == carried
+    assert ("on 446 images that chose it, which flatters: Of 100" in said) != carried
+
+
 def test_figures_of_images_that_chose_nothing_are_preferred() -> None:
     context = {**CHOSEN, "held_out": HELD}
     *_, said = words.meaning(context)

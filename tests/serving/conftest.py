@@ -13,7 +13,7 @@ from scripts.postgres.server import INSTALL as INSTALL_POSTGRES
 from scripts.postgres.server import Postgres, start_postgres
 from tests.support.certificates import Authority
 from tests.support.databases import DATABASES, database_of
-from tests.support.web import PASSWORD, Place, opened
+from tests.support.web import PASSWORD, WebApp, opened
 
 from pneumoscope.serving.people import accounts
 from pneumoscope.serving.store.database import Store, open_store
@@ -91,14 +91,14 @@ def postgres_with_users(postgres: Postgres, migrated: str) -> str:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path, with_users: Path) -> Iterator[Place]:
+def web(request: pytest.FixtureRequest, tmp_path: Path, with_users: Path) -> Iterator[WebApp]:
     """On SQLite, unless the test names databases."""
     users: Path | str = with_users
     if getattr(request, "param", "sqlite") != "sqlite":
         template = request.getfixturevalue("postgres_with_users")
         users = request.getfixturevalue("postgres").database(template)
-    with opened(tmp_path, users) as found:
-        yield found
+    with opened(tmp_path, users) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -107,9 +107,9 @@ def test_limits_are_of_each_peer() -> None:
     peers = Peers(Receive(callers=("A",), peer_associations=2, seconds=10, object_seconds=30), lambda: moment[0])
     cut: list[Any] = []
 
-    def noted(association: Any, why: str) -> None:
+    def noted(association: Any, reason: str) -> None:
         peers._lines[association].cut = True
-        cut.append((association, why))
+        cut.append((association, reason))
 
     peers._cut = noted  # type: ignore[method-assign]
     lines = [_Line() for _ in range(4)]
@@ -121,8 +121,8 @@ def test_limits_are_of_each_peer() -> None:
         peers._advanced(lines[1])  # type: ignore[arg-type]
         peers.look()
     assert lines[1] not in [line for line, _ in cut]
-    assert any(line is lines[2] and "silent" in why for line, why in cut)
-    assert any(line is lines[0] and "one object" in why for line, why in cut)
+    assert any(line is lines[2] and "silent" in reason for line, reason in cut)
+    assert any(line is lines[0] and "one object" in reason for line, reason in cut)
 
 
 def test_a_host_has_only_so_many_connections(tmp_path: Path) -> None:
@@ -195,14 +195,14 @@ def test_damage_of_compressed_pixels_is_told(name: str, tmp_path: Path) -> None:
     whole, damaged = tmp_path / "whole.dcm", tmp_path / "damaged.dcm"
     data = SEEDS[name]()
     whole.write_bytes(data)
-    pixels, told = read_image(whole).pixels, 0
+    pixels, flawless = read_image(whole).pixels, 0
     for seed in range(4):
         damaged.write_bytes(garbled(data, seed=seed))
         try:
-            told += bool(np.abs(read_image(damaged).pixels - pixels).mean() < 0.2)
+            flawless += bool(np.abs(read_image(damaged).pixels - pixels).mean() < 0.2)
         except ImageError:
-            told += 1
-    assert told == 4, "noise is never taken for an image"
+            flawless += 1
+    assert flawless == 4, "noise is never mistaken for an image"
 
 
 @pytest.mark.parametrize("kind", MUTATIONS)
@@ -221,10 +221,10 @@ def test_damaged_files_are_answered(kind: str, open_gateway: tuple[Receiver, Sto
 @pytest.mark.parametrize("depth", [300, 100_000])
 def test_sequences_without_end_are_refused(depth: int, open_gateway: tuple[Receiver, Store], tmp_path: Path) -> None:
     data = SEEDS["Explicit VR Little Endian"]()
-    place = data.index(b"\x28\x00\x02\x00US")
+    offset = data.index(b"\x28\x00\x02\x00US")
     begin = bytes.fromhex("18004693") + b"SQ\0\0\xff\xff\xff\xff" + bytes.fromhex("feff00e0ffffffff")
     end = bytes.fromhex("feff0de000000000feffdde000000000")
     arrival = tmp_path / "arrival.dcm"
-    arrival.write_bytes(data[:place] + depth * begin + depth * end + data[place:])
+    arrival.write_bytes(data[:offset] + depth * begin + depth * end + data[offset:])
     with pytest.raises(ImageError, match="recursion"):
         open_gateway[0].intake.take(arrival, "test")

@@ -23,7 +23,7 @@ def test_patients_differ_in_identity_and_repeat_in_pixels() -> None:
 
 def test_the_receiver_in_orthancs_place_takes_images_and_reports() -> None:
     _, image = next(patients())
-    with sink() as (port, held):
+    with sink() as (port, counts):
         sender = AE()
         sender.add_requested_context(image.SOPClassUID, image.file_meta.TransferSyntaxUID)
         sender.add_requested_context("1.2.840.10008.5.1.4.1.1.88.34")
@@ -31,7 +31,7 @@ def test_the_receiver_in_orthancs_place_takes_images_and_reports() -> None:
         assert not link.rejected_contexts
         assert link.send_c_store(image).Status == 0
         link.release()
-        assert held[image.StudyInstanceUID] == 1
+        assert counts[image.StudyInstanceUID] == 1
 
 
 @pytest.mark.slow

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
+from tests.support.constructed import summing
 
-from pneumoscope.bundle.files import Bundle
 from pneumoscope.data.manifest import Manifest
-from pneumoscope.images.preparation import Pixels, Preparation
-from pneumoscope.networks.network import Network
+from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
 from pneumoscope.records import NORMAL, PNEUMONIA, FloatArray, Sample
 
 SIDE, CELLS = 64, 16
-CARD = {
-    "name": "constructed", "sha256": "0" * 64, "calibration": {"temperature": 1.0, "bias": 0.0},
-    "operating_points": {"balanced": {"threshold": 0.5}}, "operating_point": "balanced",
-    "runtime": {"files": {}},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,39 +44,12 @@ def toy(rng: np.random.Generator, ill: bool, marked: bool) -> tuple[Pixels, Floa
     return np.clip(image, 0, 255).astype(np.uint8), lungs
 
 
-class Fields(nn.Module):
-    """How far each of 16 x 16 fields is brighter than `least`, times the weight of its place."""
-
-    num_features = 1
-    weight: Tensor
-
-    def __init__(self, weight: np.ndarray, least: float) -> None:
-        super().__init__()
-        self.least = least
-        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(F.relu(x[:, :1] - self.least), SIDE // CELLS) * self.weight
-
-    def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
-        return features.sum(dim=(2, 3))
-
-
-def looking_at(weight: np.ndarray, least: float, bias: float) -> Classifier:
-    network = Network(Fields(weight, least), 1, 2, 0.0).requires_grad_(False)
-    network.head[1].weight.copy_(torch.tensor([[0.0], [1.0]]))
-    network.head[1].bias.copy_(torch.tensor([0.0, bias]))
-    bundle = Bundle(Path(), CARD, Preparation(SIDE, SIDE, "squash", (0.0,) * 3, (1.0,) * 3))  # type: ignore[arg-type]
-    vars(bundle)["network"] = network.eval()  # where the bundle keeps what it has read
-    return Classifier(bundle, engine="torch")
-
-
 @pytest.fixture(scope="session")
 def lung_reader() -> Classifier:
     """Calls pneumonia where the middles of the lungs are bright, and reads nothing else."""
     weight = np.zeros((CELLS, CELLS))
     weight[5:11, 3:6] = weight[5:11, 10:13] = 4.0
-    return looking_at(weight, 0.4, -1.5)
+    return summing(weight, 0.4, SIDE, -1.5)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +57,7 @@ def corner_reader() -> Classifier:
     """Calls pneumonia where the upper left corner is bright."""
     weight = np.zeros((CELLS, CELLS))
     weight[:2, :2] = 4.0
-    return looking_at(weight, 0.55, -1.5)
+    return summing(weight, 0.55, SIDE, -1.5)
 
 
 @pytest.fixture(scope="session")

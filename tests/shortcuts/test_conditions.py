@@ -15,13 +15,13 @@ from pneumoscope.shortcuts.conditions import (
     ADDED,
     REMOVED,
     Chest,
-    answers,
     border_added,
     border_masked,
     chest_of,
     corners_masked,
     everything_removed,
     letter_pasted,
+    logits,
     lung_region_removed,
     lungs_box_removed,
     lungs_only,
@@ -127,10 +127,9 @@ def test_both_classes_weigh_alike_in_the_fill() -> None:
     assert set(np.unique(noise)) == {10, 110}
 
 
-def test_with_everything_removed_all_answers_are_equal(chests: list[Chest], corner_reader: Classifier) -> None:
-    scores = answers(corner_reader, chests, everything_removed, FILL)
-    assert np.ptp(scores) == 0
-    assert np.ptp(answers(corner_reader, chests, untouched, FILL)) >= 0
+def test_with_everything_removed_all_answers_are_equal(chests: list[Chest], lung_reader: Classifier) -> None:
+    assert np.ptp(logits(lung_reader, chests, everything_removed, FILL)[:, 1]) == 0
+    assert np.ptp(logits(lung_reader, chests, untouched, FILL)[:, 1]) > 0
 
 
 def test_the_outline_tells_the_size_of_the_lungs() -> None:

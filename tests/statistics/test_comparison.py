@@ -14,7 +14,8 @@ from statsmodels.stats.multitest import multipletests
 
 from pneumoscope.errors import DataError
 from pneumoscope.files import plain
-from pneumoscope.statistics.auc import delong_paired, obuchowski_paired
+from pneumoscope.statistics.auc import paired_auroc
+from pneumoscope.statistics.cohort import cohort
 from pneumoscope.statistics.comparison import compare, holm, mcnemar
 
 
@@ -47,7 +48,7 @@ def test_values_are_plain_differences():
             "auroc": roc_auc_score(y, a) - roc_auc_score(y, b),
         }
     )
-    reference = delong_paired(y, a, b)
+    reference = paired_auroc(cohort(y, a), cohort(y, b))
     assert (found.auroc.z, found.auroc.p) == pytest.approx((reference.z, reference.p))
     assert found.auroc.difference.method == "DeLong, paired"
     assert (found.mcnemar.only_a - found.mcnemar.only_b) / 240 == pytest.approx(difference["accuracy"])
@@ -66,7 +67,7 @@ def test_bootstrap_and_delong_tell_the_same_story():
 def test_repeated_patients_are_clustered_everywhere():
     y, a, b, patients = two_classifiers(per_patient=4)
     found = compare(y, a, b, 0.5, 0.5, patients, seed=1, resamples=500)
-    assert found.auroc == obuchowski_paired(y, a, b, patients)
+    assert found.auroc == paired_auroc(cohort(y, a, patients), cohort(y, b, patients))
     assert "clustered" in found.mcnemar.method
     thrice = [np.tile(x, 3) for x in (y, a, b)]
     copies = compare(*thrice, 0.5, 0.5, np.tile(patients, 3), seed=1, resamples=500)

@@ -26,8 +26,8 @@ def quick_factory(settings: Any) -> Callable[[Task], Analysis]:
 
     def analyse(task: Task) -> Analysis:
         answer = Prediction("", 0.87, PNEUMONIA, 0.42, bundle="made-up@0123456789ab")
-        told = finding(saved(pydicom.dcmread(task.path)), answer)
-        objects: tuple[Encoded, ...] = encode(told, task.kinds, task.made)
+        result = finding(saved(pydicom.dcmread(task.path)), answer)
+        objects: tuple[Encoded, ...] = encode(result, task.kinds, task.made)
         return Analysis(answer, str(CARD["sha256"]), True, "balanced", True, objects)
 
     return analyse

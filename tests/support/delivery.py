@@ -20,8 +20,8 @@ from pneumoscope.serving.store.tables import DONE, Image, Job, Object, Result
 
 
 @contextmanager
-def owing(folder: Path, kinds: tuple[str, ...], **destination: Any) -> Iterator[tuple[Gateway, Store, list[Encoded]]]:
-    """A gateway that owes the results of one radiograph to one destination."""
+def queued(folder: Path, kinds: tuple[str, ...], **destination: Any) -> Iterator[tuple[Gateway, Store, list[Encoded]]]:
+    """A gateway with queued results of one radiograph for one destination."""
     config = gateway(folder, destination=({"name": "peer", "seconds": 10.0, **destination},))
     folder.mkdir(exist_ok=True)
     store = open_store(config.database, migrate=True)
@@ -42,7 +42,7 @@ def owing(folder: Path, kinds: tuple[str, ...], **destination: Any) -> Iterator[
         for item in built:
             row = Object(kind=item.kind, uid=item.uid, sop_class=item.sop_class, suffix=item.suffix, data=item.data)
             image.job.result.objects.append(row)
-            outbox.owe(session, row, ["peer"], moment)
+            outbox.enqueue(session, row, ["peer"], moment)
     try:
         yield config, store, built
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom import uid as syntaxes
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -66,6 +67,31 @@ def eight_bit(side: int = SIDE, **changes: Any) -> pydicom.Dataset:
         "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "WindowCenter": 128, "WindowWidth": 256,
         "PixelData": values.astype(np.uint8).tobytes(), **changes,
     })  # fmt: skip
+
+
+def image_object(pixels: NDArray[Any] | None, photometric: str = "MONOCHROME2", **elements: Any) -> pydicom.Dataset:
+    """Return the least DICOM object that holds `pixels`: unsigned or signed, 2-D grey, or 3-D colour or frames."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = syntaxes.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = syntaxes.DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = UID("2.25.1")
+    ds = pydicom.Dataset()
+    ds.file_meta = meta
+    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    if pixels is not None:
+        colour = pixels.ndim == 3 and pixels.shape[2] == 3
+        ds.Rows, ds.Columns = pixels.shape[:2] if colour or pixels.ndim == 2 else pixels.shape[1:]
+        if pixels.ndim == 3 and not colour:
+            ds.NumberOfFrames = pixels.shape[0]
+        if colour:
+            ds.PlanarConfiguration = 0
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = (3 if colour else 1), photometric
+        ds.BitsAllocated = ds.BitsStored = 8 * pixels.dtype.itemsize
+        ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(pixels.dtype.kind == "i")
+        ds.PixelData = pixels.tobytes()
+    for name, value in elements.items():
+        setattr(ds, name, value)
+    return ds
 
 
 def encoded(source: pydicom.Dataset, **options: Any) -> bytes:

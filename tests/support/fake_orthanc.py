@@ -1,32 +1,25 @@
-"""An Orthanc that answers wrongly where it is told to: as much of its REST API as following its changes needs."""
+"""An Orthanc that answers wrongly on request: as much of its REST API as following its changes needs."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-Fault = Callable[[BaseHTTPRequestHandler], None]
+from tests.support.servers import Handler, http_server
+
+Fault = Callable[[Handler], None]
 
 
 def status(code: int, body: bytes = b"") -> Fault:
     """Answer so, whatever was asked."""
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(code)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
+    return lambda handler: handler.answer(code, body)
 
 
-def cut(handler: BaseHTTPRequestHandler) -> None:
+def cut(handler: Handler) -> None:
     """Promise more than is sent, and go."""
     handler.send_response(200)
     handler.send_header("Content-Length", "100000")
@@ -74,26 +67,15 @@ class FakeOrthanc:
 def fake_orthanc(*files: bytes) -> Iterator[FakeOrthanc]:
     fake = FakeOrthanc(files=list(files))
 
-    class Handler(BaseHTTPRequestHandler):
+    class Changes(Handler):
         def do_GET(self) -> None:
             fake.asked.append(self.path)
             for end, faults in fake.faults.items():
                 if self.path.split("?")[0].endswith(end) and faults:
                     faults.pop(0)(self)
                     return
-            told = fake.answer(self.path)
-            status(200, told if isinstance(told, bytes) else json.dumps(told).encode())(self)
+            content = fake.answer(self.path)
+            self.answer(200, content if isinstance(content, bytes) else json.dumps(content).encode())
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=[0.02])
-    thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with http_server(Changes) as fake.url:
         yield fake
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -56,8 +56,8 @@ def finding(source: Dataset | None = None, answer: Prediction | None = None, **c
 
 
 def abstained(**changes: Any) -> Finding:
-    why = "not analysed, because the image is nearly constant and shows nothing"
-    return finding(answer=prediction(None, abstained=True, reason=why), heatmap=None, urgent=False, **changes)
+    reason = "not analysed, because the image is nearly constant and shows nothing"
+    return finding(answer=prediction(None, abstained=True, reason=reason), heatmap=None, urgent=False, **changes)
 
 
 def unreadable(**changes: Any) -> Finding:

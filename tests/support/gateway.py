@@ -16,8 +16,9 @@ from scripts.pacs.gateway import CALLER
 from scripts.pacs.radiographs import radiograph
 from sqlalchemy import select
 
+from pneumoscope.serving.delivery import assurance
 from pneumoscope.serving.intake.listener import Receiver, start_receiver
-from pneumoscope.serving.run.processes import open_intake
+from pneumoscope.serving.intake.receipt import open_intake
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.store.database import Store, open_store
 from pneumoscope.serving.store.tables import Job
@@ -25,7 +26,7 @@ from pneumoscope.serving.store.tables import Job
 
 @dataclass
 class Sink:
-    """A PACS that keeps what it got, and answers as it is told to."""
+    """A PACS that keeps what it got, and answers as configured."""
 
     port: int
     objects: list[pydicom.Dataset] = field(default_factory=list)
@@ -72,7 +73,7 @@ def receiving(config: Gateway) -> Iterator[tuple[Receiver, Store]]:
     config.folder.mkdir(exist_ok=True)
     store = open_store(config.database, migrate=True)
     temporary = tempfile.tempdir  # the listener, which has a process of its own otherwise, changes it
-    receiver = start_receiver(config, open_intake(config, store))
+    receiver = start_receiver(config, open_intake(config, store), handlers=assurance.handlers(store))
     try:
         yield receiver, store
     finally:

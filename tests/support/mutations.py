@@ -72,12 +72,12 @@ def removed(data: bytes, start: int, chance: Chance) -> bytes:
 
 def other_vr(data: bytes, start: int, chance: Chance) -> bytes:
     """Change value representations that are written out."""
-    known = (b"US", b"LO", b"DS", b"CS", b"UI", b"PN", b"DA", b"OW", b"OB", b"SH", b"AS")
-    places = [at for at in range(start + 4, min(len(data), start + 4000), 2) if data[at : at + 2] in known]
-    if not places:
+    representations = (b"US", b"LO", b"DS", b"CS", b"UI", b"PN", b"DA", b"OW", b"OB", b"SH", b"AS")
+    offsets = [at for at in range(start + 4, min(len(data), start + 4000), 2) if data[at : at + 2] in representations]
+    if not offsets:
         return header_bits(data, start, chance)
     changed = bytearray(data)
-    for at in chance.choice(places, int(chance.integers(1, 4))):
+    for at in chance.choice(offsets, int(chance.integers(1, 4))):
         changed[at : at + 2] = _VRS[int(chance.integers(len(_VRS)))]
     return bytes(changed)
 

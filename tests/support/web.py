@@ -20,9 +20,9 @@ from sqlalchemy import select
 from tests.support.findings import heat
 from tests.support.gateway import gateway
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.records import NORMAL, PNEUMONIA
-from pneumoscope.serving.run.processes import open_intake
+from pneumoscope.serving.intake.receipt import open_intake
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.store.database import Store, now, open_store
 from pneumoscope.serving.store.tables import DONE, Event, Result
@@ -36,8 +36,8 @@ HTML = {"accept": "text/html"}
 
 
 @dataclass
-class Place:
-    """A gateway with its page, and a browser for each role."""
+class WebApp:
+    """A gateway with its pages, and a browser for each role."""
 
     config: Gateway
     store: Store
@@ -58,38 +58,38 @@ def sign_in(browser: TestClient, name: str, password: str = PASSWORD, back: str 
 
 
 def secret_of(page: str) -> str:
-    found = re.search(r'name="form_secret" value="([0-9a-f]{64})"', page)
-    assert found is not None
-    return found[1]
+    match = re.search(r'name="form_secret" value="([0-9a-f]{64})"', page)
+    assert match is not None
+    return match[1]
 
 
 @contextmanager
-def opened(folder: Path, with_users: Path | str, **changes: Any) -> Iterator[Place]:
+def opened(folder: Path, with_users: Path | str, **changes: Any) -> Iterator[WebApp]:
     """A gateway with a copy of a database: a SQLite file, or the URL of a PostgreSQL."""
     if isinstance(with_users, str):
         changes["store"] = {"url": with_users}
     config = gateway(folder, **changes)
-    for place in (config.folder, config.images, config.incoming):
-        place.mkdir(exist_ok=True, parents=True)
+    for path in (config.folder, config.images, config.incoming):
+        path.mkdir(exist_ok=True, parents=True)
     if isinstance(with_users, Path):
         shutil.copy(with_users, config.folder / "gateway.sqlite")
     store = open_store(config.database)
     try:
-        yield Place(config, store, create_app(config, store))
+        yield WebApp(config, store, create_app(config, store))
     finally:
         store.close()
 
 
-def bring(place: Place, source: pydicom.Dataset) -> int:
+def bring(web: WebApp, source: pydicom.Dataset) -> int:
     """Take an image as the listener does; returns its row."""
-    arrival = place.config.incoming / "a.dcm"
+    arrival = web.config.incoming / "a.dcm"
     source.save_as(arrival, enforce_file_format=True)
-    image_id = open_intake(place.config, place.store).take(arrival, "dicom:XRAYROOM1").image_id
+    image_id = open_intake(web.config, web.store).take(arrival, "dicom:XRAYROOM1").image_id
     assert image_id is not None
     return image_id
 
 
-def answer(place: Place, image_id: int, probability: float | None = 0.97, **changes: Any) -> int:
+def answer(web: WebApp, image_id: int, probability: float | None = 0.97, **changes: Any) -> int:
     """Answer about an image as the worker does; returns the result's row."""
     bundle, moment = load_bundle(), now()
     buffer = io.BytesIO()
@@ -102,7 +102,7 @@ def answer(place: Place, image_id: int, probability: float | None = 0.97, **chan
         "milliseconds": 21.0, "map_png": buffer.getvalue() if probability is not None else None,
         "explained_by": "gradcam, stable", "urgent": label == PNEUMONIA, "shadow": False, "created_at": moment,
     }  # fmt: skip
-    with place.store.write() as session:
+    with web.store.write() as session:
         job = session.scalars(select(JobRow).where(JobRow.image_id == image_id)).one()
         job.state, job.ended_at = DONE, moment
         job.result = Result(**{**values, **changes})
@@ -110,24 +110,24 @@ def answer(place: Place, image_id: int, probability: float | None = 0.97, **chan
         return job.result.id
 
 
-def events(place: Place, action: str) -> list[Event]:
-    with place.store.read() as session:
-        found = list(session.scalars(select(Event).where(Event.action == action)))
+def events(web: WebApp, action: str) -> list[Event]:
+    with web.store.read() as session:
+        rows = list(session.scalars(select(Event).where(Event.action == action)))
         session.expunge_all()
-        return found
+        return rows
 
 
-def routes(place: Place) -> list[tuple[str, str]]:
+def routes(web: WebApp) -> list[tuple[str, str]]:
     """Every route with every method, its parameters filled."""
-    found = []
-    stack = list(place.app.router.routes)
+    methods = []
+    stack = list(web.app.router.routes)
     while stack:
         route = stack.pop()
         if isinstance(route, APIRoute):
-            found += [(method, re.sub(r"\{\w+\}", "1", route.path)) for method in sorted(route.methods)]
+            methods += [(method, re.sub(r"\{\w+\}", "1", route.path)) for method in sorted(route.methods)]
         else:
             stack += getattr(getattr(route, "original_router", None), "routes", [])
-    return found
+    return methods
 
 
 def upload(browser: TestClient, content: bytes, name: str = "a.dcm") -> Any:

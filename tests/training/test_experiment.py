@@ -21,8 +21,8 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.bundle.calibration import fit_calibration
-from pneumoscope.bundle.files import load_bundle
 from pneumoscope.config import Experiment, load_experiment
 from pneumoscope.data.cache import open_cache
 from pneumoscope.data.manifest import Manifest

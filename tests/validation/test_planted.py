@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy import special, stats
 from tests.support.studies import clean, degraded, marked, shifted
 
+from pneumoscope.data.checks import shortcuts
 from pneumoscope.validation.flags import flags
 from pneumoscope.validation.flow import UNANSWERED
 from pneumoscope.validation.metadata import metadata
@@ -65,6 +67,19 @@ def test_a_marker_in_one_class_of_one_site_is_found_and_named(seed: int) -> None
     assert not any(where == "marker at site A" for _, where in named)
 
 
+def test_patients_are_divided_once_for_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, divided = clean(0, 300), []
+    one_site = study.take(study.columns[SITE] == "A")
+    one_site = replace(one_site, raw={**one_site.raw, "ward": np.array(list("abc") * one_site.n)[: one_site.n]})
+    patient_folds = shortcuts.patient_folds
+    monkeypatch.setattr(
+        "pneumoscope.validation.metadata.patient_folds", lambda *of: divided.append(of) or patient_folds(*of)
+    )
+    columns = {entry["column"] for entry in metadata(one_site, seed=0, resamples=20)["alone"]}
+    assert {"ward", "all together"} <= columns, "two fits"
+    assert len(divided) == 1
+
+
 def test_clean_data_are_left_alone() -> None:
     runs = 40
     raised = sum(bool(found_in(clean(1000 + seed, 400), seed, resamples=100)) for seed in range(runs))
@@ -76,7 +91,10 @@ def test_clean_data_are_left_alone() -> None:
 def test_many_images_without_an_answer_are_flagged(unanswered: int, flagged: bool) -> None:
     found: dict[str, Any] = {
         "flow": {
-            "left_out": [{"step": "could not be read", "images": 500}, {"step": UNANSWERED, "images": unanswered}]
+            "left_out": [
+                {"key": "unread", "step": "not analysed by the software", "images": 500},
+                {"key": UNANSWERED, "step": "any words", "images": unanswered},
+            ]
         },
         "headline": figures(clean(3, 500), seed=0, resamples=50),
         "subgroups": {"gaps": []},
@@ -85,7 +103,7 @@ def test_many_images_without_an_answer_are_flagged(unanswered: int, flagged: boo
     told = [flag for flag in flags(found) if flag["kind"] == "not analysed"]
     assert bool(told) == flagged
     if told:
-        assert "60 of 1060 images were not analysed by the software (6 %)" in told[0]["text"]
+        assert "60 of 1060 images were any words (6 %)" in told[0]["text"]
         assert told[0]["pointer"] == "/flow/left_out/1/images"
 
 

@@ -25,8 +25,8 @@ from pneumoscope.adaptation.evidence import (
 )
 from pneumoscope.adaptation.labelled import Labelled, read_labelled
 from pneumoscope.adaptation.methods import METHODS, Basis, Change
+from pneumoscope.bundle.bundle import WEIGHTS, Bundle, load_bundle, save_bundle, write_bundle
 from pneumoscope.bundle.calibration import points_at
-from pneumoscope.bundle.files import WEIGHTS, Bundle, load_bundle, save_bundle, write_bundle
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError
 from pneumoscope.files import plain, write_json

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pneumoscope.adaptation.fitting import INNER, HeadChange, calibration_near, head_near
 from pneumoscope.adaptation.labelled import Labelled, head_features, head_logits, linear_of
 from pneumoscope.adaptation.normalisation import LEAST, has_batch_norm, renormalised
+from pneumoscope.adaptation.shrinkage import INNER, HeadChange, calibration_near, head_near
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.bundle.calibration import estimate_prevalence, operating_points, pneumonia_logit, probabilities
-from pneumoscope.bundle.files import Bundle
 from pneumoscope.networks.network import Network, round_weights
 from pneumoscope.records import Floats
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.bundle.bundle import WEIGHTS, Bundle, add_evidence, load_bundle, write_bundle
 from pneumoscope.bundle.calibration import calibration_sections, fit_to, points_at, probabilities
-from pneumoscope.bundle.files import WEIGHTS, Bundle, add_evidence, load_bundle, write_bundle
 from pneumoscope.bundle.runtime import import_openvino, open_runtime
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pneumoscope.archive.cluster import Scoring, computed, shard_file
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.bundle.runtime import Engine
 from pneumoscope.errors import ConfigError, StorageError, storage_errors
 from pneumoscope.files import atomic_path, out_folder, read_json, sha256_bytes, write_json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from pneumoscope.statistics.cohort import Cohort, cohort
 from pneumoscope.statistics.proportions import proportion
 
 TARGET = 0.95
+CARRIED = "threshold carried over"
 _LOG_T = (float(np.log(0.05)), float(np.log(20.0)))
 
 
@@ -41,7 +42,8 @@ class OperatingPoint:
 
     `target`: the sensitivity (`triage`) or specificity (`rule-in`) asked for, None for `balanced`. `n`: how
     many images chose it.
-    The figures are of those images, so mildly optimistic: report them anew on other images.
+    The figures are of those images, so mildly optimistic: report them anew on other images. `carried`: the threshold
+    was chosen on others.
     """
 
     name: str
@@ -51,6 +53,7 @@ class OperatingPoint:
     specificity: Estimate
     n: int
     note: str = ""
+    carried: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, estimates in the form of `metrics.json`."""
@@ -62,6 +65,7 @@ class OperatingPoint:
             "specificity": self.specificity.as_json(),
             "n": self.n,
             "note": self.note,
+            "carried": self.carried,
         }
 
 
@@ -168,8 +172,8 @@ def points_at(
 ) -> dict[str, OperatingPoint]:
     """Return operating points of a card at their own thresholds, with what they achieve on these images."""
     c = cohort(y, probability, patients)
-    note = "threshold carried over"
-    return {name: _point(name, c, float(p["threshold"]), p.get("target"), note) for name, p in points.items()}
+    measured = {name: _point(name, c, float(p["threshold"]), p.get("target"), CARRIED) for name, p in points.items()}
+    return {name: replace(point, carried=True) for name, point in measured.items()}
 
 
 def calibrate(

@@ -64,6 +64,7 @@ class PointFacts(TypedDict):
     specificity: dict[str, Any]
     n: int
     note: str
+    carried: NotRequired[bool]
 
 
 class RuntimeFacts(TypedDict):

@@ -48,7 +48,7 @@ def adapt(
     from pneumoscope.adaptation.adapt import Settings, evidence_file
     from pneumoscope.adaptation.adapt import adapt as adapt_bundle
     from pneumoscope.adaptation.methods import METHODS
-    from pneumoscope.bundle.files import load_bundle
+    from pneumoscope.bundle.bundle import load_bundle
     from pneumoscope.data.sources import open_source
 
     manifest = open_source(data)

@@ -40,7 +40,7 @@ def audit(
     from pneumoscope.lungs import LungSegmenter
     from pneumoscope.predict import Classifier
     from pneumoscope.report.audit_page import write
-    from pneumoscope.shortcuts.card import shortcut_card
+    from pneumoscope.shortcuts.shortcut_card import shortcut_card
     from pneumoscope.shortcuts.verdict import NOT_TESTED, RED
 
     classifier = Classifier.load(bundle, threads=threads)

@@ -82,7 +82,7 @@ def predict(
         if journal is not None:
             raise ConfigError("Ray's workers write no journal", remedy="leave --engine ray out")
         from pneumoscope.archive.scoring import score_archive
-        from pneumoscope.bundle.files import load_bundle
+        from pneumoscope.bundle.bundle import load_bundle
 
         with progress("predicting") as update:
             failed = score_archive(

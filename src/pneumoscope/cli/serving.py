@@ -56,7 +56,7 @@ def serve(
     fatal = False
     for item in look(gateway):
         mark = "ok" if item.fault is None else "FAULT" if item.fatal else "note"
-        typer.echo(f"{mark:5}  {item.what}: {item.told}")
+        typer.echo(f"{mark:5}  {item.subject}: {item.message}")
         fatal |= item.fault is not None and item.fatal
     if fatal:
         raise typer.Exit(1)

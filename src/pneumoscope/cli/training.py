@@ -75,7 +75,7 @@ def quantise(
 ) -> None:
     """Make a faster bundle, in eight-bit integers, and compare it with its original on validation images."""
     from pneumoscope.adaptation.quantise import quantise as quantise_bundle
-    from pneumoscope.bundle.files import load_bundle
+    from pneumoscope.bundle.bundle import load_bundle
     from pneumoscope.data.sources import open_source
 
     card = quantise_bundle(load_bundle(bundle), open_source(data), out, name=out.resolve().name, seed=seed)

@@ -35,8 +35,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Predict every labelled image, write `metrics.json` and `predictions.csv` to `out`, return the metrics.
 
-    The threshold is the bundle's; nothing is chosen on these images. Images that were not analysed are
-    counted and left out of the figures. `look`: announced in the ledger, if this is a locked test set.
+    The threshold is the bundle's: nothing is chosen on these images. Those that were not analysed are counted, and left
+    out of the figures. `look`: announced in the ledger, where this is a locked test set.
     `stress`: how often each image is measured once more in the style of the other class, or 0.
 
     Raises:
@@ -105,19 +105,19 @@ def score(
 
 
 def _subtype(pairs: Sequence[tuple[Sample, Prediction]], seed: int) -> dict[str, Any] | None:
-    known = [(s, p.subtype) for s, p in pairs if s.label == PNEUMONIA and s.subtype and p.subtype is not None]
-    if len({sample.subtype for sample, _ in known}) < 2:
+    subtyped = [(s, p.subtype) for s, p in pairs if s.label == PNEUMONIA and s.subtype and p.subtype is not None]
+    if len({sample.subtype for sample, _ in subtyped}) < 2:
         return None
-    found = subtype_metrics(
-        [sample.subtype == VIRAL for sample, _ in known],
-        [subtype[VIRAL] for _, subtype in known],
-        [sample.patient_id for sample, _ in known],
+    estimates = subtype_metrics(
+        [sample.subtype == VIRAL for sample, _ in subtyped],
+        [subtype[VIRAL] for _, subtype in subtyped],
+        [sample.patient_id for sample, _ in subtyped],
         seed=seed,
     )
     return {
-        "n": len(known),
+        "n": len(subtyped),
         "question": "viral against bacterial, among images of pneumonia",
-        "metrics": {name: estimate.as_json() for name, estimate in found.items()},
+        "metrics": {name: estimate.as_json() for name, estimate in estimates.items()},
     }
 
 
@@ -139,6 +139,7 @@ def prediction_table(manifest: Manifest, predictions: Sequence[Prediction]) -> p
             "abstained": prediction.abstained,
             "reason": prediction.reason,
             "error": prediction.error,
+            "fault": prediction.fault,
             "logit": prediction.logit,
         }
 

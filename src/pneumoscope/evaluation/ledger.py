@@ -1,10 +1,9 @@
-"""The test lock: every official look at a test set is on record before its labels are read.
+"""The test lock: every official look at a test set is recorded before its labels are read.
 
-One JSON object per line, only ever appended, each with the SHA-256 of the line before it, so that a line
-that was changed or taken out shows; lines cut off the end show against `official.line` in the metrics files.
-`opened`: who is about to look (bundle, configuration, source). `measured`: what was found, with the fingerprint
-of the images. A set that was looked at many times chooses for those who look: the best of many is better than
-it will be elsewhere.
+One JSON object per line, only ever appended. Each holds the SHA-256 of the line before it, so a changed or removed line
+shows; lines cut off the end show against `official.line` in the metrics files. `opened`: bundle, configuration and
+source of a look to come. `measured`: its figures, and the fingerprint of the images. The best of many looks at one set
+is better than it will be elsewhere.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from typing import Any
 
 from filelock import FileLock
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.errors import DataError, storage_errors
 from pneumoscope.files import plain, sha256_bytes, sync_folder
 
 _START = "0" * 64
-_KEPT = ("accuracy", "balanced_accuracy", "auroc")
+_RECORDED = ("accuracy", "balanced_accuracy", "auroc")
 
 
 @dataclass(frozen=True, slots=True)
 class Looks:
     """Looks at one test set, this one included, and how many different bundles took them.
 
-    `line`: SHA-256 of the ledger's last line, by which a ledger that was cut short is found out.
+    `line`: SHA-256 of the ledger's last line, which shows whether the ledger was cut short.
     """
 
     looks: int
@@ -43,7 +42,7 @@ class Looks:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A look that was announced: where, by which line, at which source."""
+    """An announced look: the ledger, the SHA-256 of its line, and that of the source's path."""
 
     ledger: Path
     line: str
@@ -64,31 +63,31 @@ def announce(ledger: Path, source: Path, bundle: Bundle, operating_point: str) -
         DataError: the ledger was changed by other hands.
         StorageError: it cannot be written, so there is no look.
     """
-    place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()
+    source_hash = hashlib.sha256(str(source.resolve()).encode()).hexdigest()
     config = json.dumps(plain(bundle.card.get("training", {}).get("config")), sort_keys=True)
     line = _append(
         ledger,
         {
             "kind": "opened",
             "source": source.name,
-            "place": place,
+            "place": source_hash,
             "bundle": {"name": bundle.name, "sha256": bundle.sha256},
             "operating_point": operating_point,
             "config_sha256": sha256_bytes(config.encode()),
         },
     )
-    return Look(ledger, line, place)
+    return Look(ledger, line, source_hash)
 
 
 def record(look: Look, metrics: Mapping[str, Any]) -> Looks:
-    """Record what was found, and return how often this test set has been looked at.
+    """Record the figures, and return how often this test set has been looked at.
 
-    A look that was announced and not recorded (interrupted) counts too.
+    An announced look that was interrupted counts too.
     """
-    found = {name: metrics["metrics"][name]["value"] for name in _KEPT}
+    figures = {name: metrics["metrics"][name]["value"] for name in _RECORDED}
     data = metrics["data"]["sha256"]
     line = _append(
-        look.ledger, {"kind": "measured", "opened": look.line, "data": data, "n": metrics["n"], "metrics": found}
+        look.ledger, {"kind": "measured", "opened": look.line, "data": data, "n": metrics["n"], "metrics": figures}
     )
     return _count(look, data, line)
 
@@ -96,18 +95,18 @@ def record(look: Look, metrics: Mapping[str, Any]) -> Looks:
 def _count(look: Look, data: str, last: str) -> Looks:
     lines = read_ledger(look.ledger)
     measured = {entry["opened"]: entry["data"] for entry, _ in lines if entry["kind"] == "measured"}
-    taken = [
+    bundles = [
         entry["bundle"]["sha256"]
         for entry, line in lines
         if entry["kind"] == "opened" and (measured[line] == data if line in measured else entry["place"] == look.source)
     ]
-    return Looks(len(taken), len(set(taken)), str(look.ledger), last)
+    return Looks(len(bundles), len(set(bundles)), str(look.ledger), last)
 
 
 def read_ledger(ledger: Path) -> list[tuple[dict[str, Any], str]]:
     """Return the entries with their lines' SHA-256, oldest first; raises `DataError` where the chain is broken."""
     with storage_errors(ledger):
-        # A line without its end was torn by a full disk or a kill; the next one is written over it.
+        # A full disk or a kill tore a line without its end: the next one is written over it.
         lines = [line.removesuffix(b"\n") for line in _lines(ledger) if line.endswith(b"\n")]
     entries, previous = [], _START
     for number, line in enumerate(lines, start=1):

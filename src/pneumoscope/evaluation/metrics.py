@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -51,9 +51,8 @@ def evaluate_predictions(
     The others: patient bootstrap. Its intervals of proportions near 0 or 1 are too narrow, so accuracy,
     recall, specificity, precision and NPV also cover Wilson's interval; and since resampling cannot see
     errors that did not occur, where recall or specificity is 0 or 1 the counted figures are widened to what
-    its Wilson bound makes of them. ECE: mean
-    over `ECE_BINS` equal-mass bins (quantiles of this sample, ties together) of |observed - predicted|
-    (Naeini et al., AAAI 2015); `interval_of_distance` says how noise is allowed for.
+    its Wilson bound makes of them. ECE: mean over `ECE_BINS` equal-mass bins (quantiles of this sample, ties
+    together) of |observed - predicted| (Naeini et al., AAAI 2015), with `interval_of_distance`.
     What is undefined is NaN and its method says why. Raises `DataError` for values outside these ranges.
     """
     c = probabilities_cohort(y, probability, patients)
@@ -61,23 +60,24 @@ def evaluate_predictions(
     statistic = _statistic(c, called)
     values = statistic(np.ones((1, c.n_patients), dtype=np.int64))[0]
     *columns, chance = replicate(statistic, c, seed=seed, resamples=resamples).T
-    found = {name: interval(float(values[i]), columns[i]) for i, name in enumerate(METRICS)}
+    estimates = {name: interval(float(values[i]), columns[i]) for i, name in enumerate(METRICS)}
     ece = METRICS.index("ece")
-    found["ece"] = interval_of_distance(float(values[ece]), columns[ece], chance)
-    found["auroc"] = auroc_estimate(c)
+    estimates["ece"] = interval_of_distance(float(values[ece]), columns[ece], chance)
+    estimates["auroc"] = auroc_estimate(c)
     area = METRICS.index("auprc")
-    found["auprc"] = interval_corrected(float(values[area]), columns[area])
-    for name, estimate in found.items():
+    estimates["auprc"] = interval_corrected(float(values[area]), columns[area])
+    for name, estimate in estimates.items():
         if np.isnan(estimate.value):
-            found[name] = replace(estimate, method=_UNDEFINED.get(name, ONE_CLASS))
+            estimates[name] = replace(estimate, method=_UNDEFINED.get(name, ONE_CLASS))
     if c.one_class:
         defined = {"accuracy", "brier", "ece", _DEFINED_IN_ONE_CLASS[bool(c.y[0])]}
         nan = Estimate(np.nan, np.nan, np.nan, ONE_CLASS)
-        found = {name: estimate if name in defined else nan for name, estimate in found.items()}
-    found |= _widened(c, called, found)
+        estimates = {name: estimate if name in defined else nan for name, estimate in estimates.items()}
+    widened = _widened(c, called, estimates)
+    estimates |= widened
     if c.n_patients > 1:  # of one patient nothing is known
-        found |= _as_wide_as_wilson(c, called, found)
-    return {name: without_false_certainty(estimate) for name, estimate in found.items()}
+        estimates |= _as_wide_as_wilson(c, called, estimates, widened.keys())
+    return {name: without_false_certainty(estimate) for name, estimate in estimates.items()}
 
 
 def subtype_metrics(
@@ -93,8 +93,8 @@ def subtype_metrics(
     `is_viral`: 0/1 [n], images of known subtype only; `p_viral_given_pneumonia`: [n] in 0..1. AUROC, accuracy
     and balanced accuracy as in `evaluate_predictions`, which says what is raised.
     """
-    found = evaluate_predictions(is_viral, p_viral_given_pneumonia, patients, 0.5, seed=seed, resamples=resamples)
-    return {name: found[name] for name in ("auroc", "accuracy", "balanced_accuracy")}
+    estimates = evaluate_predictions(is_viral, p_viral_given_pneumonia, patients, 0.5, seed=seed, resamples=resamples)
+    return {name: estimates[name] for name in ("auroc", "accuracy", "balanced_accuracy")}
 
 
 def _statistic(c: Cohort, called: Bools) -> Statistic:
@@ -119,21 +119,26 @@ def _statistic(c: Cohort, called: Bools) -> Statistic:
     return statistic
 
 
-def _as_wide_as_wilson(c: Cohort, called: Bools, found: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """Return the proportions whose bootstrap interval does not cover Wilson's, widened to it."""
+def _as_wide_as_wilson(
+    c: Cohort, called: Bools, estimates: Mapping[str, Estimate], widened: Collection[str]
+) -> dict[str, Estimate]:
+    """Return the proportions whose bootstrap interval does not cover Wilson's, widened to it.
+
+    `widened`: those that say so already.
+    """
     right = called == c.y
     among = {"accuracy": right | True, "recall": c.y, "specificity": ~c.y, "precision": called, "npv": ~called}
     wider = {}
     for name, mask in among.items():
-        estimate, bounds = found[name], proportion(right[mask], c.codes[mask])
+        estimate, bounds = estimates[name], proportion(right[mask], c.codes[mask])
         if bounds.low < estimate.low or bounds.high > estimate.high:
-            added = "" if "Wilson" in estimate.method else f"; {bounds.method} where wider"
+            added = "" if name in widened else f"; {bounds.method} where wider"
             low, high = min(bounds.low, estimate.low), max(bounds.high, estimate.high)
             wider[name] = replace(estimate, low=low, high=high, method=estimate.method + added)
     return wider
 
 
-def _widened(c: Cohort, called: Bools, found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+def _widened(c: Cohort, called: Bools, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """Return the counted figures whose interval a rate of exactly 0 or 1 makes too narrow, widened."""
     rates = {}
     for truth in (True, False):
@@ -152,13 +157,9 @@ def _widened(c: Cohort, called: Bools, found: Mapping[str, Estimate]) -> dict[st
     )
     wider = {}
     for name in COUNTED:
-        estimate = found[name]
+        estimate = estimates[name]
         low, high = np.fmin.reduce(others[name]), np.fmax.reduce(others[name])
         if low < estimate.low or high > estimate.high:
-            wider[name] = replace(
-                estimate,
-                low=float(min(low, estimate.low)),
-                high=float(max(high, estimate.high)),
-                method=estimate.method + _WIDENED,
-            )
+            low, high = float(min(low, estimate.low)), float(max(high, estimate.high))
+            wider[name] = replace(estimate, low=low, high=high, method=estimate.method + _WIDENED)
     return wider

@@ -34,21 +34,19 @@ def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dic
                 path=folder,
                 remedy="evaluate both on the same --data and --split",
             )
-    # An image that one of them left out cannot be compared for any.
+    # An image that any of them left out is compared for none.
     shared = pd.concat([table["probability"].notna() for table in tables], axis=1).all(axis=1).to_numpy()
     tables = [table[shared] for table in tables]
     names = _names(folders)
     y = (tables[0]["label"] == PNEUMONIA).to_numpy()
     patients = tables[0]["patient_id"].astype(str).tolist()
-    found: list[tuple[int, int, Comparison]] = []
+    comparisons: list[tuple[int, int, Comparison]] = []
     for i, j in combinations(range(len(folders)), 2):
         a, b = tables[i], tables[j]
         thresholds = (float(a["threshold"].iloc[0]), float(b["threshold"].iloc[0]))
-        found.append((i, j, compare(y, a["probability"], b["probability"], *thresholds, patients, seed=seed)))
-    adjusted = {
-        "auroc": holm([c.auroc.p for _, _, c in found]),
-        "mcnemar": holm([c.mcnemar.p for _, _, c in found]),
-    }
+        comparisons.append((i, j, compare(y, a["probability"], b["probability"], *thresholds, patients, seed=seed)))
+    auroc_p = holm([c.auroc.p for _, _, c in comparisons])
+    mcnemar_p = holm([c.mcnemar.p for _, _, c in comparisons])
     result = {
         "n": len(y),
         "n_patients": len(set(patients)),
@@ -57,8 +55,8 @@ def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dic
             {"name": name, "dir": str(folder), **_headline(folder)} for name, folder in zip(names, folders, strict=True)
         ],
         "pairs": [
-            _pair(names[i], names[j], c, float(adjusted["auroc"][k]), float(adjusted["mcnemar"][k]))
-            for k, (i, j, c) in enumerate(found)
+            _pair(names[i], names[j], c, float(auroc_p[k]), float(mcnemar_p[k]))
+            for k, (i, j, c) in enumerate(comparisons)
         ],
     }
     out_folder(out)
@@ -92,7 +90,7 @@ def _headline(folder: Path) -> dict[str, Any]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return short names that tell the folders apart: a run's name, else the shortest differing tail of the path."""
+    """Return names that tell the folders apart: of the run or the folder, or all paths where these are not enough."""
     absolute = [folder.resolve() for folder in folders]
     names = [folder.parent.name if folder.name == "evaluation" else folder.name for folder in absolute]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
@@ -100,8 +98,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _pair(a: str, b: str, c: Comparison, auroc_holm: float, mcnemar_holm: float) -> dict[str, Any]:
     def difference(name: str) -> dict[str, Any]:
-        found = c.differences[name]
-        return {"difference": found.estimate.as_json(), "p": found.p}
+        return {"difference": c.differences[name].estimate.as_json(), "p": c.differences[name].p}
 
     return {
         "a": a,

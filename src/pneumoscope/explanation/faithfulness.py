@@ -14,7 +14,6 @@ import torch
 from scipy.special import expit
 from torch.nn import functional as F
 
-from pneumoscope.explanation.method import Method, Options
 from pneumoscope.explanation.perturbation import BATCH, FILLS, log_odds, network_input
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.predict import Classifier
@@ -206,33 +205,6 @@ def infidelity(
         return 0.0
     scale = max(0.0, float(foretold @ fall) / float(foretold @ foretold)) if foretold.any() else 0.0
     return float(((scale * foretold - fall) ** 2).sum()) / worst
-
-
-def sensitivity(
-    method: Method, classifier: Classifier, canvas: Pixels, options: Options, *, draws: int = 3, radius: int = 2
-) -> float:
-    """Return the largest relative change of a map under invisible noise: 0 is best.
-
-    The change is the Euclidean norm of the difference over that of the map, infinite where the map is blank and a
-    noisy one is not. Source: Yeh et al. 2019 (arXiv:1901.09392), maximum sensitivity by sampling.
-
-    Args:
-        method: a value of `METHODS`.
-        classifier: any network.
-        canvas: uint8 [canvas, canvas].
-        options: of the method; its seed also draws the noise.
-        draws: how many noisy images.
-        radius: of the noise, uniform, in grey levels of 255.
-    """
-    rng = np.random.default_rng(options.seed)
-    first = method(classifier, canvas, options).values.astype(np.float64)
-    worst = 0.0
-    for _ in range(draws):
-        noise = rng.integers(-radius, radius + 1, canvas.shape)
-        noisy = np.clip(canvas.astype(np.int64) + noise, 0, 255).astype(np.uint8)
-        worst = max(worst, float(np.linalg.norm(method(classifier, noisy, options).values - first)))
-    length = float(np.linalg.norm(first))
-    return worst / length if length else (float("inf") if worst else 0.0)
 
 
 def with_infidelity(heatmap: Heatmap, classifier: Classifier, canvas: Pixels, *, fill: str, seed: int = 0) -> Heatmap:

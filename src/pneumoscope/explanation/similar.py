@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_tensors
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.data.checks.duplicates import MAX_DISTANCE, MIN_CORRELATION, correlation
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.naming import patient_from_name

@@ -1,1 +1,1 @@
-"""Which images a bundle does not answer about, and why: those unlike the ones it learned from."""
+"""The gate: which images are not analysed, judged by header and pixels, and the reason."""

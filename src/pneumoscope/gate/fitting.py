@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pneumoscope.bundle.files import GATE, WEIGHTS, Bundle, write_bundle
+from pneumoscope.bundle.bundle import GATE, WEIGHTS, Bundle, write_bundle
 from pneumoscope.bundle.runtime import open_runtime
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.gate.scores import Density, Gate, directions, greys, layouts, raw_scores, thumbnails
@@ -23,10 +23,10 @@ RATE = 0.01  # of held-out images, at most, that a gate refuses
 LEAST = 2  # images, of those learned from and of those held out
 _AXES: Mapping[str, int] = {"greys": 5, "layout": 20, "features": 64}
 _FITS_WITHIN = 2.5  # standard deviations above the mean log-distance: still an image like those learned from
-_FLOOR = 1e-6  # of the mean variance: no direction is held to be without spread
+_FLOOR = 1e-6  # of the mean variance: no direction is without spread
 _HAIR = 1e-4  # of a standard deviation
 _BATCH = 32
-_MOST = 5000  # images that a gate is fitted to: more change nothing measurable, and all are held in memory
+_MOST = 5000  # images that a gate is fitted to: more change nothing measurable, and all stay in memory
 _MEASURED = 50  # images whose stored size is looked up
 _NEW = ("schema", "pneumoscope", "notice", "weights", "sha256", "card_sha256", "evidence", "gate", "runtime")
 
@@ -41,7 +41,7 @@ class Seen:
 
 def fit_gate(
     learned: Seen,
-    held: Seen,
+    held_out: Seen,
     *,
     rate: float = RATE,
     smallest_side: int = 0,
@@ -51,7 +51,7 @@ def fit_gate(
 
     Args:
         learned: training images: the densities.
-        held: others of the same source, of other patients: the limits.
+        held_out: others of the same source, of other patients: the limits.
         rate: the share of them, 0..1, that the three checks together refuse at most. Where that is less than one
             image, the limits are bounds of one further image by a normal tail (prediction limit, Student's t).
         smallest_side: pixels under which the shorter side of a stored image is too small.
@@ -60,11 +60,10 @@ def fit_gate(
     Raises:
         DataError: there are fewer than `LEAST` images of either.
     """
-    if min(len(learned.canvases), len(held.canvases)) < LEAST:
-        raise DataError(
-            f"{len(learned.canvases)} images to learn from and {len(held.canvases)} held out are too few for a gate",
-            remedy=f"give {LEAST} of each",
-        )
+    counts = len(learned.canvases), len(held_out.canvases)
+    if min(counts) < LEAST:
+        few = f"{counts[0]} images to learn from and {counts[1]} held out are too few for a gate"
+        raise DataError(few, remedy=f"give {LEAST} of each")
     points = {
         "greys": greys(learned.canvases),
         "layout": layouts(thumbnails(learned.canvases)),
@@ -73,23 +72,23 @@ def fit_gate(
     densities = {name: fit_density(values, _AXES[name]) for name, values in points.items()}
     apart = np.stack(
         [
-            densities["layout"].log_distance(layouts(thumbnails(held.canvases))),
-            densities["features"].log_distance(directions(held.features)),
+            densities["layout"].log_distance(layouts(thumbnails(held_out.canvases))),
+            densities["features"].log_distance(directions(held_out.features)),
         ],
         axis=1,
     )
-    facts = {
-        "abstention_rate": rate, "learned": len(learned.canvases), "held_out": len(held.canvases),
+    facts: dict[str, Any] = {
+        "abstention_rate": rate, "learned": counts[0], "held_out": counts[1],
         "refused_held_out": 0, "tail": "", "fits_within": _FITS_WITHIN, "smallest_side": smallest_side,
         "ages": None if ages is None else list(ages),
     }  # fmt: skip
     scale = np.maximum(apart.std(axis=0), _FLOOR)
     open_gate = Gate(densities, apart.mean(axis=0), scale, np.zeros(3), np.ones(3), facts)
-    raw = raw_scores(open_gate, held.canvases, held.features)
+    raw = raw_scores(open_gate, held_out.canvases, held_out.features)
     limit, tail = limits(raw, rate)
     refused = int((raw > limit).any(axis=1).sum())
-    told = {**facts, "refused_held_out": refused, "tail": tail}
-    return replace(open_gate, middle=np.median(raw, axis=0), limit=limit, facts=told)
+    facts |= {"refused_held_out": refused, "tail": tail}
+    return replace(open_gate, middle=np.median(raw, axis=0), limit=limit, facts=facts)
 
 
 def fit_density(points: Floats, axes: int) -> Density:
@@ -98,17 +97,17 @@ def fit_density(points: Floats, axes: int) -> Density:
     _, singular, directions_ = np.linalg.svd(points - mean, full_matrices=False)
     variance = singular**2 / max(1, len(points) - 1)
     width = points.shape[1]
-    kept = max(1, min(axes, len(points) // 8, width - 1))
+    k = max(1, min(axes, len(points) // 8, width - 1))
     floor = max(_FLOOR * float(variance.sum()) / width, 1e-12)
-    rest = max(float(variance[kept:].sum()) / (width - kept), floor)
+    rest = max(float(variance[k:].sum()) / (width - k), floor)
     # Rounded as they are stored, so that what sets the limits is what is loaded later.
-    parts = (mean, directions_[:kept], np.maximum(variance[:kept], rest))
+    parts = (mean, directions_[:k], np.maximum(variance[:k], rest))
     mean, axes_, spread = (part.astype(np.float32).astype(np.float64) for part in parts)
     return Density(mean, axes_, spread, float(np.float32(rest)))
 
 
 def limits(raw: Floats, rate: float) -> tuple[Floats, str]:
-    """Return the limits [m] of figures [n, m] of held-out images, and how they were found.
+    """Return the limits [m] of figures [n, m] of held-out images, and how they were set.
 
     All checks share one rank, the strictest at which together they refuse no more than `rate` of the images.
     """
@@ -126,16 +125,16 @@ def limits(raw: Floats, rate: float) -> tuple[Floats, str]:
 
 
 def drawn(rows: Sequence[int], seed: int) -> NDArray[np.int64]:
-    """Return the distinct rows of a cache, ascending: those of images that could be read, at most `_MOST`."""
+    """Return at most `_MOST` distinct rows of a cache, ascending, of images that could be read."""
     usable = np.unique([row for row in rows if row >= 0])
     chosen = np.random.default_rng(seed).choice(usable, min(_MOST, usable.size), replace=False)
     return np.sort(chosen)
 
 
 def least_side(paths: Sequence[str], size: int) -> int:
-    """Return under how many pixels an image is too small: half the network's input `size`, or what it learned from.
+    """Return the shorter side, in pixels, under which an image is too small: half of `size`, or what was learned from.
 
-    Of the paths some fifty are read; those that cannot be are passed over.
+    `size`: the network's input. Some fifty of the paths are read; those that cannot be are passed over.
     """
     sides = []
     for path in paths[:: max(1, len(paths) // _MEASURED)]:
@@ -151,7 +150,7 @@ def add_gate(
     bundle: Bundle,
     out: Path,
     learned: Pixels,
-    held: Pixels,
+    held_out: Pixels,
     *,
     rate: float = RATE,
     smallest_side: int = 0,
@@ -159,9 +158,9 @@ def add_gate(
 ) -> Gate:
     """Write a bundle again with a gate fitted to canvases uint8 [n, canvas, canvas]; arguments as in `fit_gate`.
 
-    Its answers stay the same, its identity does not, so evidence of the ungated bundle is left behind.
+    Its answers stay the same, its identity does not: evidence of the ungated bundle is left behind.
     """
-    gate = fit_gate(see(bundle, learned), see(bundle, held), rate=rate, smallest_side=smallest_side, ages=ages)
+    gate = fit_gate(see(bundle, learned), see(bundle, held_out), rate=rate, smallest_side=smallest_side, ages=ages)
     files = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **bundle.runtime_files(), GATE: gate.to_bytes()}
     runtime = {key: value for key, value in bundle.card["runtime"].items() if key != "files"}
     sections = {key: value for key, value in bundle.card.items() if key not in _NEW}
@@ -170,15 +169,14 @@ def add_gate(
     return gate
 
 
-def refit_gate(bundle: Bundle, original: Bundle, out: Path, learned: Pixels, held: Pixels, **facts: Any) -> None:
-    """Write a bundle that was made from another with a gate of its own, at the other's rate.
+def refit_gate(bundle: Bundle, original: Bundle, out: Path, learned: Pixels, held_out: Pixels, **facts: Any) -> None:
+    """Write a bundle that was made from another, with a gate of its own at the other's rate.
 
-    Arguments as in `add_gate`; `smallest_side` and `ages` are the original's where they are not given. An original
-    without a gate refuses nothing by them.
+    Arguments as in `add_gate`; `smallest_side` and `ages` are the original's where they are not given.
     """
     gate = original.card.get("gate", {})
     carried = {"smallest_side": gate.get("smallest_side", 0), "ages": gate.get("ages")}
-    add_gate(bundle, out, learned, held, rate=gate.get("abstention_rate", RATE), **{**carried, **facts})
+    add_gate(bundle, out, learned, held_out, rate=gate.get("abstention_rate", RATE), **{**carried, **facts})
 
 
 def see(bundle: Bundle, canvases: Pixels) -> Seen:

@@ -1,4 +1,4 @@
-"""Why an image is not analysed: a key that is counted, and a sentence that is read."""
+"""Why an image is not analysed: a key for programs, and a sentence for people."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Key = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """`why` goes on after "not analysed, because"."""
+    """`key` stands in JSON; `reason` goes on after "not analysed, because"."""
 
     key: Key
-    why: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"not analysed, because {self.why}"
+        return f"not analysed, because {self.reason}"

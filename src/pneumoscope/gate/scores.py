@@ -1,7 +1,7 @@
 """How unlike the training images an image is, in three figures, each 1 at its limit; NumPy and Pillow alone.
 
     exposure   the distance of five quantiles of its grey levels (Mahalanobis)
-    turned     how much better it would fit turned, or with its greys inverted
+    turned     how much better it would fit turned, or inverted
     unlike     the distance of its coarse layout, and that of what the network's head reads, together
 
 A distance is minus twice the log-density of a Gaussian with some axes of its own and one spread for all others
@@ -59,10 +59,10 @@ class Density:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gate:
-    """Three densities of the training images, and the limits: what `scores` needs.
+    """Three densities of the training images, and the limits.
 
-    `centre`, `scale`: of the log-distances of layout and features among held-out images, as [2]; `middle`, `limit`:
-    of the three figures as they are before they are put on one scale, [3].
+    `centre`, `scale`: [2], of the log-distances of layout and features among held-out images. `middle`, `limit`: [3],
+    of the three raw scores.
     """
 
     densities: Mapping[str, Density]
@@ -90,10 +90,10 @@ class Gate:
 
     def best_turn(self, canvas: Pixels) -> str | None:
         """Return which of `TURNS` makes a canvas uint8 [S, S] one like those learned from; None where none does."""
-        found = turned_distances(self.densities["layout"], canvas[None])[:, 0]
-        best = int(found.argmin())
+        distances = turned_distances(self.densities["layout"], canvas[None])[:, 0]
+        best = int(distances.argmin())
         usual = float(self.centre[0] + self.facts["fits_within"] * self.scale[0])
-        return TURNS[best] if found[best] <= usual else None
+        return TURNS[best] if distances[best] <= usual else None
 
     def to_bytes(self) -> bytes:
         """Return the densities as safetensors."""
@@ -144,12 +144,12 @@ def read_gate(data: bytes, section: Mapping[str, Any], folder: Any) -> Gate:
 
 
 def raw_scores(gate: Gate, canvases: Pixels, features: FloatArray) -> Floats:
-    """Return the three figures float64 [n, 3] before they are put on one scale."""
+    """Return the three scores float64 [n, 3] before they are put on one scale."""
     density = gate.densities
     layout = density["layout"].log_distance(layouts(thumbnails(canvases)))
-    seen = density["features"].log_distance(directions(features))
+    features_distance = density["features"].log_distance(directions(features))
     turned = layout - turned_distances(density["layout"], canvases).min(axis=0)
-    apart = (np.stack([layout, seen], axis=1) - gate.centre) / gate.scale
+    apart = (np.stack([layout, features_distance], axis=1) - gate.centre) / gate.scale
     exposure = density["greys"].log_distance(greys(canvases))
     return np.stack([exposure, turned, apart.sum(axis=1)], axis=1)
 
@@ -157,14 +157,14 @@ def raw_scores(gate: Gate, canvases: Pixels, features: FloatArray) -> Floats:
 def greys(canvases: Pixels) -> Floats:
     """Return five quantiles of the grey levels, float64 [n, 5] in 0..1, from uint8 [n, S, S]."""
     flat = canvases.reshape(len(canvases), -1)
-    counts = np.stack([np.bincount(one, minlength=256) for one in flat]).cumsum(axis=1) / flat.shape[1]
+    counts = np.stack([np.bincount(image, minlength=256) for image in flat]).cumsum(axis=1) / flat.shape[1]
     return np.asarray(np.stack([(counts < q).sum(axis=1) for q in _QUANTILES], axis=1) / 255.0)
 
 
 def thumbnails(canvases: Pixels) -> Floats:
     """Return float64 [n, SIDE, SIDE] in 0..1 from uint8 [n, S, S]: means of squares."""
-    small = [Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BOX) for one in canvases]
-    return np.stack([np.asarray(one, np.float64) for one in small]) / 255
+    small = [Image.fromarray(canvas).resize((SIDE, SIDE), Image.Resampling.BOX) for canvas in canvases]
+    return np.stack([np.asarray(image, np.float64) for image in small]) / 255
 
 
 def layouts(thumbs: Floats) -> Floats:
@@ -183,4 +183,4 @@ def turned_distances(layout: Density, canvases: Pixels) -> Floats:
     """Return the log-distances float64 [4, n] that images would have if they were put right as `TURNS` names it."""
     thumbs = thumbnails(canvases)
     put_right: list[NDArray[Any]] = [1 - thumbs, *(np.rot90(thumbs, times, (1, 2)) for times in (1, 2, 3))]
-    return np.stack([layout.log_distance(layouts(one)) for one in put_right])
+    return np.stack([layout.log_distance(layouts(turned)) for turned in put_right])

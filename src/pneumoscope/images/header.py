@@ -1,4 +1,4 @@
-"""DICOM files up to their pixels: the dataset, and what is kept of its header."""
+"""DICOM files up to their pixels: the dataset, and its header."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UIDS = frozenset({"sop_uid", "study_uid", "series_uid"})
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Of one DICOM object; an element that is missing or damaged is None, a UID then empty.
+    """The header of one DICOM object; a missing or damaged element is None, a UID then empty.
 
     Texts are at most 256 characters, without NUL, of several values the first; `age_years` and the doses are finite.
     """
@@ -134,7 +134,7 @@ def read(path: Path) -> Header:
 
 
 def header_of(dataset: Any) -> Header:
-    """Return what is kept of a dataset's header."""
+    """Return the header of a dataset."""
 
     def text(keyword: str) -> str | None:
         return _text(dataset, keyword)
@@ -151,7 +151,7 @@ def header_of(dataset: Any) -> Header:
         return None if value is None else int(value)
 
     descriptions = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription", "StudyDescription")
-    told = [found for name in descriptions if (found := text(name))]
+    described = [value for name in descriptions if (value := text(name))]
     makers = (text("Manufacturer"), text("ManufacturerModelName"))
     return Header(
         sop_uid=text("SOPInstanceUID") or "",
@@ -168,7 +168,7 @@ def header_of(dataset: Any) -> Header:
         modality=_upper(text("Modality")),
         view=_upper(text("ViewPosition")),
         body_part=_upper(text("BodyPartExamined")),
-        description="; ".join(told)[:_LONGEST] or None,
+        description="; ".join(described)[:_LONGEST] or None,
         intent=_upper(text("PresentationIntentType")),
         priority=_upper(text("RequestedProcedurePriority")),
         age_years=_age(text),
@@ -233,11 +233,11 @@ def _age(text: Any) -> float | None:
     stated = age_in_years(text("PatientAge") or "")
     if stated is not None:
         return stated
-    born, taken = _date(text("PatientBirthDate")), _date(text("StudyDate"))
-    if born is None or taken is None or taken < born:
+    born, studied = _date(text("PatientBirthDate")), _date(text("StudyDate"))
+    if born is None or studied is None or studied < born:
         return None
-    years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
-    part = round((taken - born).days / 365.25 - years, 2)  # of the year until the next birthday, which rounds to none
+    years = studied.year - born.year - ((studied.month, studied.day) < (born.month, born.day))
+    part = round((studied - born).days / 365.25 - years, 2)  # of the year until the next birthday, which rounds to none
     return years + min(0.99, max(0.0, part))
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.errors import ConfigError, ImageError
 from pneumoscope.files import atomic_path, plain
 from pneumoscope.images import in_archive, is_dicom

@@ -17,12 +17,12 @@ ITEMS: Mapping[str, tuple[str, str, str]] = {
     "lung_region_removed": (
         "Without the lungs",
         "Region of all lungs removed",
-        "One region, the same for every image, is painted over. What the network still knows, it knows from the rim.",
+        "One region, the same for every image, is painted over. What the network still knows comes from the rim.",
     ),
     "lungs_removed": (
         "Without the lungs",
         "Lungs removed, outline left",
-        "Each image's own lungs are painted over, generously. The outline of the hole can still tell something.",
+        "Each image's own lungs are painted over, generously. The outline of the hole may still show something.",
     ),
     "lungs_only": ("Without the lungs", "Lungs alone", "All but the lungs is painted over."),
     "border_masked": ("Parts hidden", "Border hidden", "A tenth of the side is painted over at each edge, lungs left."),
@@ -37,11 +37,7 @@ ITEMS: Mapping[str, tuple[str, str, str]] = {
     "attention_layercam": ("Heat maps", "LayerCAM in the lungs", "The same by another formula."),
     "hotspot": ("Heat maps", "Maps go with the lungs", "More in the patient's own lungs than in those of others?"),
     "probes": ("What is known", "Embedding knows more", "Age, sex, view or site, read from the network's features."),
-    "metadata": (
-        "What is known",
-        "Told without any network",
-        "From grey levels, size and the table.",
-    ),
+    "metadata": ("What is known", "Predicted without any network", "From grey levels, size and the table."),
 }
 CONDITIONS: Mapping[str, str] = {
     "untouched": "as it is",
@@ -85,7 +81,7 @@ def write(folder: Path) -> Path:
 
 def view(card: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return what the template shows of a card; pictures become `data:` addresses."""
-    rows = [row(item) for item in sorted(card["items"], key=_place)]
+    rows = [row(item) for item in sorted(card["items"], key=_position)]
     bundle = card["bundle"]
     return {
         "title": f"Shortcut card of {bundle['name']}",
@@ -95,7 +91,7 @@ def view(card: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "card": card,
         "sentence": SENTENCES[card["verdict"]],
         "sign": SIGNS,
-        "found": [row["name"] for row in rows if row["light"] == card["verdict"] and card["verdict"] != "green"],
+        "worst": [row["name"] for row in rows if row["light"] == card["verdict"] and card["verdict"] != "green"],
         "groups": [(name, [r for r in rows if r["group"] == name]) for name in dict.fromkeys(r["group"] for r in rows)],
         "examples": _examples(card["figures"]["examples"], folder),
         "maps": [
@@ -110,7 +106,7 @@ def view(card: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _place(item: Mapping[str, Any]) -> int:
+def _position(item: Mapping[str, Any]) -> int:
     return list(ITEMS).index(item["key"]) if item["key"] in ITEMS else len(ITEMS)
 
 
@@ -131,34 +127,34 @@ def row(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def beside(item: Mapping[str, Any]) -> list[str]:
-    """Say what stands beside a figure: what an even map would give, what a change costs, what makes a test void."""
-    facts, said = item["facts"], []
+    """Say what belongs to a figure: what an even map would give, what a change costs, what makes a test void."""
+    facts, notes = item["facts"], []
     if kept := facts.get("kept"):
-        said.append(f"{html.percent(kept['value'], 0)} of what the network knows is left")
+        notes.append(f"{html.percent(kept['value'], 0)} of what the network knows is left")
     if noise := facts.get("auroc_noise"):
-        said.append(f"AUROC {html.number(noise['value'], 2)} with noise in place of the mean image")
+        notes.append(f"AUROC {html.number(noise['value'], 2)} with noise in place of the mean image")
     if outline := facts.get("outline"):
-        said.append(f"the outline of the hole alone tells pneumonia with AUROC {html.number(outline['value'], 2)}")
+        notes.append(f"the outline of the hole alone tells pneumonia with AUROC {html.number(outline['value'], 2)}")
     if taken := facts.get("taken"):
         share = taken["value"] or 0.0
         goes = f"{html.percent(share, 0)} of the classes' distance in log-odds goes"
-        said.append(goes if share >= 0.005 else "the classes stay as far apart")
+        notes.append(goes if share >= 0.005 else "the classes stay as far apart")
     if void := facts.get("void"):
-        said.append(f"not red, because {void}")
+        notes.append(f"not red, because {void}")
     if item["key"] == "hotspot" and "hotspot" in facts:
-        said.append(f"{html.percent(facts['hotspot'], 0)} of the strongest places lie in the lungs")
-        said.append(f"{html.percent(facts['constant'], 0)} of the maps' variance is the same in all")
+        notes.append(f"{html.percent(facts['hotspot'], 0)} of the strongest points lie in the lungs")
+        notes.append(f"{html.percent(facts['constant'], 0)} of the maps' variance is the same in all")
     elif even := facts.get("even"):
-        said.append(f"an even map would have {html.percent(even['value'], 0)}")
+        notes.append(f"an even map would have {html.percent(even['value'], 0)}")
         if facts.get("attainable"):
-            said.append(f"one that follows the lungs, as coarse as this, {html.percent(facts['attainable'], 0)}")
+            notes.append(f"one that follows the lungs, as coarse as this, {html.percent(facts['attainable'], 0)}")
     if lost := [facts[key]["value"] for key in ("lost", "lost_on_normal", "lost_on_pneumonia") if key in facts]:
         where = " at worst, on both classes or on one" if len(lost) > 1 else ""
         fall = f"AUROC falls by {html.number(max(lost), 3)}{where}"
-        said.append(fall if max(lost) >= 0.0005 else "AUROC does not fall")
+        notes.append(fall if max(lost) >= 0.0005 else "AUROC does not fall")
     if (shift := facts.get("shift")) and abs(shift["value"]) >= 0.005:
-        said.append(f"log-odds move by {html.number(shift['value'], 2)}")
-    return said
+        notes.append(f"log-odds move by {html.number(shift['value'], 2)}")
+    return notes
 
 
 def _facts(card: Mapping[str, Any], key: str) -> Mapping[str, Any]:

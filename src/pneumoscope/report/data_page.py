@@ -36,8 +36,8 @@ def write_page(out: Path) -> Path:
         StorageError: a figure is missing, or the page cannot be written.
     """
     describe, quality = (_read(out / name) for name in ("describe.json", "quality.json"))
-    known = describe or quality
-    if known is None:
+    facts = describe or quality
+    if facts is None:
         raise DataError(
             "holds neither describe.json nor quality.json",
             path=out,
@@ -51,10 +51,9 @@ def write_page(out: Path) -> Path:
         )
     page = render(
         "data.html.j2",
-        title=f"Data: {_name(Path(known['source']))}",
-        subtitle=f"{known['n']:,} images. Patients are told apart by: {known['patient_rule']}.",
+        title=f"Data: {_name(Path(facts['source']))}",
+        subtitle=f"{facts['n']:,} images. Patients are told apart by: {facts['patient_rule']}.",
         contents=_contents(describe, quality),
-        known=known,
         describe=describe,
         quality=quality,
         tally=_tally(quality),
@@ -139,14 +138,14 @@ def _quality_charts(quality: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _varies(groups: Mapping[str, Any]) -> bool:
-    known = [points for points in groups.values() if points]
-    return bool(known) and min(p["min"] for p in known) < max(p["max"] for p in known)
+    spreads = [points for points in groups.values() if points]
+    return bool(spreads) and min(p["min"] for p in spreads) < max(p["max"] for p in spreads)
 
 
 def size_chart(groups: Mapping[str, Mapping[str, float] | None], name: str) -> Figure:
     """Draw one box per class: median, quartiles, and whiskers at the 5 and 95 % points."""
-    known = {label: points for label, points in groups.items() if points}
-    figure = new_figure(5.0, 0.75 + 0.42 * len(known), f"Box plots of {name} by class")
+    drawable = {label: points for label, points in groups.items() if points}
+    figure = new_figure(5.0, 0.75 + 0.42 * len(drawable), f"Box plots of {name} by class")
     axes = quiet_axes(figure)
     boxes = [
         {
@@ -157,10 +156,10 @@ def size_chart(groups: Mapping[str, Mapping[str, float] | None], name: str) -> F
             "whishi": points["p95"],
             "label": label,
         }
-        for label, points in known.items()
+        for label, points in drawable.items()
     ]
     drawn = axes.bxp(boxes, orientation="horizontal", showfliers=False, patch_artist=True, widths=0.55)
-    for label, box, median in zip(known, drawn["boxes"], drawn["medians"], strict=True):
+    for label, box, median in zip(drawable, drawn["boxes"], drawn["medians"], strict=True):
         box.set(facecolor=_colour(label), edgecolor=_colour(label), alpha=0.85)
         median.set(color=INK, linewidth=2)
     for line in (*drawn["whiskers"], *drawn["caps"]):
@@ -196,8 +195,8 @@ def patient_chart(groups: Mapping[str, Mapping[str, Any]]) -> Figure:
         bars = np.zeros(MOST)
         for images, patients in points["histogram"].items():
             bars[min(int(images), MOST) - 1] += patients
-        place = np.arange(1, MOST + 1) + (number - (len(groups) - 1) / 2) * width
-        axes.bar(place, bars, width * 0.92, color=_colour(label), label=label)
+        centres = np.arange(1, MOST + 1) + (number - (len(groups) - 1) / 2) * width
+        axes.bar(centres, bars, width * 0.92, color=_colour(label), label=label)
     names = [str(k) for k in range(1, MOST)] + [f"{MOST} or more"]
     axes.set_xticks(range(1, MOST + 1), names)
     axes.set(xlabel="images of one patient", ylabel="patients")

@@ -152,13 +152,13 @@ def drawings(evaluation: Evaluation, name: str, score_name: str = figures.PROBAB
 
 
 def _gain(section: Mapping[str, Any]) -> str:
-    """Say what is won where the least certain images are left to people."""
+    """Say what accuracy gains where the least certain images are left to people."""
     gain, share = section["gain"], f"{section['coverage']:.0%}"
-    told = "Accuracy where only the images whose score lies farthest from the threshold are answered; band: 95 %."
+    caption = "Accuracy where only the images whose score lies farthest from the threshold are answered; band: 95 %."
     if gain["value"] is None or None in gain["ci95"]:
-        return told
+        return caption
     low, high = gain["ci95"]
-    return f"{told} At {share} it changes by {gain['value']:+.3f} ({low:+.3f} to {high:+.3f})."
+    return f"{caption} At {share} it changes by {gain['value']:+.3f} ({low:+.3f} to {high:+.3f})."
 
 
 def _groups(rows: pd.DataFrame) -> dict[str, Floats]:
@@ -177,31 +177,29 @@ def worst_errors(evaluation: Evaluation, most: int) -> list[dict[str, Any]]:
     source = (evaluation.metrics.get("data") or {}).get("source")
     wrong = rows[rows["predicted"].isin((NORMAL, PNEUMONIA)) & (rows["predicted"] != rows["label"])]
     groups = []
-    for label, heading in (
-        (PNEUMONIA, "Pneumonia that was missed"),
-        (NORMAL, "False alarms on normal images"),
-    ):
+    headings = ((PNEUMONIA, "Pneumonia that was missed"), (NORMAL, "False alarms on normal images"))
+    for label, heading in headings:
         part = wrong[wrong["label"] == label]
         part = part.sort_values(["probability", "path"], ascending=[label == PNEUMONIA, True])
         images = []
         for path, score, subtype in part[["path", "probability", "subtype"]].head(most).itertuples(index=False):
-            uri, why = thumbnail(path, source)
-            images.append({"uri": uri, "why": why, "path": path, "score": score, "subtype": subtype})
+            uri, fault = thumbnail(path, source)
+            images.append({"uri": uri, "fault": fault, "path": path, "score": score, "subtype": subtype})
         groups.append({"heading": heading, "label": label, "total": len(part), "images": images})
     return groups
 
 
 def not_analysed(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """Return (path, what happened, reason) of each image without an answer."""
+    """Return (path, outcome, reason) of each image without an answer."""
     if evaluation.predictions is None:
         return []
     rows = evaluation.predictions
     rows = rows[(rows["error"] != "") | rows["abstained"] | rows["probability"].isna()]
-    found = []
+    images = []
     for path, error, abstained, reason in rows[["path", "error", "abstained", "reason"]].itertuples(index=False):
-        what = "not read" if error else "abstained" if abstained else "no score"
-        found.append((path, what, error or reason or "no reason given"))
-    return found
+        outcome = "not read" if error else "abstained" if abstained else "no score"
+        images.append((path, outcome, error or reason or "no reason given"))
+    return images
 
 
 def provenance(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -240,14 +238,16 @@ def _subtitle(metrics: Mapping[str, Any]) -> str:
 
 
 def _undrawn(evaluation: Evaluation) -> str:
-    why = []
+    reasons = []
     if evaluation.predictions is None:
-        why.append("The folder holds no predictions.csv, so no curve could be drawn.")
+        reasons.append("The folder holds no predictions.csv, so no curve could be drawn.")
     elif evaluation.scored("") is None:
-        why.append("The analysed images are not of both classes, so no curve could be drawn.")
+        reasons.append("The analysed images are not of both classes, so no curve could be drawn.")
     if not evaluation.metrics.get("reliability"):
-        why.append("metrics.json holds no reliability by patient, so none is drawn: run pneumoscope evaluate again.")
-    return " ".join(why)
+        reasons.append(
+            "metrics.json holds no reliability by patient, so none is drawn: run pneumoscope evaluate again."
+        )
+    return " ".join(reasons)
 
 
 def _mismatch(evaluation: Evaluation) -> str:

@@ -35,17 +35,17 @@ def write(folder: Path) -> Path:
     context = read_context(folder)
     rows = []
     names = [f"{Path(str(name)).stem}.html" for name in context["images"]]
-    for place, name in enumerate(context["images"]):
+    for index, name in enumerate(context["images"]):
         image, maps = read_image_facts(folder, str(name))
         around = {
-            "previous": names[place - 1] if place else None,
-            "next": names[place + 1] if place + 1 < len(names) else None,
-            "place": f"{place + 1} of {len(names)}",
+            "previous": names[index - 1] if index else None,
+            "next": names[index + 1] if index + 1 < len(names) else None,
+            "position": f"{index + 1} of {len(names)}",
         }
         view = page_view(folder, context, image, maps)
         title = Path(str(image.get("path"))).name
-        write_text(folder / names[place], html.render("explanation.html.j2", title=title, view=view, **around))
-        rows.append({**_row(view), "page": names[place], "title": title, "thumb": _thumb(folder, image)})
+        write_text(folder / names[index], html.render("explanation.html.j2", title=title, view=view, **around))
+        rows.append({**_row(view), "page": names[index], "title": title, "thumb": _thumb(folder, image)})
     text = html.render("explanations.html.j2", title="Explanations", rows=rows, counts=_counts(rows), context=context)
     write_text(folder / "index.html", text)
     return folder / "index.html"
@@ -65,7 +65,7 @@ def read_context(folder: Path) -> Mapping[str, Any]:
 def read_image_facts(folder: Path, name: str) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
     """Return what is known of an image, and of each of its maps."""
     image = read_json(beside(folder, name))
-    return image, [read_json(beside(folder, str(one))) for one in image.get("maps") or []]
+    return image, [read_json(beside(folder, str(file))) for file in image.get("maps") or []]
 
 
 def beside(folder: Path, name: object) -> Path:
@@ -88,7 +88,7 @@ def page_view(
         "path": str(image.get("path")),
         "score": score,
         "state": "not read" if image.get("error") else "not analysed" if score is None else "analysed",
-        "why": _sentence(str(image.get("error") or image.get("reason") or "no reason given")),
+        "reason": _sentence(str(image.get("error") or image.get("reason") or "no reason given")),
         # Where there are no lungs, nothing is said of the patient's sides either.
         "sided": score is not None and (image.get("lungs") or {"found": True})["found"],
         "cut": bool(image.get("cut")),
@@ -140,7 +140,7 @@ def _map(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     blank = entry.get("verdict") == "blank"
     samples, seed = entry.get("samples"), entry.get("seed")
     r2, energy, stability = (entry.get(key) for key in ("surrogate_r2", "energy_in_lungs", "stability"))
-    known = {
+    facts = {
         "Layer": entry.get("layer"),
         "Explains": entry.get("target"),
         "Seed": None if seed is None else str(seed),
@@ -152,7 +152,7 @@ def _map(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "In the lungs": None if energy is None else html.percent(energy, 0),
     }
     if entry.get("infidelity") is not None:
-        known["Infidelity"] = f"{html.number(entry['infidelity'], 2)}; 0 is best, 1 no better than no map"
+        facts["Infidelity"] = f"{html.number(entry['infidelity'], 2)}; 0 is best, 1 no better than no map"
     return {
         "name": words.method_name(str(entry.get("method"))),
         "method": str(entry.get("method")),
@@ -160,7 +160,7 @@ def _map(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "words": words.verdict(entry),
         "shown": not blank,
         "uri": "" if blank else html.image_uri(beside(folder, entry.get("layer_file"))),
-        "facts": [(name, str(value)) for name, value in known.items() if value is not None],
+        "facts": [(name, str(value)) for name, value in facts.items() if value is not None],
     }
 
 
@@ -180,14 +180,14 @@ def zone_outlines(folder: Path, image: Mapping[str, Any]) -> dict[str, Any] | No
     with storage_errors(beside(folder, image["image"])), Image.open(beside(folder, image["image"])) as opened:
         width, height = opened.size
     scale = np.array([height / labels.shape[0], width / labels.shape[1]])
-    found = []
+    zones = []
     for index, name in enumerate(lungs["names"]):
         if index and (labels == index).any():
             rows, columns = np.nonzero(labels == index)
             middle = (np.array([rows.mean(), columns.mean()]) + 0.5) * scale
             path = _path(labels == index, scale)
-            found.append({"name": name, "path": path, "x": round(float(middle[1]), 1), "y": round(float(middle[0]), 1)})
-    return {"width": width, "height": height, "zones": found}
+            zones.append({"name": name, "path": path, "x": round(float(middle[1]), 1), "y": round(float(middle[0]), 1)})
+    return {"width": width, "height": height, "zones": zones}
 
 
 def _path(mask: NDArray[np.bool_], scale: NDArray[np.float64]) -> str:
@@ -204,9 +204,9 @@ def _path(mask: NDArray[np.bool_], scale: NDArray[np.float64]) -> str:
 def _zones(
     folder: Path, image: Mapping[str, Any], outlines: Mapping[str, Any] | None, threshold: float | None
 ) -> dict[str, Any]:
-    told, removed = image["zones"], image["counterfactual"]
+    surrogates, removed = image["zones"], image["counterfactual"]
     fill = removed.get("fill")
-    names = list(told["shap"]["contributions"])
+    names = list(surrogates["shap"]["contributions"])
     several = len(removed["without"]) > 1
     rows = []
     for name in names:
@@ -214,21 +214,21 @@ def _zones(
         rows.append(
             {
                 "name": "outside the lungs" if name == "outside" else name,
-                "lime": None if told["lime"]["hidden"] else told["lime"]["contributions"][name],
-                "shap": None if told["shap"]["hidden"] else told["shap"]["contributions"][name],
+                "lime": None if surrogates["lime"]["hidden"] else surrogates["lime"]["contributions"][name],
+                "shap": None if surrogates["shap"]["hidden"] else surrogates["shap"]["contributions"][name],
                 "without": None if fill is None else words.score(removed["without"][fill][name]),
                 "range": None if not several else f"{words.score(min(others))} to {words.score(max(others))}",
             }
         )
     pictures = []
-    kinds = {"LIME": told["lime"], "SHAP": told["shap"]}
-    for kind, found in kinds.items():
-        if outlines is not None and not found["hidden"]:
-            drawn = zone_figure(outlines, found["contributions"])
-            r2, rest = html.number(found["surrogate_r2"], 2), _signed(found["contributions"].get("outside"))
+    by_kind = {"LIME": surrogates["lime"], "SHAP": surrogates["shap"]}
+    for kind, surrogate in by_kind.items():
+        if outlines is not None and not surrogate["hidden"]:
+            drawn = zone_figure(outlines, surrogate["contributions"])
+            r2, rest = html.number(surrogate["surrogate_r2"], 2), _signed(surrogate["contributions"].get("outside"))
             pictures.append({"name": kind, "svg": drawn, "r2": r2, "outside": rest})
     drawable = None if outlines is not None else "the picture or the zones are missing"
-    absent = {kind: found["hidden"] or drawable for kind, found in kinds.items()}
+    absent = {kind: surrogate["hidden"] or drawable for kind, surrogate in by_kind.items()}
     columns = [key for key in ("lime", "shap", "without", "range") if any(row[key] is not None for row in rows)]
     return {
         "said": words.removals(removed, threshold),
@@ -238,12 +238,12 @@ def _zones(
         "pictures": pictures,
         "hidden": words.hidden(absent),
         "small": html.pixels_uri(_grey(beside(folder, image["image"])), _SMALL),
-        "fill": told.get("fill"),
+        "fill": surrogates.get("fill"),
         "score": words.score(removed.get("score")),
-        "empty": words.score(removed["empty"].get(str(told.get("fill")))),
+        "empty": words.score(removed["empty"].get(str(surrogates.get("fill")))),
         "refused": removed.get("refused") or {},
-        "evaluations": told.get("evaluations", 0) + removed.get("evaluations", 0),
-        "seconds": told.get("seconds", 0) + removed.get("seconds", 0),
+        "evaluations": surrogates.get("evaluations", 0) + removed.get("evaluations", 0),
+        "seconds": surrogates.get("seconds", 0) + removed.get("seconds", 0),
         "usable": fill is not None,
     }
 
@@ -288,15 +288,15 @@ def _similar(context: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, 
     source = context.get("similar")
     if source is None:
         return None
-    found = image.get("similar")
-    if source.get("reason") or found is None:
+    similar = image.get("similar")
+    if source.get("reason") or similar is None:
         return {"reason": str(source.get("reason") or "the image was not analysed"), "images": []}
     images = []
-    for one in found.get("neighbours") or []:
-        uri, why = thumbnail(str(one["path"]), source.get("source"))
-        facts = {"label": str(one["label"]), "subtype": one.get("subtype"), "distance": one.get("distance")}
-        images.append({"uri": uri, "why": why, "name": Path(str(one["path"])).name, **facts})
-    return {"reason": None, "images": images, "said": words.alike(found), "source": source}
+    for near in similar.get("neighbours") or []:
+        uri, fault = thumbnail(str(near["path"]), source.get("source"))
+        facts = {"label": str(near["label"]), "subtype": near.get("subtype"), "distance": near.get("distance")}
+        images.append({"uri": uri, "fault": fault, "name": Path(str(near["path"])).name, **facts})
+    return {"reason": None, "images": images, "said": words.alike(similar), "source": source}
 
 
 # --- the index --------------------------------------------------------------------------------------------
@@ -311,8 +311,8 @@ def _row(view: Mapping[str, Any]) -> dict[str, Any]:
         "methods disagree" if view["disagreement"] else "",
         str(lungs["reason"]) if lungs and not lungs.get("found") else "",
     ]
-    verdicts = [f"{one['name']}: {one['verdict']}" for one in view["maps"]]
-    keys = ("state", "why", "shown_score", "called")
+    verdicts = [f"{shown['name']}: {shown['verdict']}" for shown in view["maps"]]
+    keys = ("state", "reason", "shown_score", "called")
     return {**{key: view[key] for key in keys}, "flags": [flag for flag in flags if flag], "verdicts": verdicts}
 
 
@@ -325,5 +325,5 @@ def _thumb(folder: Path, image: Mapping[str, Any]) -> str:
 def _counts(rows: list[dict[str, Any]]) -> str:
     sick = sum(row["called"] == PNEUMONIA for row in rows)
     silent = sum(row["state"] != "analysed" for row in rows)
-    told = f"{len(rows):,} images: {sick:,} called pneumonia, {len(rows) - sick - silent:,} not called pneumonia"
-    return f"{told}, {silent:,} not analysed, which were not found normal." if silent else f"{told}."
+    counts = f"{len(rows):,} images: {sick:,} called pneumonia, {len(rows) - sick - silent:,} not called pneumonia"
+    return f"{counts}, {silent:,} not analysed, which were not found normal." if silent else f"{counts}."

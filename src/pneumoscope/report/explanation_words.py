@@ -11,7 +11,7 @@ from pneumoscope.report import html, wording
 
 LEAST_AGREEMENT = 0.5
 LEAST_ENERGY = 0.5
-_CARRIED = "threshold carried over"  # what `calibration.points_at` notes
+_CARRIED_NOTE = "threshold carried over"  # the only sign of it in cards written before `carried`
 MOVED = 0.05  # a smaller change of the score is not worth a sentence
 
 METHODS: Mapping[str, str] = {
@@ -68,24 +68,22 @@ def meaning(context: Mapping[str, Any]) -> list[str]:
     population = context.get("population") or {}
     calibration = context.get("calibration") or {}
     prevalence = calibration.get("prevalence", population.get("prevalence"))
-    said = ["The score is the network's probability of pneumonia, not the extent or severity of disease."]
+    sentences = ["The score is the network's probability of pneumonia, not the extent or severity of disease."]
     if calibration.get("method") and prevalence is not None:
-        said = [
+        sentences = [
             f"The score is a probability of pneumonia, calibrated where {html.percent(prevalence, 0)} of the images "
             "had it; where fewer do, a score like this is wrong more often. It says nothing of extent or severity."
         ]
     name = context.get("operating_point")
-    if held := held_out(context):
-        told = held.get("metrics") or {}
-        found = wording.findings({key: told.get(key) for key in ("recall", "specificity")})
-        where = f"At this threshold ({name}), on {_held_images(held)}, which chose nothing:"
+    if tested := held_out(context):
+        findings = wording.findings(tested.get("metrics") or {})
+        images = f"{_held_out_images(tested)}, which chose nothing"
     else:
         point = (context.get("operating_points") or {}).get(str(name)) or {}
         estimates = {"recall": point.get("sensitivity"), "specificity": point.get("specificity")}
-        found = wording.findings(estimates, flattered=True)
-        flatters = "" if point.get("note") == _CARRIED else ", which flatters"
-        where = f"At this threshold ({name}), on {_images(point)}{flatters}:"
-    return [*said, f"{where} {' '.join(found)}"] if found else said
+        findings = wording.findings(estimates, flattered=True)
+        images = _images(point) + ("" if _carried(point) else ", which flatters")
+    return [*sentences, f"At this threshold ({name}), on {images}: {' '.join(findings)}"] if findings else sentences
 
 
 def age(context: Mapping[str, Any], image: Mapping[str, Any]) -> str | None:
@@ -99,47 +97,51 @@ def age(context: Mapping[str, Any], image: Mapping[str, Any]) -> str | None:
 
 def limits(context: Mapping[str, Any], image: Mapping[str, Any]) -> list[str]:
     """Return the limits of the card, and what is not certain of this image."""
-    told = [str(limit) for limit in context.get("limits") or []]
+    stated = [str(limit) for limit in context.get("limits") or []]
     if context.get("ages") and image.get("age_checked") is False:
-        told.append("Where the file tells no age, the gate knows patients of other ages only in part: many pass.")
-    return told
+        stated.append("Where the file gives no age, the gate knows patients of other ages only in part: many pass.")
+    return stated
 
 
 def held_out(context: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return what the card says of images that chose nothing, where that is about the threshold in use."""
-    held = context.get("held_out") or {}
-    same = all(held.get(key) == context.get(key) for key in ("operating_point", "threshold"))
-    return held if held and same else None
+    tested = context.get("held_out") or {}
+    same = all(tested.get(key) == context.get(key) for key in ("operating_point", "threshold"))
+    return tested if tested and same else None
+
+
+def _carried(point: Mapping[str, Any]) -> bool:
+    """Say whether a threshold was chosen on other images than its figures are of."""
+    return bool(point.get("carried", point.get("note") == _CARRIED_NOTE))
 
 
 def _images(point: Mapping[str, Any]) -> str:
-    told = "images, threshold carried over" if point.get("note") == _CARRIED else "images that chose it"
-    return f"{html.integer(point.get('n'))} {told}"
+    chosen = ", threshold carried over" if _carried(point) else " that chose it"
+    return f"{html.integer(point.get('n'))} images{chosen}"
 
 
-def _held_images(held: Mapping[str, Any]) -> str:
-    data = held.get("data") or {}
+def _held_out_images(tested: Mapping[str, Any]) -> str:
+    data = tested.get("data") or {}
     parts = " and ".join(data.get("splits") or {})
     source = f"{parts} of {data['source']}" if parts and data.get("source") else str(data.get("source") or "held out")
-    return f"{html.integer(held.get('n'))} images of {html.integer(held.get('n_patients'))} patients ({source})"
+    return f"{html.integer(tested.get('n'))} images of {html.integer(tested.get('n_patients'))} patients ({source})"
 
 
 def points(context: Mapping[str, Any], value: float | None) -> list[dict[str, Any]]:
     """Return each operating point of the card, what it would call this score, and what it achieved on which images."""
     rows = []
-    held = held_out(context)
+    tested = held_out(context)
     for name, point in (context.get("operating_points") or {}).items():
         threshold = point.get("threshold")
         called = None if value is None or threshold is None else PNEUMONIA if value >= threshold else NORMAL
         in_use = name == context.get("operating_point")
-        found: dict[str, Any] = {key: point.get(key) for key in ("sensitivity", "specificity")}
-        images = _images(point)
-        if held and in_use:
-            told = held.get("metrics") or {}
-            found = {"sensitivity": told.get("recall"), "specificity": told.get("specificity")}
-            images = f"{_held_images(held)}, which chose nothing"
+        sensitivity, specificity, images = point.get("sensitivity"), point.get("specificity"), _images(point)
+        if tested and in_use:
+            metrics = tested.get("metrics") or {}
+            sensitivity, specificity = metrics.get("recall"), metrics.get("specificity")
+            images = f"{_held_out_images(tested)}, which chose nothing"
         facts = {"name": name, "threshold": threshold, "called": called, "in_use": in_use, "images": images}
-        rows.append({**facts, **found})
+        rows.append({**facts, "sensitivity": sensitivity, "specificity": specificity})
     return rows
 
 
@@ -169,9 +171,9 @@ def crossed(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 def verdict(entry: Mapping[str, Any]) -> str:
     """Say what a map's verdict means, and the figures it rests on."""
-    known = VERDICTS.get(str(entry.get("verdict")), "")
+    sentence = VERDICTS.get(str(entry.get("verdict")), "")
     reason = str(entry.get("verdict_reason") or "")
-    return f"{known} {reason[:1].upper()}{reason[1:]}.".strip() if reason else known
+    return f"{sentence} {reason[:1].upper()}{reason[1:]}.".strip() if reason else sentence
 
 
 def outside(entries: Sequence[Mapping[str, Any]], label: object) -> str | None:
@@ -191,21 +193,21 @@ def outside(entries: Sequence[Mapping[str, Any]], label: object) -> str | None:
 
 
 def lungs_replaced(
-    entries: Sequence[Mapping[str, Any]], told: Mapping[str, Any] | None, label: object, threshold: float | None
+    entries: Sequence[Mapping[str, Any]], removal: Mapping[str, Any] | None, label: object, threshold: float | None
 ) -> str | None:
     """Warn where pneumonia is called and the score without both lungs still reaches the threshold, else None."""
-    fill = (told or {}).get("fill")
-    value = ((told or {}).get("together") or {}).get(fill, {}).get("both lungs")
+    fill = (removal or {}).get("fill")
+    value = ((removal or {}).get("together") or {}).get(fill, {}).get("both lungs")
     if label != PNEUMONIA or threshold is None or value is None or value < threshold:
         return None
     by = "a normal child's" if fill == "normal" else f"something else ({fill})"
-    said = f"With both lungs replaced by {by}, the network still says pneumonia ({score(value)})"
+    still = f"With both lungs replaced by {by}, the network still says pneumonia ({score(value)})"
     inside = [
         f"{html.percent(share, 0)} of {name}" for name, share in _in_lungs(entries).items() if share >= LEAST_ENERGY
     ]
     if not inside:
-        return f"{said}: the score does not rest on the lungs alone."
-    return f"{said}, though most of the map lies in the lungs ({', '.join(inside)}): map and test disagree."
+        return f"{still}: the score does not rest on the lungs alone."
+    return f"{still}, though most of the map lies in the lungs ({', '.join(inside)}): map and test disagree."
 
 
 def _in_lungs(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -216,10 +218,10 @@ def _in_lungs(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def disagreement(entries: Sequence[Mapping[str, Any]]) -> str | None:
     """Say which maps disagree, rank correlation under a half over 16 x 16 fields; None where none do."""
     parts = []
-    for one, other in combinations(entries, 2):
-        rho = (one.get("agreement") or {}).get(other.get("method"))
+    for first, second in combinations(entries, 2):
+        rho = (first.get("agreement") or {}).get(second.get("method"))
         if rho is not None and rho < LEAST_AGREEMENT:
-            names = " and ".join(method_name(str(entry.get("method"))) for entry in (one, other))
+            names = " and ".join(method_name(str(entry.get("method"))) for entry in (first, second))
             parts.append(f"{names} ({html.number(rho, 2)})")
     if not parts:
         return None
@@ -232,39 +234,39 @@ def disagreement(entries: Sequence[Mapping[str, Any]]) -> str | None:
 # --- zones ------------------------------------------------------------------------------------------------
 
 
-def moved(told: Mapping[str, Any], fill: str) -> dict[str, float]:
+def moved(removal: Mapping[str, Any], fill: str) -> dict[str, float]:
     """Return the scores without those zones that change the score by `MOVED` or more."""
-    whole = float(told.get("score") or 0.0)
-    return {zone: value for zone, value in told["without"][fill].items() if abs(value - whole) >= MOVED}
+    whole = float(removal.get("score") or 0.0)
+    return {zone: value for zone, value in removal["without"][fill].items() if abs(value - whole) >= MOVED}
 
 
-def removals(told: Mapping[str, Any], threshold: float | None) -> list[str]:
+def removals(removal: Mapping[str, Any], threshold: float | None) -> list[str]:
     """Say what the score would be without single zones, the largest change first."""
-    fill, whole = told.get("fill"), float(told.get("score") or 0.0)
+    fill, whole = removal.get("fill"), float(removal.get("score") or 0.0)
     if fill is None:
-        empty = [float(value) for value in (told.get("empty") or {}).values()]
+        empty = [float(value) for value in (removal.get("empty") or {}).values()]
         ends = f"{score(min(empty))} to {score(max(empty))}" if empty else "unknown"
         return [
             f"No zone's part in the score of {score(whole)} can be told by removing it: an image that is nothing but "
             f"fill scores {ends}, so that filling adds an opinion where it should take one away."
         ]
-    changed = moved(told, fill)
-    said = []
+    changed = moved(removal, fill)
+    sentences = []
     if not changed:
-        said = [f"No single zone moves the score of {score(whole)} by {MOVED} or more when it is removed."]
+        sentences = [f"No single zone moves the score of {score(whole)} by {MOVED} or more when it is removed."]
     for zone, value in sorted(changed.items(), key=lambda item: -abs(item[1] - whole)):
         verb = "falls" if value < whole else "rises"
         sentence = f"Without {zone_name(zone)} the score {verb} from {score(whole)} to {score(value)}"
         if threshold is not None and (value >= threshold) != (whole >= threshold):
             sentence += ", across the threshold"
-        said.append(f"{sentence}{_other_fills(told, zone, fill, whole)}.")
+        sentences.append(f"{sentence}{_other_fills(removal, zone, fill, whole)}.")
     if fill == "normal" and any(value > whole and zone != "outside" for zone, value in changed.items()):
-        said.append("Normal lung raised the score, which is no sign of disease: do not trust this test for this image.")
-    if lungs := told["together"].get(fill):
+        sentences.append("Normal lung raised the score, which is no sign of disease: do not trust this test here.")
+    if lungs := removal["together"].get(fill):
         scores = ", ".join(f"{score(value)} ({name})" for name, value in lungs.items())
-        said.append(f"Where all zones of a lung are removed at once it scores {scores}.")
-    alone = score((told.get("empty") or {}).get(fill))
-    return [*said, f"For comparison, an image that is nothing but the fill ({fill}) scores {alone}."]
+        sentences.append(f"Where all zones of a lung are removed at once it scores {scores}.")
+    alone = score((removal.get("empty") or {}).get(fill))
+    return [*sentences, f"For comparison, an image that is nothing but the fill ({fill}) scores {alone}."]
 
 
 def hidden(surrogates: Mapping[str, str | None]) -> str | None:
@@ -277,12 +279,12 @@ def hidden(surrogates: Mapping[str, str | None]) -> str | None:
     )
 
 
-def _other_fills(told: Mapping[str, Any], zone: str, fill: str, whole: float) -> str:
-    others = {name: scores[zone] for name, scores in told["without"].items() if name != fill}
+def _other_fills(removal: Mapping[str, Any], zone: str, fill: str, whole: float) -> str:
+    others = {name: scores[zone] for name, scores in removal["without"].items() if name != fill}
     if not others:
         return ""
     values = ", ".join(f"{score(value)} with {name}" for name, value in others.items())
-    own = told["without"][fill][zone]
+    own = removal["without"][fill][zone]
     agree = all((value < whole) == (own < whole) and abs(value - whole) >= MOVED for value in others.values())
     return f" (filled by {fill}; {values}{'' if agree else ': the fills disagree'})"
 
@@ -296,12 +298,12 @@ def alike(similar: Mapping[str, Any]) -> list[str]:
     if not neighbours:
         return ["No other patient's image was left to compare with."]
     counts = {label: round(share * len(neighbours)) for label, share in (similar.get("shares") or {}).items()}
-    told = ", ".join(f"{count} of {len(neighbours)} are labelled {label}" for label, count in counts.items())
-    said = [f"Of the nearest images, {told}. So few are no probability, and their labels may be wrong."]
+    labels = ", ".join(f"{count} of {len(neighbours)} are labelled {label}" for label, count in counts.items())
+    sentences = [f"Of the nearest images, {labels}. So few are no probability, and their labels may be wrong."]
     left_out = similar.get("left_out") or {}
     if left_out:
         reasons = ", ".join(f"{count} ({reason})" for reason, count in left_out.items())
-        said.append(f"Nearer or as near, but left out: {reasons}.")
+        sentences.append(f"Nearer or as near, but left out: {reasons}.")
     if not similar.get("patient_known"):
-        said.append("Neither the source nor the file name tells whose image this is: one below may be of this patient.")
-    return said
+        sentences.append("Neither source nor file name says whose image this is: one below may be of this patient.")
+    return sentences

@@ -1,7 +1,6 @@
 """Figures of an evaluation: pure functions from arrays and file contents to a matplotlib `Figure`.
 
-Every figure carries its text alternative as its label (`figure.get_label()`), uses the colours of
-`palette`, and touches no global state of matplotlib.
+Every figure has its text alternative as its label, uses the colours of `palette`, and touches no global state.
 """
 
 from __future__ import annotations
@@ -115,15 +114,7 @@ def _series(number: int) -> dict[str, Any]:
 
 def _mark(axes: Axes, x: float, y: float, colour: str) -> None:
     axes.plot(
-        [x],
-        [y],
-        "o",
-        markersize=8,
-        color=colour,
-        markeredgecolor=PAPER,
-        markeredgewidth=1.5,
-        clip_on=False,
-        zorder=5,
+        [x], [y], "o", markersize=8, color=colour, markeredgecolor=PAPER, markeredgewidth=1.5, clip_on=False, zorder=5
     )
 
 
@@ -199,8 +190,8 @@ def risk_coverage(section: Mapping[str, Any], name: str) -> Figure:
 def confusion_matrix(counts: Mapping[str, int]) -> Figure:
     """Draw `{tn, fp, fn, tp}` with counts and the share of each row."""
     rows = {NORMAL: (counts["tn"], counts["fp"]), PNEUMONIA: (counts["fn"], counts["tp"])}
-    told = "; ".join(f"{name}: {a} called normal, {b} called pneumonia" for name, (a, b) in rows.items())
-    figure, axes = _single(4.9, 3.9, f"Confusion matrix. {told}")
+    cells = "; ".join(f"{name}: {a} called normal, {b} called pneumonia" for name, (a, b) in rows.items())
+    figure, axes = _single(4.9, 3.9, f"Confusion matrix. {cells}")
     for y, (name, row) in enumerate(rows.items()):
         for x, count in enumerate(row):
             share = count / sum(row) if sum(row) else 0.0
@@ -272,8 +263,7 @@ def _estimate(axes: Axes, y: int, estimate: Mapping[str, Any], colour: str) -> N
 def training_curves(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
     """Draw loss and validation measures by epoch from `history.csv`.
 
-    Epochs of several phases follow one another; a line stands where a new phase begins, a dotted one at
-    the epoch that was kept (`best_epoch`, counted from 1 over all phases).
+    Phases follow one another; a line stands where one begins, a dotted one at `best_epoch`, counted from 1 over all.
     """
     figure = new_figure(9.2, 3.4, "Training curves: loss, and validation AUROC and accuracy, by epoch")
     loss, score = figure.subplots(1, 2)

@@ -1,6 +1,6 @@
-"""What a report reads: the files of a run, of an evaluation and of a comparison, none of them live objects.
+"""The files that a report reads: of a run, of an evaluation, of a comparison.
 
-A required file that is missing or damaged raises; an optional one is None, and the page says so.
+A required file that is missing or damaged raises. An optional one is None, and the page says so.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Evaluation:
     @property
     def estimates(self) -> Mapping[str, Any]:
         """The `metrics` of the contract: name -> `{"value", "ci95", "method"}`."""
-        found: Mapping[str, Any] = self.metrics.get("metrics") or {}
-        return found
+        estimates: Mapping[str, Any] = self.metrics.get("metrics") or {}
+        return estimates
 
     def analysed(self) -> pd.DataFrame:
         """Rows with a label, a score and an answer; empty where there are no predictions."""
@@ -169,13 +169,13 @@ def _explanations(folder: Path) -> Iterator[Explained]:
 
 
 def thumbnail(path: str, source: str | None) -> tuple[str, str]:
-    """Return a small copy of an image as a `data:` URI and "", or "" and why it cannot be shown."""
-    for place in (path, *([str(Path(source) / path)] if source else [])):
+    """Return a small copy of an image as a `data:` URI and "", or "" and what is wrong with it."""
+    for file in (path, *([str(Path(source) / path)] if source else [])):
         try:
-            return html.pixels_uri(read_image(place, at_least=320).pixels), ""
+            return html.pixels_uri(read_image(file, at_least=320).pixels), ""
         except (ImageError, StorageError) as error:
-            why = error.what
-    return "", why
+            fault = error.what
+    return "", fault
 
 
 # --- files ------------------------------------------------------------------------------------------------

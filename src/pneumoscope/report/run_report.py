@@ -171,8 +171,8 @@ def _training(run: Run, out: Path, key: str) -> Drawn | None:
     if run.history is None or run.history.empty:
         return None
     best = run.facts.get("best_epoch")
-    kept = f" The dotted line is the epoch that was kept ({best})." if best is not None else ""
-    caption = f"{run.name}: loss and validation figures by epoch; a thin line parts the phases.{kept}"
+    chosen = f" The dotted line is the epoch that was kept ({best})." if best is not None else ""
+    caption = f"{run.name}: loss and validation figures by epoch; a thin line parts the phases.{chosen}"
     return _save(figures.training_curves(run.history, best), out, f"{key}/training", caption)
 
 
@@ -221,29 +221,29 @@ def _fingerprint(run: Run) -> tuple[Any, ...]:
 
 def _data_sets(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """Return each distinct data set once, with the names of the runs that used it."""
-    found: dict[str, dict[str, Any]] = {}
+    data_sets: dict[str, dict[str, Any]] = {}
     for run in runs:
         data = run.facts.get("data") or {}
-        entry = found.setdefault(json.dumps(data, sort_keys=True), {"data": _Lenient(data), "runs": []})
+        entry = data_sets.setdefault(json.dumps(data, sort_keys=True), {"data": _Lenient(data), "runs": []})
         entry["splits"] = {name: _Lenient(split) for name, split in (data.get("splits") or {}).items()}
         entry["runs"].append(run.name)
-    return list(found.values())
+    return list(data_sets.values())
 
 
 def _augmentations(runs: Iterable[Run], out: Path) -> list[dict[str, Any]]:
     """Return each distinct sheet of augmented examples once, copied beside the page for the Markdown."""
-    found: dict[str, dict[str, Any]] = {}
+    sheets: dict[str, dict[str, Any]] = {}
     for run in runs:
         if run.augmentation is None:
             continue
         digest = sha256_file(run.augmentation)
-        if digest not in found:
-            file = f"figures/augmentation-{len(found) + 1}.png"
+        if digest not in sheets:
+            file = f"figures/augmentation-{len(sheets) + 1}.png"
             with atomic_path(out / file) as temporary, storage_errors(run.augmentation):
                 shutil.copyfile(run.augmentation, temporary)
-            found[digest] = {"uri": html.image_uri(run.augmentation), "file": file, "runs": []}
-        found[digest]["runs"].append(run.name)
-    return list(found.values())
+            sheets[digest] = {"uri": html.image_uri(run.augmentation), "file": file, "runs": []}
+        sheets[digest]["runs"].append(run.name)
+    return list(sheets.values())
 
 
 def _data_page(data: Path | None, out: Path) -> str | None:
@@ -260,10 +260,10 @@ def _population(run: Run) -> str:
     return str((run.card.get("population") or {}).get("description") or "not recorded")
 
 
-def _stated(runs: Sequence[Run], said: Callable[[Run], Iterable[Any]]) -> list[dict[str, Any]]:
-    """Return each thing that runs say once, with the runs that say it."""
-    found: dict[str, list[str]] = {}
+def _stated(runs: Sequence[Run], texts_of: Callable[[Run], Iterable[Any]]) -> list[dict[str, Any]]:
+    """Return each text once, with the runs that state it."""
+    runs_by_text: dict[str, list[str]] = {}
     for run in runs:
-        for text in dict.fromkeys(said(run)):
-            found.setdefault(str(text), []).append(run.name)
-    return [{"text": text, "runs": names, "all": len(names) == len(runs)} for text, names in found.items()]
+        for text in dict.fromkeys(texts_of(run)):
+            runs_by_text.setdefault(str(text), []).append(run.name)
+    return [{"text": text, "runs": names, "all": len(names) == len(runs)} for text, names in runs_by_text.items()]

@@ -31,15 +31,15 @@ def transfer(curve: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw sensitivity and specificity of a local threshold by the labels that chose it; bars hold 95 % of draws."""
     figure = new_figure(4.9, 4.4, "Local threshold by number of labels")
     axes = quiet_axes(figure)
-    known = [step for step in curve if step["rules"]]
-    for shift, (what, colour) in enumerate((("sensitivity", VERMILION), ("specificity", BLUE))):
-        x = [step["k"] * (0.97 + 0.06 * shift) for step in known]
-        spread = [step["rules"]["balanced"][what] for step in known]
-        for place, one in zip(x, spread, strict=True):
-            axes.plot([place] * 2, [one["low"], one["high"]], color=colour, linewidth=1.4)
-        axes.plot(x, [one["median"] for one in spread], "o-", color=colour, markersize=5, label=what)
+    steps = [step for step in curve if step["rules"]]
+    for shift, (figure_name, colour) in enumerate((("sensitivity", VERMILION), ("specificity", BLUE))):
+        x = [step["k"] * (0.97 + 0.06 * shift) for step in steps]
+        spread = [step["rules"]["balanced"][figure_name] for step in steps]
+        for labels, draws in zip(x, spread, strict=True):
+            axes.plot([labels] * 2, [draws["low"], draws["high"]], color=colour, linewidth=1.4)
+        axes.plot(x, [draws["median"] for draws in spread], "o-", color=colour, markersize=5, label=figure_name)
     axes.set(xscale="log", ylim=(-0.02, 1.02), xlabel="labelled local images", ylabel="on the other patients")
-    axes.set_xticks([step["k"] for step in known], [str(step["k"]) for step in known])
+    axes.set_xticks([step["k"] for step in steps], [str(step["k"]) for step in steps])
     axes.minorticks_off()
     plain_legend(axes)
     return figure

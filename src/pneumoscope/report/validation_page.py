@@ -40,9 +40,9 @@ def write(out: Path) -> tuple[Path, Path]:
     file = out / "validation.json"
     if not file.is_file():
         raise DataError("is missing", path=file, remedy="run `pneumoscope validate` first")
-    found: Mapping[str, Any] = read_json(file)
+    validation: Mapping[str, Any] = read_json(file)
     try:
-        page, checklist = _page(found), _checklist(found)
+        page, checklist = _page(validation), _checklist(validation)
     except (KeyError, TypeError) as error:
         raise DataError(f"lacks {error}", path=file, remedy="write it anew with `pneumoscope validate`") from error
     write_text(out / "validation.html", page)
@@ -50,7 +50,7 @@ def write(out: Path) -> tuple[Path, Path]:
     return out / "validation.html", out / "checklist.html"
 
 
-def _page(found: Mapping[str, Any]) -> str:
+def _page(validation: Mapping[str, Any]) -> str:
     contents = [
         ("summary", "In short"),
         ("flags", "Flags"),
@@ -66,30 +66,30 @@ def _page(found: Mapping[str, Any]) -> str:
         ("limits", "Limits"),
         ("reading", "How to read this"),
     ]
-    name, source = found["bundle"]["name"], found["data"]["source"]
-    analysed = found["flow"]["analysed"]
+    name, source = validation["bundle"]["name"], validation["data"]["source"]
+    analysed = validation["flow"]["analysed"]
     subtitle = f"{analysed['images']:,} images of {analysed['patients']:,} patients"
     return html.render(
         "validation.html.j2",
         title=f"Validation of {name} on {source}",
         subtitle=f"{subtitle}. The bundle was not changed; its threshold is the one it came with.",
         contents=contents,
-        v=found,
-        sentences=_sentences(found["headline"]),
-        facts=_facts(found),
-        rows=_rows(found["headline"]["metrics"]),
-        charts=_charts(found),
-        singles=[cell for cell in found["subgroups"]["cells"] if len(cell["group"]) == 1],
-        pairs=[cell for cell in found["subgroups"]["cells"] if len(cell["group"]) > 1],
-        gaps=_gaps(found["subgroups"]["gaps"]),
+        v=validation,
+        sentences=_sentences(validation["headline"]),
+        facts=_facts(validation),
+        rows=_rows(validation["headline"]["metrics"]),
+        charts=_charts(validation),
+        singles=[cell for cell in validation["subgroups"]["cells"] if len(cell["group"]) == 1],
+        pairs=[cell for cell in validation["subgroups"]["cells"] if len(cell["group"]) > 1],
+        gaps=_gaps(validation["subgroups"]["gaps"]),
         words=WORDS,
         most=MOST_ROWS,
-        gallery=_gallery(found),
+        gallery=_gallery(validation),
     )
 
 
-def _checklist(found: Mapping[str, Any]) -> str:
-    items = found["checklist"]
+def _checklist(validation: Mapping[str, Any]) -> str:
+    items = validation["checklist"]
     human = sum(bool(item["human"]) for item in items)
     return html.render(
         "checklist.html.j2",
@@ -100,7 +100,7 @@ def _checklist(found: Mapping[str, Any]) -> str:
             (key, name, [item for item in items if item["standard"] == name])
             for key, name in (("claim", "CLAIM 2024"), ("tripod", "TRIPOD+AI"))
         ],
-        bundle=found["bundle"],
+        bundle=validation["bundle"],
     )
 
 
@@ -126,24 +126,23 @@ def _predictive(headline: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    population = found["card"].get("population") or {}
-    official = found.get("official")
+def _facts(validation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    population = validation["card"].get("population") or {}
+    official = validation.get("official")
     rows = [
-        ("Bundle", f"{found['bundle']['name']}, SHA-256 {found['bundle']['sha256']}"),
+        ("Bundle", f"{validation['bundle']['name']}, SHA-256 {validation['bundle']['sha256']}"),
         ("Learned from", str(population.get("description") or "not recorded")),
-        ("Operating point", f"{found['operating_point']}, threshold {html.number(found['threshold'])}, frozen"),
-        ("Images from", f"{found['data']['source']}, SHA-256 {found['data']['sha256']}"),
-        ("Patients are known by", str(found["flow"]["patients_are_known_by"])),
-        ("With pneumonia", html.percent(found["headline"]["prevalence"])),
+        (
+            "Operating point",
+            f"{validation['operating_point']}, threshold {html.number(validation['threshold'])}, frozen",
+        ),
+        ("Images from", f"{validation['data']['source']}, SHA-256 {validation['data']['sha256']}"),
+        ("Patients are known by", str(validation["flow"]["patients_are_known_by"])),
+        ("With pneumonia", html.percent(validation["headline"]["prevalence"])),
     ]
     if official:
-        rows.append(
-            (
-                "Looks at this locked test set",
-                f"{official['looks']}, by {official['bundles']} bundles; the best flatters",
-            )
-        )
+        looks = f"{official['looks']}, by {official['bundles']} bundles; the best flatters"
+        rows.append(("Looks at this locked test set", looks))
     return rows
 
 
@@ -161,26 +160,26 @@ def _rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _charts(found: Mapping[str, Any]) -> dict[str, Any]:
-    metrics, curves = found["headline"]["metrics"], found["headline"]["curves"]
+def _charts(validation: Mapping[str, Any]) -> dict[str, Any]:
+    metrics, curves = validation["headline"]["metrics"], validation["headline"]["curves"]
     charts: dict[str, Any] = {}
     if curves:
         point = figures.operating_point(metrics["recall"]["value"], metrics["specificity"]["value"])
         drawn = {
-            "roc": figures.roc([figures.Roc(found["bundle"]["name"], **curves["roc"], point=point)]),
+            "roc": figures.roc([figures.Roc(validation["bundle"]["name"], **curves["roc"], point=point)]),
             "reliability": figures.reliability(curves["reliability"]),
             "decision": validation_figures.decision(curves["decision"]),
         }
         charts |= {name: html.svg(figure) for name, figure in drawn.items()}
-    cells = [cell for cell in found["subgroups"]["cells"] if len(cell["group"]) == 1]
+    cells = [cell for cell in validation["subgroups"]["cells"] if len(cell["group"]) == 1]
     if rows := {named(cell["group"]): cell["metrics"] for cell in cells}:
         charts["groups"] = _forest(rows, "AUROC by group", metrics["auroc"]["value"])
     within = {"all images": metrics}
-    within |= {f"same {one['column']}": one for one in found["metadata"]["within"]}
-    within |= {f"{one['column']} alone, no picture": one for one in found["metadata"]["alone"]}
+    within |= {f"same {entry['column']}": entry for entry in validation["metadata"]["within"]}
+    within |= {f"{entry['column']} alone, no picture": entry for entry in validation["metadata"]["alone"]}
     charts["metadata"] = _forest(within, "AUROC for pneumonia", 0.5)
-    if any(step["rules"] for step in found["transfer"]["curve"]):
-        charts["transfer"] = html.svg(validation_figures.transfer(found["transfer"]["curve"]))
+    if any(step["rules"] for step in validation["transfer"]["curve"]):
+        charts["transfer"] = html.svg(validation_figures.transfer(validation["transfer"]["curve"]))
     return charts
 
 
@@ -199,15 +198,15 @@ def _gaps(gaps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda gap: (not gap["flagged"], len(gap["group"]), -abs(gap["gap"]["value"] or 0)))
 
 
-def _gallery(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _gallery(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
     groups = []
     headings = (("missed", "Pneumonia that was missed"), ("false_alarms", "False alarms on normal images"))
     for key, heading in headings:
         images = []
-        for one in found["failures"][key]["shown"]:
-            uri, why = thumbnail(one["path"], found["images_from"])
-            about = [f"{one['age_years']:g} years"] if "age_years" in one else []
-            about += [str(one[name]) for name in ("sex", "view", "site") if name in one]
-            images.append({**one, "uri": uri, "why": why, "about": ", ".join(about)})
-        groups.append({"heading": heading, "total": found["failures"][key]["total"], "images": images})
+        for failure in validation["failures"][key]["shown"]:
+            uri, fault = thumbnail(failure["path"], validation["images_from"])
+            about = [f"{failure['age_years']:g} years"] if "age_years" in failure else []
+            about += [str(failure[name]) for name in ("sex", "view", "site") if name in failure]
+            images.append({**failure, "uri": uri, "fault": fault, "about": ", ".join(about)})
+        groups.append({"heading": heading, "total": validation["failures"][key]["total"], "images": images})
     return groups

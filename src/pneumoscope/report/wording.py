@@ -1,4 +1,4 @@
-"""Figures in plain words, with their uncertainty, claiming no more than the file shows."""
+"""Figures in plain words, with their uncertainty."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ STRATEGIES: Mapping[str, str] = {
 
 # name -> (heading, what it says); in the order in which a reader wants them.
 METRICS: Mapping[str, tuple[str, str]] = {
-    "auroc": (
-        "AUROC",
-        "chance that a pneumonia image gets a higher score than a normal one; 0.5 is guessing",
-    ),
+    "auroc": ("AUROC", "chance that a pneumonia image gets a higher score than a normal one; 0.5 is guessing"),
     "recall": ("Sensitivity (recall)", "share of pneumonia images that are flagged"),
     "specificity": ("Specificity", "share of normal images that are left alone"),
     "precision": ("Precision (PPV)", "share of alarms that are right, at the prevalence of these images"),
@@ -63,20 +60,20 @@ def _of(base: int, share: float) -> int:
 
 
 def findings(estimates: Mapping[str, Any], *, flattered: bool = False) -> list[str]:
-    """Say what the network finds, misses and over-calls; a figure that is missing gives no sentence.
+    """Say what the network finds, misses and over-calls; a missing figure gives no sentence.
 
     `flattered`: the images chose the threshold, so the interval stands first, as it does where no error was seen.
     """
-    said = []
-    if found := _counted(estimates.get("recall")):
-        flagged, spread, missed = _split(found, flattered)
+    sentences = []
+    if sick := _counted(estimates.get("recall")):
+        flagged, spread, missed = _split(sick, flattered)
         called = f"the network flags {flagged} ({spread}) and misses {missed}"
-        said.append(f"Of {found[1]:,} radiographs with pneumonia {called}.")
-    if spared := _counted(estimates.get("specificity")):
-        left, spread, wrong = _split(spared, flattered)
-        alarmed = f"it leaves {left} alone ({spread}) and raises a false alarm on {wrong}"
-        said.append(f"Of {spared[1]:,} normal radiographs {alarmed}.")
-    return said
+        sentences.append(f"Of {sick[1]:,} radiographs with pneumonia {called}.")
+    if well := _counted(estimates.get("specificity")):
+        spared, spread, wrong = _split(well, flattered)
+        alarmed = f"it leaves {spared} alone ({spread}) and raises a false alarm on {wrong}"
+        sentences.append(f"Of {well[1]:,} normal radiographs {alarmed}.")
+    return sentences
 
 
 def _split(counted: tuple[int, int, tuple[int, int] | None], flattered: bool) -> tuple[str, str, str]:
@@ -93,26 +90,25 @@ def _split(counted: tuple[int, int, tuple[int, int] | None], flattered: bool) ->
 def alarms(estimates: Mapping[str, Any], prevalence: float | None) -> list[str]:
     """Say how far an alarm can be trusted here, and where pneumonia is rarer.
 
-    The second sentence applies Bayes' rule to the stated sensitivity and specificity; its range comes from
-    the ends of both intervals.
+    The second sentence applies Bayes' rule to sensitivity and specificity; its range is that of both intervals' ends.
     """
-    said = []
+    sentences = []
     right = of_hundred(estimates.get("precision"))
     if right and prevalence is not None:
         n, base, spread = right
         share = html.percent(prevalence, 0)
-        said.append(f"Among these images, {share} with pneumonia, {n:,} of {base:,} alarms are right ({spread}).")
+        sentences.append(f"Among these images, {share} with pneumonia, {n:,} of {base:,} alarms are right ({spread}).")
     recall, specificity = estimates.get("recall") or {}, estimates.get("specificity") or {}
     ends = (*html.bounds(recall), *html.bounds(specificity))
     if prevalence is not None and prevalence > 0.1 and None not in ends and recall.get("value") is not None:
         low, high = (_ppv(ends[i] or 0.0, ends[i + 2] or 0.0, 0.1) for i in (0, 1))
         middle = _ppv(recall["value"], specificity["value"], 0.1)
-        said.append(
+        sentences.append(
             f"Where only 10 % have pneumonia, the same sensitivity and specificity would make about "
             f"{100 * middle:.0f} of 100 alarms right "
             f"({100 * low:.0f} to {100 * high:.0f} over both intervals)."
         )
-    return said
+    return sentences
 
 
 def _ppv(sensitivity: float, specificity: float, prevalence: float) -> float:
@@ -123,19 +119,19 @@ def _ppv(sensitivity: float, specificity: float, prevalence: float) -> float:
 def compared(pair: Mapping[str, Any], comparisons: int) -> list[str]:
     """Say what a paired comparison shows about ranking (AUROC) and about calls (McNemar)."""
     a, b = str(pair["a"]), str(pair["b"])
-    said = []
+    sentences = []
     auroc = pair.get("auroc")
     if auroc:
-        said.append(_difference(a, b, auroc, comparisons))
+        sentences.append(_difference(a, b, auroc, comparisons))
     mcnemar = pair.get("mcnemar")
     if mcnemar and mcnemar.get("p_holm") is not None:
         only_a, only_b = int(mcnemar["only_a_right"]), int(mcnemar["only_b_right"])
         counts = f"{only_a:,} images only {a} calls right, {only_b:,} only {b}"
         if mcnemar["p_holm"] < ALPHA and only_a != only_b:
-            said.append(f"{a if only_a > only_b else b} calls more images right ({counts}).")
+            sentences.append(f"{a if only_a > only_b else b} calls more images right ({counts}).")
         else:
-            said.append(f"No difference in calls was shown ({counts}).")
-    return said
+            sentences.append(f"No difference in calls was shown ({counts}).")
+    return sentences
 
 
 def _difference(a: str, b: str, test: Mapping[str, Any], comparisons: int) -> str:

@@ -20,7 +20,6 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 from scipy.spatial import ConvexHull, QhullError
 
-from pneumoscope.bundle.calibration import pneumonia_logit
 from pneumoscope.images.burned import text_in, widened
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.lungs import lung_box, zones
@@ -251,11 +250,6 @@ def logits(classifier: Classifier, chests: Sequence[Chest], condition: Condition
         changed = [condition(chest, fill) for chest in chests[start : start + _BATCH]]
         parts.append(classifier.logits(np.stack(changed)))
     return np.concatenate(parts)
-
-
-def answers(classifier: Classifier, chests: Sequence[Chest], condition: Condition, fill: Pixels) -> Floats:
-    """Return the log-odds of pneumonia, float64 [n], not calibrated, of all chests under one condition."""
-    return pneumonia_logit(logits(classifier, chests, condition, fill))
 
 
 def outline(chests: Sequence[Chest]) -> Floats:

@@ -111,7 +111,7 @@ def removal_items(radiographs: Radiographs, answers: Mapping[str, Answer], seed:
     area = paired_auroc(cohort(y, clean, codes), cohort(y, clean, codes)).auc_a
     if area.low <= 0.5:
         return [not_tested(key, "the network does not separate the classes: nothing can be lost") for key in keys]
-    by_outline = probe(outline(radiographs.chests), y, codes, seed)
+    [by_outline] = probe([outline(radiographs.chests)], y, codes, seed)
     items = []
     for key in keys:
         pair = paired_auroc(cohort(y, clean, codes), cohort(y, answers[key].score, codes))

@@ -102,8 +102,8 @@ def along_items(radiographs: Radiographs, seed: int) -> list[Item]:
         if (columns := encode(["" if value is None else str(value) for value in values])) is not None:
             features[name] = columns
     y, codes = radiographs.labels, radiographs.codes
-    facts = {key: probe(columns, y, codes, seed).as_json() for key, columns in features.items()}
-    figure = probe(np.hstack(list(features.values())), y, codes, seed)
+    *alone, figure = probe([*features.values(), np.hstack(list(features.values()))], y, codes, seed)
+    facts = {key: estimate.as_json() for key, estimate in zip(features, alone, strict=True)}
     light = verdict.never_red(verdict.at_most(figure, verdict.MOST_ALONG))
     return [Item("metadata", light, "AUROC", figure, f"at most {verdict.MOST_ALONG:.2f}", facts=facts)]
 
@@ -121,12 +121,12 @@ def probe_items(classifier: Classifier, radiographs: Radiographs, seed: int) -> 
     grey = exposure(radiographs.canvases)
     facts: dict[str, Any] = {"attributes": {}}
     if not radiographs.auroc_fault() and radiographs.labels is not None:
-        facts["label"] = probe(features, radiographs.labels, radiographs.codes, seed).as_json()
+        [by_label] = probe([features], radiographs.labels, radiographs.codes, seed)
+        facts["label"] = by_label.as_json()
     pairs: dict[str, tuple[Estimate, Estimate]] = {}
     for name, known, true in questions:
         groups = np.unique(radiographs.codes[known], return_inverse=True)[1].astype(np.int64)
-        by_network = probe(features[known], true[known], groups, seed)
-        by_grey = probe(grey[known], true[known], groups, seed)
+        by_network, by_grey = probe([features[known], grey[known]], true[known], groups, seed)
         pairs[name] = by_network, by_grey
         facts["attributes"][name] = {"embedding": by_network.as_json(), "exposure": by_grey.as_json()}
     if not questions:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from pneumoscope.data.checks.shortcuts import out_of_fold
+from pneumoscope.data.checks.shortcuts import out_of_fold, patient_folds
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.networks.transforms import prepare
 from pneumoscope.predict import Classifier
@@ -61,9 +61,10 @@ def shape(sizes: Ints) -> Floats | None:
     return None if np.ptp(sizes, axis=0).max() == 0 else np.column_stack([logs, logs[:, 0] - logs[:, 1]])
 
 
-def probe(features: Floats, y: Bools, groups: Ints, seed: int) -> Estimate:
-    """Return the AUROC for `y`, bool [n], of a logistic regression on features [n, k] fitted without the patient."""
-    return auroc_interval(y, out_of_fold(features, y, groups, seed=seed), groups, seed=seed)
+def probe(features: Sequence[Floats], y: Bools, groups: Ints, seed: int) -> list[Estimate]:
+    """Return the AUROC for `y`, bool [n], of a logistic regression on each [n, k], fitted without the patient."""
+    folds = patient_folds(y, groups, seed)
+    return [auroc_interval(y, out_of_fold(columns, y, folds), groups, seed=seed) for columns in features]
 
 
 def enough(y: Bools, groups: Ints) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ from pneumoscope.records import Bools, Estimate, Floats, Ints
 from pneumoscope.statistics.bootstrap import interval, replicate
 from pneumoscope.statistics.cohort import ONE_CLASS, Cohort, cohort
 from pneumoscope.statistics.proportions import Z95
-
-Keys = Sequence[Any] | NDArray[Any]
 
 _NO_VARIANCE = 1e-20  # under this a variance is rounding
 
@@ -38,23 +35,6 @@ class PairedAuroc:
 
 
 @dataclass(frozen=True, slots=True)
-class UnpairedAuroc:
-    """Two AUROCs over different patients; `difference` is a minus b, `t` has `df` degrees of freedom, `p` two-sided."""
-
-    auc_a: Estimate
-    auc_b: Estimate
-    difference: Estimate
-    t: float
-    df: float
-    p: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values, estimates in the form of `metrics.json`."""
-        estimates = {name: getattr(self, name).as_json() for name in ("auc_a", "auc_b", "difference")}
-        return {**estimates, "t": self.t, "df": self.df, "p": self.p}
-
-
-@dataclass(frozen=True, slots=True)
 class Ranking:
     """Scores in descending order: `order` int [n], `ends` int [groups], the last image of each tied group."""
 
@@ -63,7 +43,7 @@ class Ranking:
 
 
 def ranking(score: Floats) -> Ranking:
-    """Sort `score`, float [n], once, so that many weightings of it can be measured."""
+    """Sort `score`, float [n], once, to measure many weightings of it."""
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
     return Ranking(order, ends)
@@ -101,87 +81,52 @@ def auroc(y: ArrayLike, score: ArrayLike) -> float:
     return float("nan") if c.one_class else _placements(c)[0]
 
 
-def auprc(y: ArrayLike, score: ArrayLike) -> float:
-    """Return the average precision; NaN where one class is missing.
-
-    `y`: 0/1 [n]; `score`: [n], higher is more positive. Raises `DataError` on anything else.
-    """
-    c = cohort(y, score)
-    return float(weighted_areas(ranking(c.score), c.y, np.ones((1, c.n)))[1][0])
-
-
-def delong(y: ArrayLike, score: ArrayLike) -> Estimate:
-    """Return the AUROC with DeLong's 95 % interval on the logit scale; every image is another patient.
-
-    `y`: 0/1 [n]; `score`: [n]. Time O(n log n) through midranks. Where the variance is zero or undefined
-    (classes completely separated, a constant score, one image of a class) the interval is Clopper-Pearson's
-    on the independent positive-negative pairs that the images allow: exact for complete separation,
-    conservative otherwise. Sources: DeLong et al., Biometrics 1988; Sun and Xu, IEEE Signal Process Lett
-    2014; logit scale: Pepe, The statistical evaluation of medical tests, 2003.
-    """
-    return _estimate(cohort(y, score), "DeLong")
-
-
-def obuchowski(y: ArrayLike, score: ArrayLike, cluster: Keys) -> Estimate:
-    """Return the AUROC with Obuchowski's 95 % interval on the logit scale, images clustered by patient.
-
-    `y`: 0/1 [n]; `score`: [n]; `cluster`: [n] patient keys. A patient may have images of both classes. Equal
-    to `delong` where each has one image; the same fallback, counting pairs of patients.
-    Source: Obuchowski, Biometrics 1997, 53:567-578.
-    """
-    return _estimate(cohort(y, score, cluster), "Obuchowski")
-
-
-def delong_paired(y: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> PairedAuroc:
-    """Compare two AUROCs over the same images, every image another patient (DeLong et al. 1988).
-
-    `y`: 0/1 [n]; `score_a`, `score_b`: [n]. The interval of the difference is on its own scale, not logit.
-    z and p are NaN where the difference has no variance and is not zero.
-    """
-    return _paired(cohort(y, score_a), cohort(y, score_b), "DeLong")
-
-
-def obuchowski_paired(y: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, cluster: Keys) -> PairedAuroc:
-    """Compare two AUROCs over the same images, clustered by patient (Obuchowski 1997).
-
-    `y`: 0/1 [n]; `score_a`, `score_b`: [n]; `cluster`: [n] patient keys. As `delong_paired` otherwise.
-    """
-    return _paired(cohort(y, score_a, cluster), cohort(y, score_b, cluster), "Obuchowski")
-
-
-def auroc_unpaired(a: Cohort, b: Cohort) -> UnpairedAuroc:
-    """Compare the AUROCs of two sets of images that share no patient (two sites, two groups).
-
-    DeLong's variances, Obuchowski's where a patient has several images; Welch's t with Satterthwaite's degrees
-    of freedom, counting patients, as pROC's unpaired `roc.test` counts images. NaN where a variance is undefined.
-    """
-    estimate_a, estimate_b = auroc_estimate(a), auroc_estimate(b)
-    nan = float("nan")
-    if a.one_class or b.one_class:
-        return UnpairedAuroc(estimate_a, estimate_b, Estimate(nan, nan, nan, ONE_CLASS), nan, nan, nan)
-    (value_a, residual_a), (value_b, residual_b) = _placements(a), _placements(b)
-    difference = value_a - value_b
-    variance_a, variance_b = _variance(a, residual_a), _variance(b, residual_b)
-    if not variance_a + variance_b > _NO_VARIANCE:
-        undefined = Estimate(difference, nan, nan, "undefined: no variance to estimate")
-        return UnpairedAuroc(estimate_a, estimate_b, undefined, nan, nan, nan)
-    error = float(np.sqrt(variance_a + variance_b))
-    df = (variance_a + variance_b) ** 2 / (variance_a**2 / (a.n_patients - 1) + variance_b**2 / (b.n_patients - 1))
-    half = float(stats.t.ppf(0.975, df)) * error
-    method = f"{'Obuchowski' if a.clustered or b.clustered else 'DeLong'}, unpaired, Welch"
-    estimate = Estimate(difference, difference - half, difference + half, method)
-    t = difference / error
-    return UnpairedAuroc(estimate_a, estimate_b, estimate, t, df, float(2 * stats.t.sf(abs(t), df)))
-
-
 def auroc_estimate(c: Cohort) -> Estimate:
-    """Return the AUROC of a cohort: DeLong where each patient has one image, else Obuchowski."""
-    return _estimate(c, "Obuchowski" if c.clustered else "DeLong")
+    """Return the AUROC with its 95 % interval on the logit scale: DeLong's, or Obuchowski's where patients repeat.
+
+    Time O(n log n) through midranks. A patient may have images of both classes. Where the variance is zero or undefined
+    (classes completely separated, a constant score, one image of a class) the interval is Clopper-Pearson's
+    on the independent positive-negative pairs that the patients allow: exact for complete separation,
+    conservative otherwise. Sources: DeLong et al., Biometrics 1988; Sun and Xu, IEEE Signal Process Lett
+    2014; Obuchowski, Biometrics 1997, 53:567-578; logit scale: Pepe, The statistical evaluation of medical tests, 2003.
+    """
+    if c.one_class:
+        return Estimate(np.nan, np.nan, np.nan, ONE_CLASS)
+    value, residual = _placements(c)
+    variance = _variance(c, residual)
+    if not (variance > _NO_VARIANCE and 0 < value < 1):
+        return _from_pairs(c, value)
+    half = Z95 * np.sqrt(variance) / (value * (1 - value))
+    middle = special.logit(value)
+    low, high = special.expit(middle - half), special.expit(middle + half)
+    return Estimate(value, float(low), float(high), f"{_method(c)}, logit scale")
 
 
 def paired_auroc(a: Cohort, b: Cohort) -> PairedAuroc:
-    """Compare two scorings of one cohort: DeLong where each patient has one image, else Obuchowski."""
-    return _paired(a, b, "Obuchowski" if a.clustered else "DeLong")
+    """Compare two scorings of one cohort: DeLong where each patient has one image, else Obuchowski.
+
+    The interval of the difference is on its own scale, not logit. z and p are NaN where the difference has no
+    variance and is not zero.
+    """
+    estimate_a, estimate_b = auroc_estimate(a), auroc_estimate(b)
+    nan = float("nan")
+    if a.one_class:
+        return PairedAuroc(estimate_a, estimate_b, Estimate(nan, nan, nan, ONE_CLASS), nan, nan)
+    (value_a, residual_a), (value_b, residual_b) = _placements(a), _placements(b)
+    difference = value_a - value_b
+    variance = _variance(a, residual_a - residual_b)
+    if variance > _NO_VARIANCE:
+        error = float(np.sqrt(variance))
+        z, half = difference / error, Z95 * error
+        p = float(2 * stats.norm.sf(abs(z)))
+        estimate = Estimate(difference, difference - half, difference + half, f"{_method(a)}, paired")
+    elif np.array_equal(residual_a, residual_b) and difference == 0:
+        z, p = 0.0, 1.0
+        estimate = Estimate(0.0, 0.0, 0.0, f"{_method(a)}, paired: both order the images alike")
+    else:
+        z, p = nan, nan
+        estimate = Estimate(difference, nan, nan, "undefined: no variance to estimate")
+    return PairedAuroc(estimate_a, estimate_b, estimate, z, p)
 
 
 def auroc_interval(y: Bools, scores: Floats, groups: Ints, *, seed: int, resamples: int = 1000) -> Estimate:
@@ -232,11 +177,11 @@ def _placements(c: Cohort) -> tuple[float, Floats]:
     y, positives = c.y, int(c.y.sum())
     negatives = c.n - positives
     ranks = stats.rankdata(c.score)
-    place = np.empty(c.n)
-    place[y] = (ranks[y] - stats.rankdata(c.score[y])) / negatives
-    place[~y] = 1 - (ranks[~y] - stats.rankdata(c.score[~y])) / positives
-    value = float(place[y].mean())
-    return value, place - value
+    placement = np.empty(c.n)
+    placement[y] = (ranks[y] - stats.rankdata(c.score[y])) / negatives
+    placement[~y] = 1 - (ranks[~y] - stats.rankdata(c.score[~y])) / positives
+    value = float(placement[y].mean())
+    return value, placement - value
 
 
 def _variance(c: Cohort, residual: Floats) -> float:
@@ -255,17 +200,8 @@ def _variance(c: Cohort, residual: Floats) -> float:
     return float(s10 + s01 + 2 * s11)
 
 
-def _estimate(c: Cohort, method: str) -> Estimate:
-    if c.one_class:
-        return Estimate(np.nan, np.nan, np.nan, ONE_CLASS)
-    value, residual = _placements(c)
-    variance = _variance(c, residual)
-    if not (variance > _NO_VARIANCE and 0 < value < 1):
-        return _from_pairs(c, value)
-    half = Z95 * np.sqrt(variance) / (value * (1 - value))
-    middle = special.logit(value)
-    low, high = special.expit(middle - half), special.expit(middle + half)
-    return Estimate(value, float(low), float(high), f"{method}, logit scale")
+def _method(c: Cohort) -> str:
+    return "Obuchowski" if c.clustered else "DeLong"
 
 
 def _from_pairs(c: Cohort, value: float) -> Estimate:
@@ -282,25 +218,3 @@ def _from_pairs(c: Cohort, value: float) -> Estimate:
     low = 0.0 if hits <= 0 else float(stats.beta.ppf(0.025, hits, pairs - hits + 1))
     high = 1.0 if hits >= pairs else float(stats.beta.ppf(0.975, hits + 1, pairs - hits))
     return Estimate(value, low, high, f"Clopper-Pearson on {pairs} independent pairs: no variance to estimate")
-
-
-def _paired(a: Cohort, b: Cohort, method: str) -> PairedAuroc:
-    estimate_a, estimate_b = _estimate(a, method), _estimate(b, method)
-    nan = float("nan")
-    if a.one_class:
-        return PairedAuroc(estimate_a, estimate_b, Estimate(nan, nan, nan, ONE_CLASS), nan, nan)
-    (value_a, residual_a), (value_b, residual_b) = _placements(a), _placements(b)
-    difference = value_a - value_b
-    variance = _variance(a, residual_a - residual_b)
-    if variance > _NO_VARIANCE:
-        error = float(np.sqrt(variance))
-        z, half = difference / error, Z95 * error
-        p = float(2 * stats.norm.sf(abs(z)))
-        estimate = Estimate(difference, difference - half, difference + half, f"{method}, paired")
-    elif np.array_equal(residual_a, residual_b) and difference == 0:
-        z, p = 0.0, 1.0
-        estimate = Estimate(0.0, 0.0, 0.0, f"{method}, paired: both order the images alike")
-    else:
-        z, p = nan, nan
-        estimate = Estimate(difference, nan, nan, "undefined: no variance to estimate")
-    return PairedAuroc(estimate_a, estimate_b, estimate, z, p)

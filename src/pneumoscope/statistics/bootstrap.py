@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, ndtri  # not scipy.stats, which every prediction would load
 
 from pneumoscope.records import Estimate, Floats, Ints
 from pneumoscope.statistics.cohort import Cohort
@@ -53,20 +53,21 @@ def replicate(statistic: Statistic, c: Cohort, *, seed: int, resamples: int = RE
     return np.concatenate(blocks)
 
 
-def interval(value: float, replicates: Floats) -> Estimate:
+def interval(value: float, replicates: Floats, kind: str = "percentile") -> Estimate:
     """Return `value` with the 95 % percentile interval of its bootstrap `replicates` [B].
 
-    Undefined (NaN) replicates are dropped and counted; the interval is NaN where more than 5 % of them are.
+    Undefined (NaN) replicates are dropped and counted; the interval is NaN where more than 5 % of them are. `kind`:
+    what the method says, for a caller that replaces the ends.
     """
-    total, kept = replicates.size, replicates[~np.isnan(replicates)]
-    method = f"patient bootstrap, percentile, {total} resamples"
+    total, defined = replicates.size, replicates[~np.isnan(replicates)]
+    method = f"patient bootstrap, {kind}, {total} resamples"
     if np.isnan(value):
         return Estimate(value, np.nan, np.nan, "undefined")
-    if kept.size < (1 - _MAX_DROPPED) * total:
-        return Estimate(value, np.nan, np.nan, f"{method}: {total - kept.size} undefined, too many for an interval")
-    if kept.size < total:
-        method += f", {total - kept.size} undefined and dropped"
-    low, high = (float(q) for q in np.quantile(kept, (0.025, 0.975)))
+    if defined.size < (1 - _MAX_DROPPED) * total:
+        return Estimate(value, np.nan, np.nan, f"{method}: {total - defined.size} undefined, too many for an interval")
+    if defined.size < total:
+        method += f", {total - defined.size} undefined and dropped"
+    low, high = (float(q) for q in np.quantile(defined, (0.025, 0.975)))
     return Estimate(value, low, high, method)
 
 
@@ -76,14 +77,15 @@ def interval_corrected(value: float, replicates: Floats) -> Estimate:
     For figures that resamples lie beside on average, such as the AUPRC (Efron and Tibshirani 1993, 14.3, without
     acceleration). Undefined replicates as in `interval`.
     """
-    estimate = interval(value, replicates)
+    estimate = interval(value, replicates, "corrected percentile")
     if np.isnan(estimate.low):
         return estimate
-    kept = replicates[~np.isnan(replicates)]
-    below = (np.count_nonzero(kept < value) + 0.5 * np.count_nonzero(kept == value)) / kept.size
-    shift = 2 * stats.norm.ppf(np.clip(below, 1 / (kept.size + 1), kept.size / (kept.size + 1)))
-    low, high = (float(q) for q in np.quantile(kept, stats.norm.cdf(shift + np.array(stats.norm.ppf((0.025, 0.975))))))
-    return replace(estimate, low=low, high=high, method=estimate.method.replace("percentile", "corrected percentile"))
+    defined = replicates[~np.isnan(replicates)]
+    below = (np.count_nonzero(defined < value) + 0.5 * np.count_nonzero(defined == value)) / defined.size
+    shift = 2 * ndtri(np.clip(below, 1 / (defined.size + 1), defined.size / (defined.size + 1)))
+    ends = ndtr(shift + np.array(ndtri((0.025, 0.975))))
+    low, high = (float(q) for q in np.quantile(defined, ends))
+    return replace(estimate, low=low, high=high)
 
 
 def interval_of_distance(value: float, replicates: Floats, chance: Floats) -> Estimate:
@@ -91,23 +93,18 @@ def interval_of_distance(value: float, replicates: Floats, chance: Floats) -> Es
 
     `replicates` [B]: the figure resampled. `chance` [B]: the same of the deviations less those of the sample,
     what a true zero would show. Noise inflates such a figure and resampling inflates it again, so the
-    percentile interval alone misses a true zero always; joined here with its reflection about `value`
-    (Davison and Hinkley 1997), and starting at 0 where chance reaches `value` in more than 5 %.
+    percentile interval alone always misses a true zero. It is joined with its reflection about `value` (Davison
+    and Hinkley 1997), and starts at 0 where chance reaches `value` in more than 5 %.
     """
-    estimate = interval(value, replicates)
+    estimate = interval(value, replicates, "percentile and its reflection")
     low = min(estimate.low, 2 * value - estimate.high)
     if value <= np.quantile(chance[~np.isnan(chance)], 0.95):
         low = 0.0
-    return replace(
-        estimate,
-        low=max(0.0, low),
-        high=min(1.0, max(estimate.high, 2 * value - estimate.low)),
-        method=estimate.method.replace("percentile", "percentile and its reflection"),
-    )
+    return replace(estimate, low=max(0.0, low), high=min(1.0, max(estimate.high, 2 * value - estimate.low)))
 
 
 def without_false_certainty(estimate: Estimate) -> Estimate:
-    """Return the estimate, its interval NaN where it has no width: resamples that never vary tell nothing."""
+    """Return the estimate, its interval NaN where it has no width: resamples did not vary."""
     if estimate.low < estimate.high:
         return estimate
     method = estimate.method if np.isnan(estimate.low) else f"{estimate.method}: they do not vary, no interval"
@@ -120,11 +117,11 @@ def p_value(replicates: Floats) -> float:
     Twice the smaller share of replicates on either side of zero, both counted with one more so that it is
     never 0 (Davison and Hinkley 1997).
     """
-    kept = replicates[~np.isnan(replicates)]
-    if kept.size < (1 - _MAX_DROPPED) * replicates.size:
+    defined = replicates[~np.isnan(replicates)]
+    if defined.size < (1 - _MAX_DROPPED) * replicates.size:
         return float("nan")
-    smaller = min(np.count_nonzero(kept <= 0), np.count_nonzero(kept >= 0))
-    return min(1.0, 2 * (1 + smaller) / (1 + kept.size))
+    smaller = min(np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0))
+    return min(1.0, 2 * (1 + smaller) / (1 + defined.size))
 
 
 def mean_of(values: Floats, *, seed: int, groups: Sequence[str] | None = None) -> Estimate:

@@ -1,4 +1,4 @@
-"""Labelled, scored images and whose they are: the patient, not the image, is the unit of chance."""
+"""Labelled, scored images with their patients: the patient, not the image, is the unit of chance."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Cohort:
 
 
 def cohort(y: ArrayLike, score: ArrayLike, patients: Sequence[Any] | NDArray[Any] | None = None) -> Cohort:
-    """Check labels, scores and patients and bind them together.
+    """Check labels, scores and patients, and return them together.
 
     `y`: [n] of 0/1 or bool. `score`: [n], no NaN. `patients`: [n] keys, or None where every image is another
     patient. Codes follow the sorted keys, so results do not depend on the order of the images.

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from pneumoscope.errors import DataError
-from pneumoscope.records import Bools, Estimate, Ints
+from pneumoscope.records import Estimate
 from pneumoscope.statistics.auc import paired_auroc
 from pneumoscope.statistics.cohort import cohort
-from pneumoscope.statistics.proportions import Z95, wilson
+from pneumoscope.statistics.proportions import Z95
 
 ALPHA = 0.025  # one-sided
-CLASSES = ("sensitivity", "specificity", "accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,39 +78,3 @@ def auroc_margin(
     there is no variance and p is NaN.
     """
     return margin_test(paired_auroc(cohort(y, score_a, patients), cohort(y, score_b, patients)).difference, margin)
-
-
-def proportion_margin(
-    y: ArrayLike, called_a: ArrayLike, called_b: ArrayLike, patients: Sequence[Any], margin: float, figure: str
-) -> MarginTest:
-    """Test the sensitivity, specificity or accuracy (`figure`) of calls a against calls b on the same images.
-
-    `y`, `called_a`, `called_b`: 0/1 [n]; `patients`: [n] keys; `margin`: > 0.
-    """
-    if figure not in CLASSES:
-        raise DataError(f"{figure!r} is no figure with a margin", remedy=f"use {', '.join(CLASSES)}")
-    a, b = cohort(y, called_a, patients), cohort(y, called_b, patients)
-    keep = {"sensitivity": a.y, "specificity": ~a.y, "accuracy": np.ones(a.n, dtype=bool)}[figure]
-    if not keep.any():
-        raise DataError(f"no image tells the {figure}", remedy="give images of both classes")
-    right_a, right_b = (a.score > 0) == a.y, (b.score > 0) == b.y
-    return margin_test(proportion_difference(right_a[keep], right_b[keep], a.codes[keep]), margin)
-
-
-def proportion_difference(right_a: Bools, right_b: Bools, codes: Ints) -> Estimate:
-    """Return the share of `right_a` minus that of `right_b` over the same images, with its 95 % interval.
-
-    Both bool [n]; `codes`: int [n], the patient of each image. Variance of the ratio estimator over patients
-    (Obuchowski, Stat Med 1998). Where the two never disagree, Wilson's upper bound of no disagreement among the
-    patients is taken for half the interval.
-    """
-    lead = right_a.astype(np.float64) - right_b
-    n, value = lead.size, float(lead.mean())
-    _, patient = np.unique(codes, return_inverse=True)
-    k = int(patient.max()) + 1
-    if not lead.any() or k < 2:
-        half = wilson(0.0, k)[1]
-        return Estimate(value, value - half, value + half, "Wilson: the two never disagree")
-    residual = np.bincount(patient, lead - value)
-    half = Z95 * float(np.sqrt(k / (k - 1) * (residual @ residual))) / n
-    return Estimate(value, value - half, value + half, "paired difference, variance by patient")

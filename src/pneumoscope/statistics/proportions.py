@@ -1,4 +1,4 @@
-"""Shares of images with Wilson's interval, patients counted as what they are: the unit of chance."""
+"""Shares of images with Wilson's interval, where patients are the unit of chance."""
 
 from __future__ import annotations
 

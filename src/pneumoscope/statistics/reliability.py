@@ -74,24 +74,24 @@ def calibration_estimates(
     statistic = lines.statistic()
     values = statistic(np.ones((1, c.n_patients), dtype=np.int64))[0]
     *columns, chance = replicate(statistic, c, seed=seed, resamples=resamples).T
-    found = {name: interval(float(values[i]), columns[i]) for i, name in enumerate(CALIBRATION)}
-    found["slope"] = _normal(found["slope"], columns[0])
+    estimates = {name: interval(float(values[i]), columns[i]) for i, name in enumerate(CALIBRATION)}
+    estimates["slope"] = _normal(float(values[0]), columns[0])
     if not np.isnan(values[3]):
-        found["ici"] = interval_of_distance(float(values[3]), columns[3], chance)
-    why = "undefined: the probabilities separate the classes"
+        estimates["ici"] = interval_of_distance(float(values[3]), columns[3], chance)
+    separated = Estimate(nan, nan, nan, "undefined: the probabilities separate the classes")
     return {
-        name: Estimate(nan, nan, nan, why) if np.isnan(estimate.value) else without_false_certainty(estimate)
-        for name, estimate in found.items()
+        name: separated if np.isnan(estimate.value) else without_false_certainty(estimate)
+        for name, estimate in estimates.items()
     }
 
 
-def _normal(estimate: Estimate, replicates: Floats) -> Estimate:
-    """Return the estimate with value ± 1.96 standard errors of its replicates [B] in place of their percentiles."""
+def _normal(value: float, replicates: Floats) -> Estimate:
+    """Return `value` ± 1.96 standard errors of its bootstrap replicates [B]; undefined ones as in `interval`."""
+    estimate = interval(value, replicates, "normal")
     if np.isnan(estimate.low):
         return estimate
     half = Z95 * float(np.nanstd(replicates, ddof=1))
-    method = estimate.method.replace("percentile", "normal")
-    return Estimate(estimate.value, estimate.value - half, estimate.value + half, method)
+    return Estimate(value, value - half, value + half, estimate.method)
 
 
 def reliability_diagram(
@@ -102,12 +102,11 @@ def reliability_diagram(
     Arguments as in `calibration_estimates`. Intervals: Wilson with the design effect of patients.
     """
     c = probabilities_cohort(y, probability, patients)
-    place = equal_mass_bins(c.score, bins)
-    found = []
-    for index in np.unique(place):
-        mask = place == index
-        found.append(ReliabilityBin(float(c.score[mask].mean()), proportion(c.y[mask], c.codes[mask]), int(mask.sum())))
-    return found
+    bin_of = equal_mass_bins(c.score, bins)
+    return [
+        ReliabilityBin(float(c.score[mask].mean()), proportion(c.y[mask], c.codes[mask]), int(mask.sum()))
+        for mask in (bin_of == index for index in np.unique(bin_of))
+    ]
 
 
 def equal_mass_bins(probability: Floats, bins: int = ECE_BINS) -> Ints:
@@ -237,11 +236,11 @@ class _Lines:
     @classmethod
     def of(cls, c: Cohort) -> _Lines:
         odds = log_odds(c.score)
-        one, nothing = np.ones((c.n, 1)), np.zeros(c.n)
+        ones, nothing = np.ones((c.n, 1)), np.zeros(c.n)
         return cls(
-            _Line.fit(np.column_stack([one, odds]), nothing, c),
-            _Line.fit(one, odds, c),
-            _Line.fit(np.column_stack([one, spline(odds)]), nothing, c),
+            _Line.fit(np.column_stack([ones, odds]), nothing, c),
+            _Line.fit(ones, odds, c),
+            _Line.fit(np.column_stack([ones, spline(odds)]), nothing, c),
             c,
         )
 

@@ -41,7 +41,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Widths of the 95 % intervals that are asked for; those Riley et al. propose, and .1 for proportions."""
+    """Widths of the 95 % intervals; by default those of Riley et al., and .1 for proportions."""
 
     oe: float = 0.2
     slope: float = 0.2
@@ -58,19 +58,19 @@ def required(planned: Planned, widths: Widths | None = None, *, threshold: float
     Source: Riley et al., Stat Med 2021;40:4230-4251, and BMJ 2024;384:e074821. Raises `DataError` for values outside
     their ranges.
     """
-    asked = widths or Widths()
+    widths = widths or Widths()
     _check(planned)
     p = planned.prevalence
     # The interval of O/E is symmetric on the log scale: its width is 2 sinh(1.96 SE).
     criteria = {
-        "oe": n_for_oe(p, math.asinh(asked.oe / 2) / Z95),
-        "slope": n_for_slope(planned.log_odds, asked.slope / (2 * Z95)),
-        "auroc": n_for_auroc(p, planned.auroc, asked.auroc / (2 * Z95)),
-        "sensitivity": n_for_proportion(planned.sensitivity, p, asked.sensitivity / (2 * Z95)),
-        "specificity": n_for_proportion(planned.specificity, 1 - p, asked.specificity / (2 * Z95)),
+        "oe": n_for_oe(p, math.asinh(widths.oe / 2) / Z95),
+        "slope": n_for_slope(planned.log_odds, widths.slope / (2 * Z95)),
+        "auroc": n_for_auroc(p, planned.auroc, widths.auroc / (2 * Z95)),
+        "sensitivity": n_for_proportion(planned.sensitivity, p, widths.sensitivity / (2 * Z95)),
+        "specificity": n_for_proportion(planned.specificity, 1 - p, widths.specificity / (2 * Z95)),
     }
     if threshold is not None:
-        se = asked.net_benefit / (2 * Z95)
+        se = widths.net_benefit / (2 * Z95)
         criteria["net_benefit"] = n_for_net_benefit(p, planned.sensitivity, planned.specificity, threshold, se)
     inflated = {name: math.ceil(n * planned.design_effect) for name, n in criteria.items()}
     n = max(inflated.values())
@@ -78,7 +78,7 @@ def required(planned: Planned, widths: Widths | None = None, *, threshold: float
         "criteria": inflated,
         "n": n,
         "with_pneumonia": math.ceil(n * p),
-        "widths": asdict(asked),
+        "widths": asdict(widths),
         "design_effect": planned.design_effect,
     }
 

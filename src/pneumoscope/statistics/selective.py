@@ -92,9 +92,9 @@ def risk_coverage(right: Floats, sure: Floats, weights: Floats, coverages: Seque
     `right`: 0/1 [n]; `sure`: [n], higher is answered first; `weights`: [b, n], how often each image counts. Images that
     are equally sure are answered in equal parts. A row without weight is NaN.
     """
-    levels, place = np.unique(-sure, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.searchsorted(place[order], np.arange(levels.size))
+    levels, level = np.unique(-sure, return_inverse=True)
+    order = np.argsort(level, kind="stable")
+    starts = np.searchsorted(level[order], np.arange(levels.size))
     count = np.add.reduceat(weights[:, order], starts, axis=1)
     hits = np.add.reduceat((weights * right)[:, order], starts, axis=1)
     result = np.full((len(weights), len(coverages) + 1), np.nan)
@@ -102,9 +102,9 @@ def risk_coverage(right: Floats, sure: Floats, weights: Floats, coverages: Seque
         total = n.sum()
         if total == 0:
             continue
-        seen, good = np.concatenate([[0.0], n.cumsum()]), np.concatenate([[0.0], h.cumsum()])
+        answered, correct = np.concatenate([[0.0], n.cumsum()]), np.concatenate([[0.0], h.cumsum()])
         wanted = np.asarray(coverages) * total
-        result[row, :-1] = np.interp(wanted, seen, good) / wanted
+        result[row, :-1] = np.interp(wanted, answered, correct) / wanted
         steps = np.arange(1, int(total) + 1)
-        result[row, -1] = 1 - (np.interp(steps, seen, good) / steps).mean()
+        result[row, -1] = 1 - (np.interp(steps, answered, correct) / steps).mean()
     return result

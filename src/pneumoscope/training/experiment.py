@@ -22,8 +22,8 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
+from pneumoscope.bundle.bundle import add_evidence, load_bundle, save_bundle
 from pneumoscope.bundle.calibration import calibrate, calibration_sections
-from pneumoscope.bundle.files import add_evidence, load_bundle, save_bundle
 from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from torch import Tensor
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.errors import DataError, storage_errors
 from pneumoscope.images.preparation import Preparation
 

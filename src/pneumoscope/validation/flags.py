@@ -39,9 +39,9 @@ def _unanswered(validation: Mapping[str, Any]) -> list[Flag]:
     steps = (validation.get("flow") or {}).get("left_out") or []
     for index, step in enumerate(steps):
         images = step["images"] + validation["headline"]["n"]
-        if step["step"] == UNANSWERED and step["images"] > LIMIT * images:
+        if step["key"] == UNANSWERED and step["images"] > LIMIT * images:
             text = (
-                f"{step['images']} of {images} images were {UNANSWERED} "
+                f"{step['images']} of {images} images were {step['step']} "
                 f"({100 * step['images'] / images:.0f} %): every figure is of the others"
             )
             return [_flag("not analysed", "all images", text, f"/flow/left_out/{index}/images")]

@@ -17,7 +17,7 @@ from pneumoscope.records import NORMAL, PNEUMONIA, Sample
 
 LEAST_PATIENTS = 10  # of each class, under which the result is void
 SHOWN = 6
-UNANSWERED = "not analysed by the software"
+UNANSWERED = "unanswered"  # key of the step whose images the software did not analyse
 
 
 def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str, Any]:
@@ -31,24 +31,27 @@ def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str
     unread = table[table["error"].notna()]
     abstained = table[table["probability"].isna() & table["error"].isna()]
     analysed = table[table["probability"].notna()]
-    dropped = [
-        ("files that are no images", dict(Counter(reason for _, reason in manifest.passed_over)), None),
-        ("outside the part that was asked for", _reason(manifest.samples, selected, f"not in split {split}"), None),
-        ("without a label", _reason(selected, labelled, "no label"), None),
-        ("could not be read", _kinds(unread["error"]), unread),
-        (UNANSWERED, dict(Counter(abstained["reason"].fillna("no reason given"))), abstained),
+    outside = Counter({f"not in split {split}": len(manifest) - len(selected)})
+    bare = Counter({"no label": len(selected) - len(labelled)})
+    left_out = [
+        ("passed_over", "files that are no images", Counter(reason for _, reason in manifest.passed_over), None),
+        ("unselected", "outside the part that was asked for", outside, None),
+        ("unlabelled", "without a label", bare, None),
+        ("unread", "could not be read", Counter(unread["fault"]), unread),
+        (UNANSWERED, "not analysed by the software", Counter(abstained["reason"].fillna("no reason given")), abstained),
     ]
     by_class = analysed["label"].value_counts()
     return {
         "found": {"images": len(manifest), "patients": len({sample.patient_id for sample in manifest.samples})},
         "left_out": [
             {
+                "key": key,
                 "step": step,
                 "images": sum(reasons.values()),
-                "reasons": reasons,
+                "reasons": dict(+reasons),
                 "with_pneumonia": None if rows is None else int((rows["label"] == PNEUMONIA).sum()),
             }
-            for step, reasons, rows in dropped
+            for key, step, reasons, rows in left_out
         ],
         "analysed": {
             "images": len(analysed),
@@ -58,16 +61,6 @@ def flow(manifest: Manifest, split: str | None, table: pd.DataFrame) -> dict[str
         },
         "patients_are_known_by": manifest.patient_rule,
     }
-
-
-def _reason(before: Iterable[Sample], after: Iterable[Sample], reason: str) -> dict[str, int]:
-    count = len(list(before)) - len(list(after))
-    return {reason: count} if count else {}
-
-
-def _kinds(messages: pd.Series[str]) -> dict[str, int]:
-    """Count messages without the file that each begins with."""
-    return dict(Counter(str(message).split(": ", 1)[-1] for message in messages))
 
 
 def voids(manifest: Manifest, split: str | None, table: pd.DataFrame, learned_from: str | None) -> list[str]:
@@ -103,7 +96,7 @@ def _conflicts(table: pd.DataFrame) -> int:
                 labels.setdefault(sha256_file(Path(path)), set()).add(label)
             except StorageError:
                 continue  # removed since it was read: it cannot conflict
-    return sum(len(both) > 1 for both in labels.values())
+    return sum(len(kinds) > 1 for kinds in labels.values())
 
 
 def failures(table: pd.DataFrame, samples: Iterable[Sample], shown: int = SHOWN) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.data.checks.shortcuts import LIMIT, MIN_PATIENTS, encode, out_of_fold
+from pneumoscope.data.checks.shortcuts import LIMIT, MIN_PATIENTS, Folds, encode, out_of_fold, patient_folds
 from pneumoscope.records import Bools, Floats, Ints
 from pneumoscope.statistics.auc import auroc_interval, ranking, weighted_areas
 from pneumoscope.statistics.bootstrap import Statistic, interval, replicate, without_false_certainty
@@ -44,11 +44,12 @@ def _alone(study: Study, seed: int) -> list[dict[str, Any]]:
     if min(np.unique(groups[study.y]).size, np.unique(groups[~study.y]).size) < MIN_PATIENTS:
         return []
     encoded = {name: m for name, values in study.raw.items() if (m := _columns(values)) is not None}
-    entries = [_entry(name, matrix, study.y, groups, seed) for name, matrix in encoded.items()]
+    folds = patient_folds(study.y, groups, seed)
+    entries = [_entry(name, matrix, study.y, groups, folds, seed) for name, matrix in encoded.items()]
     # A column that is the label under another name would hide the others.
     others = [matrix for matrix, entry in zip(encoded.values(), entries, strict=True) if not entry["names_the_label"]]
     if len(others) > 1:
-        entries.append(_entry("all together", np.hstack(others), study.y, groups, seed))
+        entries.append(_entry("all together", np.hstack(others), study.y, groups, folds, seed))
     return entries
 
 
@@ -61,9 +62,9 @@ def _columns(values: Words) -> Floats | None:
     return np.hstack([matrix, (tenth[:, None] == np.unique(tenth)[1:]).astype(np.float64)])
 
 
-def _entry(name: str, columns: Floats, y: Bools, groups: Ints, seed: int) -> dict[str, Any]:
+def _entry(name: str, columns: Floats, y: Bools, groups: Ints, folds: Folds, seed: int) -> dict[str, Any]:
     fitted = columns.shape[1] > 1
-    score = out_of_fold(columns, y, groups, seed=seed) if fitted else columns[:, 0]
+    score = out_of_fold(columns, y, folds) if fitted else columns[:, 0]
     estimate = auroc_interval(y, score, groups, seed=seed)
     return {
         "column": name,

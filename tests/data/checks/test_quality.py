@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from pneumoscope.data.checks.duplicates import correlation, near_pairs, same_groups
 from pneumoscope.data.checks.quality import check, voids_result
-from pneumoscope.data.checks.shortcuts import encode, out_of_fold
+from pneumoscope.data.checks.shortcuts import encode, out_of_fold, patient_folds
 from pneumoscope.data.scan import scan
 from pneumoscope.data.sources import open_source
 from pneumoscope.statistics.auc import newcombe_interval
@@ -308,8 +308,8 @@ def test_out_of_fold_scores_never_see_their_own_patient() -> None:
     groups = np.repeat(np.arange(40), 5)
     y = rng.permutation(40)[groups] < 20
     columns = (groups[:, None] == np.arange(40)).astype(float)
-    held_out = roc_auc_score(y, out_of_fold(columns, y, groups, seed=0))
-    leaking = roc_auc_score(y, out_of_fold(columns, y, np.arange(200), seed=0))
+    held_out = roc_auc_score(y, out_of_fold(columns, y, patient_folds(y, groups, 0)))
+    leaking = roc_auc_score(y, out_of_fold(columns, y, patient_folds(y, np.arange(200), 0)))
     assert leaking > 0.95
     assert 0.3 < held_out < 0.7
 

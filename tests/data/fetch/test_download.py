@@ -7,14 +7,13 @@ import io
 import json
 import shutil
 import socket
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
@@ -24,9 +23,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.servers import Handler, http_server
 
 from pneumoscope.data.fetch.catalogue import DataSet, RemoteFile, catalogue
-from pneumoscope.data.fetch.download import SEAL, Patience, fetch, fetch_set
+from pneumoscope.data.fetch.download import SEAL, Patience, fetch
 from pneumoscope.errors import DownloadError, StorageError
 
 BODY = np.random.default_rng(7).bytes(300_000)
@@ -48,21 +48,17 @@ class Home:
         self.script: list[str] = []
         self.extra: dict[str, str] = {}
         self.asked: list[dict[str, str]] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.url = ""
 
-    def _handler(home) -> type[BaseHTTPRequestHandler]:  # noqa: N805
-        class Handler(BaseHTTPRequestHandler):
+    def handler(home) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+        class Steps(Handler):
             protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: object) -> None:
-                pass
 
             def do_GET(self) -> None:
                 home.asked.append(dict(self.headers))
                 home.answer(self)
 
-        return Handler
+        return Steps
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         step = self.script.pop(0) if self.script else "ok"
@@ -103,14 +99,8 @@ class Home:
 @contextmanager
 def at_home() -> Iterator[Home]:
     home = Home()
-    thread = threading.Thread(target=home.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with http_server(home.handler()) as home.url:
         yield home
-    finally:
-        home.server.shutdown()
-        home.server.server_close()
-        thread.join()
 
 
 @pytest.fixture
@@ -139,7 +129,7 @@ def patience(waits: list[float]) -> Patience:
 @pytest.fixture
 def get(home: Home, client: httpx.Client, tmp_path: Path, patience: Patience) -> Get:
     """Fetch a data set from `home` into `tmp_path`."""
-    return partial(fetch_set, out=tmp_path, client=client, base_url=home.url, patience=patience)
+    return partial(fetch, out=tmp_path, client=client, base_url=home.url, patience=patience)
 
 
 def tiny(body: bytes = BODY, *, digest: str | None = "md5") -> DataSet:
@@ -161,7 +151,7 @@ def test_fetches_the_bytes_and_leaves_nothing_else(
     home: Home, client: httpx.Client, tmp_path: Path, digest: str | None
 ) -> None:
     told: list[tuple[int, int | None]] = []
-    path = fetch_set(
+    path = fetch(
         tiny(digest=digest),
         tmp_path,
         client=client,
@@ -189,7 +179,7 @@ def test_a_later_run_goes_on_from_the_kept_part(get: Get, home: Home, client: ht
     home.script = ["break 120000", *["503"] * 9]
     once = Patience(attempts=1, sleep=lambda _: None)
     with pytest.raises(DownloadError, match="run the command again to go on"):
-        fetch_set(tiny(), tmp_path, client=client, base_url=home.url, patience=replace(once, attempts=2))
+        fetch(tiny(), tmp_path, client=client, base_url=home.url, patience=replace(once, attempts=2))
     assert (tmp_path / f"{NAME}.part").read_bytes() == BODY[:120000]
     home.script, home.asked = [], []
     assert get(tiny()).read_bytes() == BODY
@@ -214,7 +204,7 @@ def test_any_run_of_breaks_gives_the_same_bytes(steps: list[str], tmp_path_facto
     with at_home() as home, httpx.Client(trust_env=False) as client:
         home.script = [*steps]
         calm = Patience(attempts=9, sleep=lambda _: None)
-        path = fetch_set(tiny(), folder, client=client, base_url=home.url, patience=calm)
+        path = fetch(tiny(), folder, client=client, base_url=home.url, patience=calm)
     assert path.read_bytes() == BODY
     shutil.rmtree(folder)
 
@@ -247,7 +237,7 @@ def test_a_server_that_ignores_if_range_is_found_out(get: Get, tmp_path: Path, p
     note = {"url": f"http://home.invalid/{NAME}", "etag": '"one"', "total": len(BODY)}
     (tmp_path / f"{NAME}.part.json").write_text(json.dumps(note))
     with httpx.Client(transport=httpx.MockTransport(answer)) as client:
-        path = fetch_set(tiny(new), tmp_path, client=client, base_url="http://home.invalid", patience=patience)
+        path = fetch(tiny(new), tmp_path, client=client, base_url="http://home.invalid", patience=patience)
     assert path.read_bytes() == new
     assert seen == ["bytes=1000-", None]
 
@@ -307,7 +297,7 @@ def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
         httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=endless()))) as client,
         pytest.raises(DownloadError, match="sends more than the"),
     ):
-        fetch_set(tiny(), tmp_path, client=client)
+        fetch(tiny(), tmp_path, client=client)
     assert sent == 2 * len(BODY)
     assert left(tmp_path) == set()
 
@@ -354,7 +344,7 @@ def test_nobody_listening_names_the_manual_steps(
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         with pytest.raises(DownloadError) as caught:
-            fetch_set(tiny(), tmp_path, client=client, base_url=url, patience=patience)
+            fetch(tiny(), tmp_path, client=client, base_url=url, patience=patience)
     text = str(caught.value)
     assert "127.0.0.1 cannot be reached" in text
     assert "https://example.org/tiny" in text
@@ -370,14 +360,14 @@ def test_a_server_lost_on_the_way_is_waited_for(tmp_path: Path, waits: list[floa
         return httpx.Response(200, content=iter([BODY])) if waits else httpx.Response(503)
 
     with httpx.Client(transport=httpx.MockTransport(answer)) as client:
-        path = fetch_set(tiny(), tmp_path, client=client, base_url="http://home.invalid", patience=patience)
+        path = fetch(tiny(), tmp_path, client=client, base_url="http://home.invalid", patience=patience)
     assert path.read_bytes() == BODY
     assert len(waits) == 2
 
 
 def test_an_address_that_is_none(client: httpx.Client, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="is no web address"):
-        fetch_set(tiny(), tmp_path, client=client, base_url="ftp://example.org")
+        fetch(tiny(), tmp_path, client=client, base_url="ftp://example.org")
 
 
 def test_a_full_disk_is_seen_before_the_download(get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,7 +383,7 @@ def test_a_full_disk_is_seen_before_the_download(get: Get, tmp_path: Path, monke
 def test_present_and_right_needs_no_network(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(BODY)
     with httpx.Client(transport=httpx.MockTransport(no_network)) as client:
-        assert fetch_set(tiny(), tmp_path, client=client) == tmp_path / NAME
+        assert fetch(tiny(), tmp_path, client=client) == tmp_path / NAME
 
 
 def no_network(request: httpx.Request) -> httpx.Response:
@@ -403,13 +393,13 @@ def no_network(request: httpx.Request) -> httpx.Response:
 def test_present_but_wrong_is_named_and_kept(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(BODY[:-1] + b"?")
     with pytest.raises(DownloadError, match="remove it and run the command again"):
-        fetch_set(tiny(), tmp_path)
+        fetch(tiny(), tmp_path)
     assert (tmp_path / NAME).read_bytes() == BODY[:-1] + b"?"
 
 
 def test_two_at_once_fetch_once(home: Home, client: httpx.Client, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(fetch_set, tiny(), tmp_path, client=client, base_url=home.url) for _ in range(4)]
+        jobs = [pool.submit(fetch, tiny(), tmp_path, client=client, base_url=home.url) for _ in range(4)]
         paths = {job.result() for job in jobs}
     assert paths == {tmp_path / NAME}
     assert (tmp_path / NAME).read_bytes() == BODY
@@ -478,7 +468,7 @@ def test_an_archive_given_by_hand_is_taken_and_kept(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
     (tmp_path / "ChestXRay2017.zip").write_bytes(GOOD_ZIP)
     with httpx.Client(transport=httpx.MockTransport(no_network)) as client:
-        folder = fetch_set(kermany(GOOD_ZIP, kaggle="never/asked"), tmp_path, client=client)
+        folder = fetch(kermany(GOOD_ZIP, kaggle="never/asked"), tmp_path, client=client)
     assert tree(folder) == RADIOGRAPHS
     assert (tmp_path / "ChestXRay2017.zip").exists()
 
@@ -508,7 +498,7 @@ def test_a_bad_archive_leaves_nothing(home: Home, client: httpx.Client, tmp_path
     home.files["ChestXRay2017.zip"] = body
     out = tmp_path / "out"
     with pytest.raises(DownloadError, match=says) as caught:
-        fetch_set(kermany(body), out, client=client, base_url=home.url)
+        fetch(kermany(body), out, client=client, base_url=home.url)
     assert "https://data.mendeley.com/datasets/rscbjbr9sj/2" in str(caught.value)
     assert left(out) == set()
     assert left(tmp_path) == {"out"}
@@ -535,7 +525,7 @@ def test_kaggle_is_asked_first_and_each_radiograph_is_taken_once(
 
     monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
     with httpx.Client(transport=httpx.MockTransport(no_network)) as client:
-        folder = fetch_set(kermany(GOOD_ZIP, kaggle="someone/something"), tmp_path / "out", client=client)
+        folder = fetch(kermany(GOOD_ZIP, kaggle="someone/something"), tmp_path / "out", client=client)
     assert asked == ["someone/something"]
     assert tree(folder) == RADIOGRAPHS
     assert json.loads((folder / SEAL).read_text())["route"] == "https://www.kaggle.com/datasets/someone/something"
@@ -559,7 +549,7 @@ def test_where_kaggle_fails_the_second_home_is_used(
 
     monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
     with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=iter([GOOD_ZIP])))) as client:
-        folder = fetch_set(kermany(GOOD_ZIP, kaggle="someone/something"), tmp_path, client=client)
+        folder = fetch(kermany(GOOD_ZIP, kaggle="someone/something"), tmp_path, client=client)
     assert tree(folder) == RADIOGRAPHS
 
 
@@ -575,7 +565,7 @@ def test_where_both_homes_fail_both_are_named(tmp_path: Path, monkeypatch: pytes
         httpx.Client(transport=httpx.MockTransport(unreachable)) as client,
         pytest.raises(DownloadError) as caught,
     ):
-        fetch_set(kermany(GOOD_ZIP, kaggle="someone/something"), tmp_path, client=client)
+        fetch(kermany(GOOD_ZIP, kaggle="someone/something"), tmp_path, client=client)
     text = str(caught.value)
     assert "Kaggle did not give someone/something (User is not authenticated)" in text
     assert "home.invalid cannot be reached" in text

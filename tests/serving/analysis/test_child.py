@@ -55,11 +55,11 @@ def test_it_stays_warm(child: Child) -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "why"),
+    ("question", "reason"),
     [("hang", "took longer"), ("die", "by signal 9"), ("eat", "exit code 1"), ("break", "exit code 1")],
 )
-def test_it_is_replaced(child: Child, question: str, why: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ChildLostError, match=why):
+def test_it_is_replaced(child: Child, question: str, reason: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ChildLostError, match=reason):
         child.ask(question, 1 if question == "hang" else 60)
     assert child.ask("again", 60) == "well again"
     assert "Doe" not in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""A destination is asked to commit what it got: a real PACS, and one that answers as it is told to."""
+"""A destination is asked to commit what it got: a real PACS, and one that answers as configured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.presentation import build_role
 from scripts.pacs.orthanc import start_orthanc
 from sqlalchemy import select, update
-from tests.support.delivery import owing
+from tests.support.delivery import queued
 from tests.support.gateway import CALLER, chest, gateway, push, receiving, sink
 from tests.support.waiting import until
 
@@ -58,13 +58,13 @@ def archive(missing: int = 0, status: int = 0) -> Iterator[tuple[int, list[Any]]
         question = event.action_information
         questions.append(question)
         if status == 0:
-            told, items = Dataset(), list(question.ReferencedSOPSequence)
-            told.TransactionUID = question.TransactionUID
-            told.ReferencedSOPSequence, told.FailedSOPSequence = items[missing:], deepcopy(items[:missing])
-            for item in told.FailedSOPSequence:
+            content, items = Dataset(), list(question.ReferencedSOPSequence)
+            content.TransactionUID = question.TransactionUID
+            content.ReferencedSOPSequence, content.FailedSOPSequence = items[missing:], deepcopy(items[:missing])
+            for item in content.FailedSOPSequence:
                 item.FailureReason = 0x0112
             # From another thread: it follows the answer.
-            arguments = (told, 2 if missing else 1, COMMITMENT, INSTANCE)
+            arguments = (content, 2 if missing else 1, COMMITMENT, INSTANCE)
             threading.Thread(target=event.assoc.send_n_event_report, args=arguments).start()
         return status, None
 
@@ -84,17 +84,17 @@ def archive(missing: int = 0, status: int = 0) -> Iterator[tuple[int, list[Any]]
 
 def test_a_real_pacs_commits_what_it_got(pacs_tools: None, tmp_path: Path) -> None:
     to = {"kind": "dicom", "host": "127.0.0.1", "port": 1, "aet": "TESTPACS", "commit": True}
-    with owing(tmp_path / "g", ("sr", "sc"), **to) as (at_first, store, _):
+    with queued(tmp_path / "g", ("sr", "sc"), **to) as (at_first, store, _):
         listening = at_first.model_copy(update={"receive": gateway(tmp_path, receive=RECEIVE).receive})
         with receiving(listening) as (receiver, _):
-            known = {"gateway": {"AET": "PNEUMOSCOPE", "Host": "127.0.0.1", "Port": receiver.port}}
-            with start_orthanc(tmp_path, DicomModalities=known) as pacs:
+            modalities = {"gateway": {"AET": "PNEUMOSCOPE", "Host": "127.0.0.1", "Port": receiver.port}}
+            with start_orthanc(tmp_path, DicomModalities=modalities) as pacs:
                 destination = at_first.destination[0].model_copy(update={"port": pacs.port})
                 config = listening.model_copy(update={"destination": (destination,)})
                 assert deliver_and_ask(config, store) == 2
                 until(lambda: states(store) == [COMMITTED] * 2)
                 assert assurance.ask(store, destination) == 0
-                # What it lost is told, and sent again.
+                # A lost object is reported, and sent again.
                 for name in httpx.get(f"{pacs.url}/instances").json():
                     httpx.delete(f"{pacs.url}/instances/{name}").raise_for_status()
                 with store.write() as session:
@@ -108,7 +108,7 @@ def test_a_real_pacs_commits_what_it_got(pacs_tools: None, tmp_path: Path) -> No
 def test_what_it_has_not_got_is_sent_again(tmp_path: Path) -> None:
     with archive(missing=1) as (port, questions):
         to = {"kind": "dicom", "host": "127.0.0.1", "port": port, "aet": "SINK", "commit": True}
-        with owing(tmp_path, ("sr", "sc"), **to) as (config, store, built):
+        with queued(tmp_path, ("sr", "sc"), **to) as (config, store, built):
             assert deliver_and_ask(config, store) == 2
             until(lambda: states(store) == [WAITING, COMMITTED])
             (question,) = questions
@@ -119,7 +119,7 @@ def test_what_it_has_not_got_is_sent_again(tmp_path: Path) -> None:
 
 def test_attempts_while_it_was_down_do_not_count_as_refusals(tmp_path: Path) -> None:
     to = {"kind": "dicom", "host": "127.0.0.1", "port": 1, "aet": "SINK", "commit": True}
-    with archive(missing=1) as (port, questions), owing(tmp_path, ("sr",), **to) as (config, store, _):
+    with archive(missing=1) as (port, questions), queued(tmp_path, ("sr",), **to) as (config, store, _):
         with store.write() as session:
             session.execute(update(Delivery).values(attempts=20))  # two hours of no association
         here = config.model_copy(update={"destination": (config.destination[0].model_copy(update={"port": port}),)})
@@ -140,7 +140,7 @@ def test_who_does_not_commit_is_asked_later_and_nothing_is_lost(tmp_path: Path, 
     with archive(status=0x0110) as (refusing, _), sink() as plain:
         port = refusing if offers else plain.port
         to = {"kind": "dicom", "host": "127.0.0.1", "port": port, "aet": "SINK", "commit": True}
-        with owing(tmp_path, ("sr",), **to) as (config, store, _):
+        with queued(tmp_path, ("sr",), **to) as (config, store, _):
             assert deliver_and_ask(config, store) == 1
             assert states(store) == [SENT]
             assert assurance.ask(store, config.destination[0]) == 0, "not at once again"
@@ -153,22 +153,22 @@ def test_a_report_about_nothing_changes_nothing_and_who_may_report_may_not_send(
         assert push(receiver, chest(), caller="ARCHIVE") == [NOT_AUTHORIZED]
         assert push(receiver, chest(), caller="STRANGER") == [None]
         assert push(receiver, chest()) == [0]
-        told = Dataset()
-        told.TransactionUID = generate_uid()
+        content = Dataset()
+        content.TransactionUID = generate_uid()
         here = config.destination[0].model_copy(
             update={"port": receiver.port, "aet": "PNEUMOSCOPE", "calling": "ARCHIVE"}
         )
-        assert report(here, told) == 0
-        del told.TransactionUID
-        told.RetrieveAETitle = "ARCHIVE"
-        assert report(here, told) == 0x0115
+        assert report(here, content) == 0
+        del content.TransactionUID
+        content.RetrieveAETitle = "ARCHIVE"
+        assert report(here, content) == 0x0115
 
 
-def report(to: Any, told: Dataset) -> int:
+def report(to: Any, content: Dataset) -> int:
     association = associate(
         to, [(COMMITMENT, ["1.2.840.10008.1.2"])], 20.0, roles=[build_role(COMMITMENT, scp_role=True)]
     )
-    status, _ = association.send_n_event_report(told, 1, COMMITMENT, INSTANCE)
+    status, _ = association.send_n_event_report(content, 1, COMMITMENT, INSTANCE)
     association.release()
     return int(status.Status)
 

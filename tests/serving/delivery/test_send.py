@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,9 +30,10 @@ from scripts.pacs.orthanc import PACS, Orthanc, free_ports
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
 from tests.support.certificates import Authority, server_side
-from tests.support.delivery import owing, verify
+from tests.support.delivery import queued, verify
 from tests.support.dicom_files import encoded
 from tests.support.gateway import CALLER, chest, gateway, only_job, receiving, sink
+from tests.support.servers import Handler, serving
 from tests.support.waiting import until
 
 from pneumoscope.serving.delivery import send
@@ -50,11 +51,11 @@ REFUSED = "its certificate is refused: "
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("theirs"))
+    return Authority(tmp_path_factory.mktemp("other"))
 
 
 def attempt(config: Gateway, store: Store) -> tuple[str, str | None]:
-    """Try what is owed at once, however long it was to wait; returns state and reason of the first delivery."""
+    """Try the queued delivery at once, whenever it is due; returns state and reason of the first delivery."""
     with store.write() as session:
         session.execute(update(Delivery).values(not_before=now()))
     with capture_logs() as logs:
@@ -79,14 +80,14 @@ def shown(config: Gateway, store: Store) -> dict[str, Any]:
 
 
 def test_a_pacs_keeps_what_came_over_the_web_and_gives_it_back(orthanc: Orthanc, tmp_path: Path) -> None:
-    with owing(tmp_path, DICOM, kind="stow", url=orthanc.dicomweb, objects=DICOM) as (config, store, built):
+    with queued(tmp_path, DICOM, kind="stow", url=orthanc.dicomweb, objects=DICOM) as (config, store, built):
         assert attempt(config, store) == (SENT, None)
         with store.read() as session:
             assert list(session.scalars(select(Delivery.state))) == [SENT] * 4
             study = str(session.scalar(select(Image.study_uid)))
     client = DICOMwebClient(orthanc.dicomweb)
-    found = client.search_for_instances(study_instance_uid=study)
-    series = {item["00080018"]["Value"][0]: item["0020000E"]["Value"][0] for item in found}
+    instances = client.search_for_instances(study_instance_uid=study)
+    series = {item["00080018"]["Value"][0]: item["0020000E"]["Value"][0] for item in instances}
     assert set(series) == {item.uid for item in built}
     for item in built:
         again = client.retrieve_instance(study, series[item.uid], item.uid)
@@ -136,16 +137,16 @@ def failed(reason: object) -> str:
 def test_a_web_server_that_lists_the_object_as_failed_has_not_got_it(
     tmp_path: Path, code: int, body: str, expected: tuple[str, str | None]
 ) -> None:
-    with http_server(lambda handler, _: answering(handler, code, body.encode())) as port:
+    with posted(lambda handler, _: handler.answer(code, body.encode())) as port:
         to = {"kind": "stow", "url": f"http://127.0.0.1:{port}"}
-        with owing(tmp_path, ("sr",), **to) as (config, store, _):
+        with queued(tmp_path, ("sr",), **to) as (config, store, _):
             assert attempt(config, store) == expected
 
 
 def test_of_an_endless_answer_no_more_is_read_than_can_be_meant(tmp_path: Path) -> None:
     sent = 0
 
-    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    def answer(handler: Handler, body: bytes) -> None:
         nonlocal sent
         handler.send_response(200)
         handler.end_headers()
@@ -154,9 +155,9 @@ def test_of_an_endless_answer_no_more_is_read_than_can_be_meant(tmp_path: Path) 
                 handler.wfile.write(bytes(1 << 16))
                 sent += 1 << 16
 
-    with http_server(answer) as port:
+    with posted(answer) as port:
         to = {"kind": "stow", "url": f"http://127.0.0.1:{port}"}
-        with owing(tmp_path, ("sr",), **to) as (config, store, _):
+        with queued(tmp_path, ("sr",), **to) as (config, store, _):
             assert attempt(config, store) == (SENT, None)
     assert sent < 1 << 26
 
@@ -165,7 +166,7 @@ def test_of_an_endless_answer_no_more_is_read_than_can_be_meant(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("peer", "mine", "told"),
+    ("peer", "mine", "expected"),
     [
         ("good", None, None),
         ("good", "good", None),
@@ -180,7 +181,7 @@ def test_of_an_endless_answer_no_more_is_read_than_can_be_meant(tmp_path: Path) 
     ],
 )
 def test_over_tls_a_pacs_gets_it_or_it_is_kept(
-    tmp_path: Path, authority: Authority, other: Authority, peer: str, mine: str | None, told: str | None
+    tmp_path: Path, authority: Authority, other: Authority, peer: str, mine: str | None, expected: str | None
 ) -> None:
     pairs = {
         "good": authority.issue("good"),
@@ -193,21 +194,21 @@ def test_over_tls_a_pacs_gets_it_or_it_is_kept(
     tls = {"ca": authority.ca, **(pairs[mine] if mine else {})}
     with sink(context) as pacs:
         to = {"kind": "dicom", "host": "127.0.0.1", "port": pacs.port, "aet": "SINK", "tls": tls}
-        with owing(tmp_path, ("sr",), **to) as (config, store, (built,)):
+        with queued(tmp_path, ("sr",), **to) as (config, store, (built,)):
             state, reason = attempt(config, store)
-            if told is None:
+            if expected is None:
                 assert (state, [item.SOPInstanceUID for item in pacs.objects]) == (SENT, [built.uid])
                 return
             assert (state, pacs.objects) == (WAITING, [])
-            assert str(reason).startswith(told)
-            assert shown(config, store)["refused"] == reason
-            (found,) = [item for item in check(config) if item.what == "destination peer"]
-            assert found.fault in (reason, "does not answer")
-            assert not found.fatal
+            assert str(reason).startswith(expected)
+            assert shown(config, store)["reason"] == reason
+            (result,) = [item for item in check(config) if item.subject == "destination peer"]
+            assert result.fault in (reason, "does not answer")
+            assert not result.fatal
             with sink(server_side(pairs["good"])) as mended:  # with a certificate that fits it gets what was kept
                 tls = ClientTls(ca=Path(authority.ca))
-                known = config.destination[0].model_copy(update={"port": mended.port, "tls": tls})
-                assert attempt(config.model_copy(update={"destination": (known,)}), store)[0] == SENT
+                destination = config.destination[0].model_copy(update={"port": mended.port, "tls": tls})
+                assert attempt(config.model_copy(update={"destination": (destination,)}), store)[0] == SENT
                 assert [item.SOPInstanceUID for item in mended.objects] == [built.uid]
 
 
@@ -218,14 +219,14 @@ def storescp(folder: Path, *options: str) -> Iterator[tuple[int, Path]]:
     out.mkdir()
     subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, PACS / "loopbind.c", "-ldl"], check=True)
     (port,) = free_ports(1)
-    with (folder / "said").open("wb") as said:
+    with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
             ["storescp", "-aet", "DCMTK", "-od", str(out), *options, str(port)],
-            env={**os.environ, "LD_PRELOAD": str(shim)}, stdout=said, stderr=said,
+            env={**os.environ, "LD_PRELOAD": str(shim)}, stdout=output, stderr=output,
         )  # fmt: skip
     try:
         until(lambda: listens(port) or process.poll() is not None)
-        assert process.poll() is None, (folder / "said").read_text()
+        assert process.poll() is None, (folder / "output").read_text()
         yield port, out
     finally:
         process.terminate()
@@ -241,15 +242,15 @@ def listens(port: int) -> bool:
 
 
 def test_dcmtk_takes_it_from_who_shows_a_certificate(pacs_tools: None, tmp_path: Path, authority: Authority) -> None:
-    theirs, mine = authority.issue("dcmtk"), authority.issue("mine")
-    options = ("+tls", theirs["key"], theirs["certificate"], "+cf", authority.ca, "-rc")
+    server, mine = authority.issue("dcmtk"), authority.issue("mine")
+    options = ("+tls", server["key"], server["certificate"], "+cf", authority.ca, "-rc")
     to = {"kind": "dicom", "host": "127.0.0.1", "aet": "DCMTK", "objects": DICOM}
     with storescp(tmp_path, *options) as (port, out):
         tls: dict[str, str] = {"ca": authority.ca}
-        with owing(tmp_path / "a", DICOM, **to, port=port, tls=tls) as (config, store, _):
+        with queued(tmp_path / "a", DICOM, **to, port=port, tls=tls) as (config, store, _):
             assert attempt(config, store)[0] == WAITING
             assert list(out.iterdir()) == []
-        with owing(tmp_path / "b", DICOM, **to, port=port, tls=tls | mine) as (config, store, built):
+        with queued(tmp_path / "b", DICOM, **to, port=port, tls=tls | mine) as (config, store, built):
             assert attempt(config, store) == (SENT, None)
             assert {pydicom.dcmread(file).SOPInstanceUID for file in out.iterdir()} == {item.uid for item in built}
 
@@ -258,13 +259,12 @@ def test_dcmtk_takes_it_from_who_shows_a_certificate(pacs_tools: None, tmp_path:
 
 
 @contextmanager
-def http_server(answer: Callable[[BaseHTTPRequestHandler, bytes], None], tls: Any = None) -> Iterator[int]:
-    class Handler(BaseHTTPRequestHandler):
+def posted(answer: Callable[[Handler, bytes], None], tls: Any = None) -> Iterator[int]:
+    """Run a web server that answers what is posted; yields its port."""
+
+    class Posts(Handler):
         def do_POST(self) -> None:
             answer(self, self.rfile.read(int(self.headers["Content-Length"])))
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -272,30 +272,8 @@ def http_server(answer: Callable[[BaseHTTPRequestHandler, bytes], None], tls: An
         def handle_error(self, *arguments: Any) -> None:
             pass
 
-    with serving(Server(("127.0.0.1", 0), Handler), tls) as server:
+    with serving(Server(("127.0.0.1", 0), Posts), tls) as server:
         yield server.server_address[1]
-
-
-@contextmanager
-def serving(server: Any, tls: ssl.SSLContext | None) -> Iterator[Any]:
-    """Run a server of the standard library."""
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=[0.02])
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.socket.close()
-
-
-def answering(handler: BaseHTTPRequestHandler, code: int, body: bytes = b"") -> None:
-    handler.send_response(code)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 @pytest.mark.parametrize(
@@ -315,16 +293,16 @@ def test_a_fhir_server_gets_a_valid_transaction_until_it_takes_it(
 ) -> None:
     bodies, kinds, left = [], set(), list(codes)
 
-    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    def answer(handler: Handler, body: bytes) -> None:
         bodies.append(body)
         kinds.add((handler.headers["Content-Type"], handler.headers["Authorization"]))
-        answering(handler, left.pop(0))
+        handler.answer(left.pop(0))
 
     token = tmp_path / "token"
     token.write_text("s3cret-of-the-gateway\n")
-    with http_server(answer) as port:
+    with posted(answer) as port:
         to = {"kind": "fhir", "url": f"http://127.0.0.1:{port}/fhir", "token_file": str(token)}
-        with owing(tmp_path / "g", ("fhir",), **to) as (config, store, (built,)):
+        with queued(tmp_path / "g", ("fhir",), **to) as (config, store, (built,)):
             assert [attempt(config, store)[0] for _ in codes] == states
     assert set(bodies) == {built.data}
     assert kinds == {("application/fhir+json", "Bearer s3cret-of-the-gateway")}
@@ -336,12 +314,12 @@ def test_a_fhir_server_gets_a_valid_transaction_until_it_takes_it(
 def test_a_fhir_server_that_is_silent_is_asked_again(tmp_path: Path) -> None:
     enough = threading.Event()
 
-    def wait(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    def wait(handler: Handler, body: bytes) -> None:
         enough.wait(60)
 
-    with http_server(wait) as port:
+    with posted(wait) as port:
         to = {"kind": "fhir", "url": f"http://127.0.0.1:{port}", "seconds": 0.2}
-        with owing(tmp_path, ("fhir",), **to) as (config, store, _):
+        with queued(tmp_path, ("fhir",), **to) as (config, store, _):
             assert attempt(config, store) == (WAITING, "ReadTimeout")
         enough.set()
 
@@ -349,14 +327,14 @@ def test_a_fhir_server_that_is_silent_is_asked_again(tmp_path: Path) -> None:
 def test_a_missing_secret_or_certificate_is_waited_for(tmp_path: Path, authority: Authority) -> None:
     got: list[bytes] = []
 
-    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    def answer(handler: Handler, body: bytes) -> None:
         got.append(body)
-        answering(handler, 200)
+        handler.answer(200)
 
     token = tmp_path / "token"
-    with http_server(answer, server_side(authority.issue("web"))) as port:
+    with posted(answer, server_side(authority.issue("web"))) as port:
         to = {"kind": "fhir", "url": f"https://127.0.0.1:{port}", "token_file": str(token)}
-        with owing(tmp_path / "g", ("fhir",), **to) as (config, store, _):
+        with queued(tmp_path / "g", ("fhir",), **to) as (config, store, _):
             assert attempt(config, store) == (WAITING, "no such file or folder")
             token.write_text("two\nlines")
             assert attempt(config, store) == (WAITING, "it is not one line of ASCII")
@@ -364,8 +342,8 @@ def test_a_missing_secret_or_certificate_is_waited_for(tmp_path: Path, authority
             state, reason = attempt(config, store)
             assert (state, str(reason).startswith(REFUSED)) == (WAITING, True)
             for ca, expected in ((tmp_path / "absent.pem", WAITING), (Path(authority.ca), SENT)):
-                known = config.destination[0].model_copy(update={"tls": ClientTls(ca=ca)})
-                assert attempt(config.model_copy(update={"destination": (known,)}), store)[0] == expected
+                destination = config.destination[0].model_copy(update={"tls": ClientTls(ca=ca)})
+                assert attempt(config.model_copy(update={"destination": (destination,)}), store)[0] == expected
     assert len(got) == 1
 
 
@@ -415,7 +393,7 @@ def test_an_interface_engine_acknowledges_or_gets_it_again(
 ) -> None:
     with engine(code) as (port, got):
         to = {"kind": "hl7-mllp", "host": "127.0.0.1", "port": port}
-        with owing(tmp_path, ("hl7",), **to) as (config, store, (built,)):
+        with queued(tmp_path, ("hl7",), **to) as (config, store, (built,)):
             assert attempt(config, store) == expected
             assert got == [built.uid]
             if expected[0] == WAITING:
@@ -427,7 +405,7 @@ def test_over_tls_an_interface_engine_is_recognised(tmp_path: Path, authority: A
     for number, ca in enumerate((other.ca, authority.ca)):
         with engine("AA", server_side(authority.issue("engine"))) as (port, got):
             to = {"kind": "hl7-mllp", "host": "127.0.0.1", "port": port, "tls": {"ca": ca}}
-            with owing(tmp_path / str(number), ("hl7",), **to) as (config, store, _):
+            with queued(tmp_path / str(number), ("hl7",), **to) as (config, store, _):
                 state, reason = attempt(config, store)
                 assert state == (SENT if number else WAITING)
                 assert number or str(reason).startswith(REFUSED)
@@ -454,7 +432,7 @@ CUT = "the acknowledgment was cut off"
 def test_half_an_answer_and_the_answer_to_another_are_none(tmp_path: Path, answer: str, reason: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         to = {"kind": "hl7-mllp", "host": "127.0.0.1", "port": server.getsockname()[1]}
-        with owing(tmp_path, ("hl7",), **to) as (config, store, (built,)):
+        with queued(tmp_path, ("hl7",), **to) as (config, store, (built,)):
 
             def serve() -> None:
                 link, _ = server.accept()
@@ -496,7 +474,7 @@ def client_side(ca: str, pair: dict[str, str] | None) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize(
-    ("asked", "mine", "told"),
+    ("asked", "mine", "expected"),
     [
         (False, None, None),
         (True, "good", None),
@@ -507,7 +485,7 @@ def client_side(ca: str, pair: dict[str, str] | None) -> ssl.SSLContext:
     ],
 )
 def test_who_shows_what_is_asked_for_may_send(
-    tmp_path: Path, authority: Authority, other: Authority, asked: bool, mine: str | None, told: str | None
+    tmp_path: Path, authority: Authority, other: Authority, asked: bool, mine: str | None, expected: str | None
 ) -> None:
     pairs = {
         "good": authority.issue("sender"),
@@ -523,14 +501,14 @@ def test_who_shows_what_is_asked_for_may_send(
 
         context = None if mine == "plain" else client_side(authority.ca, pairs[mine] if mine else None)
         status = offer(receiver.port, context)
-        if told is None:
+        if expected is None:
             assert status == 0
             assert only_job(store).state == WAITING
             assert refused() == []
             return
         assert status is None
         until(lambda: bool(refused()))
-        assert refused()[0]["reason"].startswith(told)
+        assert refused()[0]["reason"].startswith(expected)
         assert "127.0.0.1" not in str(logs)
         assert offer(receiver.port, client_side(authority.ca, pairs["good"])) == 0, "others are not disturbed"
 

@@ -47,9 +47,9 @@ def ask(receiver: Receiver, question: Dataset, kind: int = 1) -> tuple[int, Any]
     )
     assert association.is_established
     status, _ = association.send_n_action(question, kind, COMMITMENT, INSTANCE)
-    told = reports.get(timeout=30) if status.Status == 0 else None
+    report = reports.get(timeout=30) if status.Status == 0 else None
     association.release()
-    return status.Status, told
+    return status.Status, report
 
 
 def question(*uids: str) -> Dataset:
@@ -63,8 +63,8 @@ def question(*uids: str) -> Dataset:
     return asked
 
 
-def uids(told: pydicom.Dataset, name: str) -> list[str]:
-    return [item.ReferencedSOPInstanceUID for item in told.get(name, [])]
+def uids(report: pydicom.Dataset, name: str) -> list[str]:
+    return [item.ReferencedSOPInstanceUID for item in report.get(name, [])]
 
 
 def test_what_is_safe_is_committed_and_the_rest_is_not(tmp_path: Path) -> None:
@@ -72,15 +72,15 @@ def test_what_is_safe_is_committed_and_the_rest_is_not(tmp_path: Path) -> None:
     with receiving(gateway(tmp_path, receive=RECEIVE)) as (receiver, _):
         assert push(receiver, *sources) == [0, 0]
         asked = question(*(source.SOPInstanceUID for source in sources))
-        status, (kind, told) = ask(receiver, asked)
-        assert (status, kind, told.TransactionUID) == (0, 1, asked.TransactionUID)
-        assert uids(told, "ReferencedSOPSequence") == [source.SOPInstanceUID for source in sources]
-        assert "FailedSOPSequence" not in told
-        status, (kind, told) = ask(receiver, question(sources[0].SOPInstanceUID, absent))
+        status, (kind, report) = ask(receiver, asked)
+        assert (status, kind, report.TransactionUID) == (0, 1, asked.TransactionUID)
+        assert uids(report, "ReferencedSOPSequence") == [source.SOPInstanceUID for source in sources]
+        assert "FailedSOPSequence" not in report
+        status, (kind, report) = ask(receiver, question(sources[0].SOPInstanceUID, absent))
         assert (status, kind) == (0, 2)
-        assert uids(told, "ReferencedSOPSequence") == [sources[0].SOPInstanceUID]
-        assert uids(told, "FailedSOPSequence") == [absent]
-        assert told.FailedSOPSequence[0].FailureReason == 0x0112
+        assert uids(report, "ReferencedSOPSequence") == [sources[0].SOPInstanceUID]
+        assert uids(report, "FailedSOPSequence") == [absent]
+        assert report.FailedSOPSequence[0].FailureReason == 0x0112
 
 
 def test_an_instance_of_another_class_than_asked_is_not_committed(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_an_instance_of_another_class_than_asked_is_not_committed(tmp_path: Path
         assert push(receiver, source) == [0]
         asked = question(source.SOPInstanceUID, "1.2.3")
         asked.ReferencedSOPSequence[0].ReferencedSOPClassUID = SecondaryCaptureImageStorage
-        _, (kind, told) = ask(receiver, asked)
-        assert (kind, uids(told, "ReferencedSOPSequence")) == (2, [])
-        assert [(item.ReferencedSOPClassUID, item.FailureReason) for item in told.FailedSOPSequence] == [
+        _, (kind, report) = ask(receiver, asked)
+        assert (kind, uids(report, "ReferencedSOPSequence")) == (2, [])
+        assert [(item.ReferencedSOPClassUID, item.FailureReason) for item in report.FailedSOPSequence] == [
             (SecondaryCaptureImageStorage, 0x0119),
             (DigitalXRayImageStorageForPresentation, 0x0112),
         ]
@@ -99,9 +99,9 @@ def test_an_instance_of_another_class_than_asked_is_not_committed(tmp_path: Path
             assert session.scalars(select(Image.committed_at)).one() is None, "retention may erase it"
         asked = question(source.SOPInstanceUID, source.SOPInstanceUID)
         asked.ReferencedSOPSequence[0].ReferencedSOPClassUID = SecondaryCaptureImageStorage
-        _, (kind, told) = ask(receiver, asked)
-        assert [item.ReferencedSOPClassUID for item in told.ReferencedSOPSequence] == [source.SOPClassUID]
-        assert [item.FailureReason for item in told.FailedSOPSequence] == [0x0119]
+        _, (kind, report) = ask(receiver, asked)
+        assert [item.ReferencedSOPClassUID for item in report.ReferencedSOPSequence] == [source.SOPClassUID]
+        assert [item.FailureReason for item in report.FailedSOPSequence] == [0x0119]
 
 
 @pytest.mark.parametrize(("kind", "status"), [(2, NO_SUCH_ACTION), (1, INVALID_ARGUMENT)])
@@ -154,7 +154,7 @@ def ask_and_go(receiver: Receiver, asked: Dataset) -> int:
 
 
 def due(store: Store, settings: Receive) -> str:
-    """Try what is owed at once; returns the state of the only report."""
+    """Try the queued reports at once; returns the state of the only report."""
     with store.write() as session:
         session.execute(update(Report).values(not_before=now()))
     commitment.step(store, settings, random.Random(0))
@@ -170,26 +170,26 @@ def test_who_does_not_wait_is_told_over_another_association(tmp_path: Path) -> N
         assert push(receiver, source) == [0]
         asked = question(source.SOPInstanceUID, "1.2.3")
         assert ask_and_go(receiver, asked) == 0
-        until(lambda: owed(store) == [WAITING])
+        until(lambda: states(store) == [WAITING])
         assert due(store, config.receive) == WAITING, "the sender does not listen yet"
         with modality(port) as (_, reports):
             assert due(store, config.receive) == SENT
             assert due(store, config.receive) == SENT
-        ((kind, told),) = reports
-        assert (kind, told.TransactionUID) == (2, asked.TransactionUID)
-        assert uids(told, "ReferencedSOPSequence") == [source.SOPInstanceUID]
-        assert uids(told, "FailedSOPSequence") == ["1.2.3"]
+        ((kind, report),) = reports
+        assert (kind, report.TransactionUID) == (2, asked.TransactionUID)
+        assert uids(report, "ReferencedSOPSequence") == [source.SOPInstanceUID]
+        assert uids(report, "FailedSOPSequence") == ["1.2.3"]
 
 
-def owe(store: Store) -> list[str]:
-    """Owe three reports to one peer; returns their transactions."""
+def queue_three(store: Store) -> list[str]:
+    """Queue three reports to one peer; returns their transactions."""
     transactions = [str(generate_uid()) for _ in range(3)]
     with store.write() as session:
         for uid in transactions:
-            told = Dataset()
-            told.TransactionUID = uid
+            report = Dataset()
+            report.TransactionUID = uid
             values = {"state": WAITING, "attempts": 0, "created_at": now(), "not_before": now()}
-            session.add(Report(peer=CALLER, content=told.to_json_dict(), **values))
+            session.add(Report(peer=CALLER, content=report.to_json_dict(), **values))
     return transactions
 
 
@@ -198,11 +198,11 @@ def test_a_report_that_is_refused_holds_up_no_other(tmp_path: Path) -> None:
     peer = {"aet": CALLER, "host": "127.0.0.1", "port": port}
     config = gateway(tmp_path, receive={**RECEIVE, "commitment_peer": (peer,)})
     store = open_store(config.database, migrate=True)
-    first, *others = owe(store)
+    first, *others = queue_three(store)
     with modality(port, refused=first) as (_, reports):
         commitment.step(store, config.receive, random.Random(0))
-    assert [told.TransactionUID for _, told in reports] == others
-    assert owed(store) == [WAITING, SENT, SENT]
+    assert [report.TransactionUID for _, report in reports] == others
+    assert states(store) == [WAITING, SENT, SENT]
     store.close()
 
 
@@ -211,15 +211,15 @@ def test_of_a_peer_that_is_down_one_report_is_tried(tmp_path: Path, monkeypatch:
     peer = {"aet": CALLER, "host": "127.0.0.1", "port": port}
     config = gateway(tmp_path, receive={**RECEIVE, "commitment_peer": (peer,)})
     store, asked = open_store(config.database, migrate=True), []
-    owe(store)
+    queue_three(store)
 
-    def counted(*arguments: Any, **known: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         asked.append(arguments)
-        return associate(*arguments, **known)
+        return associate(*arguments, **options)
 
     monkeypatch.setattr(commitment, "associate", counted)
     commitment.step(store, config.receive, random.Random(0))
-    assert (len(asked), owed(store)) == (1, [WAITING] * 3)
+    assert (len(asked), states(store)) == (1, [WAITING] * 3)
     store.close()
 
 
@@ -232,11 +232,11 @@ def test_who_waits_is_told_once(tmp_path: Path) -> None:
             assert push(receiver, source) == [0]
             status, (kind, _) = ask(receiver, question(source.SOPInstanceUID))
             assert (status, kind) == (0, 1)
-            until(lambda: owed(store) == [SENT])
+            until(lambda: states(store) == [SENT])
             assert due(store, config.receive) == SENT
         assert reports == []
 
 
-def owed(store: Store) -> list[str]:
+def states(store: Store) -> list[str]:
     with store.read() as session:
         return list(session.scalars(select(Report.state).order_by(Report.id)))

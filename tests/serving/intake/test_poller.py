@@ -25,7 +25,7 @@ from tests.support.killed import NEVER, outside
 from tests.support.waiting import ready, until
 
 from pneumoscope.errors import StorageError
-from pneumoscope.serving.intake.poller import _ATTEMPTS, Poller, place, pollers
+from pneumoscope.serving.intake.poller import _ATTEMPTS, Poller, feed_of, pollers
 from pneumoscope.serving.intake.receipt import open_intake
 from pneumoscope.serving.results import encode
 from pneumoscope.serving.run.check import check
@@ -65,18 +65,18 @@ def came(store: Store) -> list[str]:
 
 
 def feed(store: Store) -> Feed:
-    return place(store, "pacs")
+    return feed_of(store, "pacs")
 
 
 def upload(pacs: Orthanc, *sources: pydicom.Dataset | bytes) -> list[str]:
     """Give objects to Orthanc; returns its names for them."""
-    found = []
+    ids = []
     for source in sources:
         content = source if isinstance(source, bytes) else encoded(source)
         response = httpx.post(f"{pacs.url}/instances", content=content)
         response.raise_for_status()
-        found.append(response.json()["ID"])
-    return found
+        ids.append(response.json()["ID"])
+    return ids
 
 
 # A real Orthanc.
@@ -226,7 +226,7 @@ def test_killed_between_two_steps_nothing_is_lost_or_doubled(tmp_path: Path, sta
         assert outside(poll, config, stage) == -signal.SIGKILL
         store = open_store(config.database)
         done = {"asked": 0, "fetched": 0, "stored": 1, "moved": 2}[stage]
-        assert (len(came(store)), feed(store).seq) == (done, done), "image and place are one transaction"
+        assert (len(came(store)), feed(store).seq) == (done, done), "image and position are one transaction"
         assert outside(poll, config, NEVER) == 0
         assert came(store) == [source.SOPInstanceUID for source in sources]
         assert feed(store).seq == 2
@@ -250,7 +250,7 @@ def test_what_fails_once_is_fetched_again(tmp_path: Path, fault: Fault) -> None:
         pacs.faults["/file"] = [fault]
         with pytest.raises(OrthancError) as error:
             poller.step()
-        poller.tell(error.value)
+        poller.record_fault(error.value)
         assert feed(store).fault == str(error.value)
         assert feed(store).seq == 0
         assert b'pneumoscope_feed_failing{orthanc="pacs"} 1.0' in metrics(poller, store)
@@ -371,12 +371,12 @@ def test_check_tells_whether_it_answers(tmp_path: Path) -> None:
                    {"name": "odd", "url": pacs.url, "user_file": str(tmp_path / "user")}]  # fmt: skip
         (tmp_path / "user").write_text("nobody")
         config = gateway(tmp_path, orthanc=tuple(sources))
-        found = {item.what: item for item in check(config) if item.what.startswith("orthanc")}
-    assert found["orthanc up"].told == "answers, version fake"
-    assert found["orthanc down"].fault is not None
-    assert not found["orthanc down"].fatal
-    assert "name:password" in found["orthanc odd"].told
-    assert found["orthanc odd"].fatal
+        checks = {item.subject: item for item in check(config) if item.subject.startswith("orthanc")}
+    assert checks["orthanc up"].message == "answers, version fake"
+    assert checks["orthanc down"].fault is not None
+    assert not checks["orthanc down"].fatal
+    assert "name:password" in checks["orthanc odd"].message
+    assert checks["orthanc odd"].fatal
     assert "poll" in names(config)
     assert "poll" not in names(gateway(tmp_path))
 

@@ -108,8 +108,8 @@ def test_an_arrival_whose_file_went_is_refused(intake: Intake, monkeypatch: pyte
     monkeypatch.setattr(leftovers, "_OLD", -60.0)
     settle, counts = Intake._settle, []
 
-    def too_slow(self: Intake, arrival: Path, place: Path) -> None:
-        settle(self, arrival, place)
+    def too_slow(self: Intake, arrival: Path, path: Path) -> None:
+        settle(self, arrival, path)
         counts.append(leftovers.remove(self.folder, self.store))
 
     monkeypatch.setattr(Intake, "_settle", too_slow)

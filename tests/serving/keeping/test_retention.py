@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
 from tests.support.entries import entry
 from tests.support.gateway import CALLER, chest
-from tests.support.web import Place, answer, bring, events, opened
+from tests.support.web import WebApp, answer, bring, events, opened
 from typer.testing import CliRunner
 
 from pneumoscope.cli.root import app as cli
@@ -57,11 +58,11 @@ class Dead(BaseException):
     """The power failed."""
 
 
-def old(place: Place, at: datetime = LONG_AGO, state: str = SENT, **changes: Any) -> int:
+def old(web: WebApp, at: datetime = LONG_AGO, state: str = SENT, **changes: Any) -> int:
     """An image answered so long ago, its one object in a state; returns its row."""
-    image_id = bring(place, chest(**changes))
-    result_id = answer(place, image_id, created_at=at)
-    with place.store.write() as session:
+    image_id = bring(web, chest(**changes))
+    result_id = answer(web, image_id, created_at=at)
+    with web.store.write() as session:
         built = Object(result_id=result_id, kind="sr", uid=f"1.2.{image_id}", suffix=".dcm", data=b"bytes")
         session.add(built)
         session.flush()
@@ -71,141 +72,141 @@ def old(place: Place, at: datetime = LONG_AGO, state: str = SENT, **changes: Any
     return image_id
 
 
-def image(place: Place, image_id: int) -> Image:
-    with place.store.read() as session:
-        found = session.get_one(Image, image_id)
-        session.expunge(found)
-        return found
+def image(web: WebApp, image_id: int) -> Image:
+    with web.store.read() as session:
+        row = session.get_one(Image, image_id)
+        session.expunge(row)
+        return row
 
 
-def kept(place: Place, image_id: int) -> tuple[bool, bool, bool, bool]:
+def kept(web: WebApp, image_id: int) -> tuple[bool, bool, bool, bool]:
     """Whether file, bytes of results, heat map and job are there."""
-    found = image(place, image_id)
-    with place.store.read() as session:
+    row = image(web, image_id)
+    with web.store.read() as session:
         job = session.scalar(select(JobRow).where(JobRow.image_id == image_id))
         result = None if job is None else job.result
         data = result is not None and any(item.data for item in result.objects)
-        file = found.file is not None and (place.config.images / found.file).is_file()
+        file = row.file is not None and (web.config.images / row.file).is_file()
         return file, data, result is not None and result.map_png is not None, job is not None
 
 
 @pytest.fixture
-def place(tmp_path: Path, with_users: Path) -> Any:
-    with opened(tmp_path, with_users, retention=ALL) as found:
-        yield found
+def web(tmp_path: Path, with_users: Path) -> Any:
+    with opened(tmp_path, with_users, retention=ALL) as running:
+        yield running
 
 
 def test_without_the_section_nothing_is_erased(tmp_path: Path, with_users: Path) -> None:
-    with opened(tmp_path, with_users) as place:
-        image_id = old(place, AGES_AGO)
-        assert sweep(place.config, place.store) == {}
-        assert kept(place, image_id) == (True, True, True, True)
-        assert "retain" not in process_names.names(place.config)
-        assert events(place, trail.ERASED) == []
+    with opened(tmp_path, with_users) as web:
+        image_id = old(web, AGES_AGO)
+        assert sweep(web.config, web.store) == {}
+        assert kept(web, image_id) == (True, True, True, True)
+        assert "retain" not in process_names.names(web.config)
+        assert events(web, trail.ERASED) == []
 
 
-def test_what_is_due_is_erased_and_told(place: Place) -> None:
-    young, middle, eldest = old(place, now()), old(place), old(place, AGES_AGO)
-    assert sweep(place.config, place.store) == {"jobs": 1, "commitment reports": 0, "images": 1, "results": 1}
-    assert kept(place, young) == (True, True, True, True)
-    assert kept(place, middle) == (False, False, False, True)
-    assert kept(place, eldest) == (False, False, False, False)
-    row = image(place, eldest)
+def test_what_is_due_is_erased_and_told(web: WebApp) -> None:
+    young, middle, eldest = old(web, now()), old(web), old(web, AGES_AGO)
+    assert sweep(web.config, web.store) == {"jobs": 1, "commitment reports": 0, "images": 1, "results": 1}
+    assert kept(web, young) == (True, True, True, True)
+    assert kept(web, middle) == (False, False, False, True)
+    assert kept(web, eldest) == (False, False, False, False)
+    row = image(web, eldest)
     assert (row.patient_id, row.patient_name, row.study_uid, row.header) == (None, None, "", {})
-    told = [event.detail for event in events(place, trail.ERASED)]
-    assert told == ["1 jobs, after 60 days", "1 images, after 30 days", "1 results, after 30 days"]
-    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
-    assert len(list(place.config.images.rglob("*.dcm"))) == 1
+    details = [event.detail for event in events(web, trail.ERASED)]
+    assert details == ["1 jobs, after 60 days", "1 images, after 30 days", "1 results, after 30 days"]
+    assert sweep(web.config, web.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
+    assert len(list(web.config.images.rglob("*.dcm"))) == 1
 
 
-def test_nothing_of_a_patient_is_left_in_the_database(place: Place) -> None:
-    old(place, AGES_AGO, PatientName="Xyzzy^Plugh")
-    sweep(place.config, place.store)
-    place.store.forget()
-    assert b"Xyzzy" not in b"".join(file.read_bytes() for file in place.config.folder.rglob("*") if file.is_file())
+def test_nothing_of_a_patient_is_left_in_the_database(web: WebApp) -> None:
+    old(web, AGES_AGO, PatientName="Xyzzy^Plugh")
+    sweep(web.config, web.store)
+    web.store.forget()
+    assert b"Xyzzy" not in b"".join(file.read_bytes() for file in web.config.folder.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize("state", [WAITING, DEAD])
-def test_what_is_not_delivered_stays(place: Place, state: str) -> None:
-    image_id = old(place, AGES_AGO, state)
-    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
-    assert kept(place, image_id) == (True, True, True, True)
+def test_what_is_not_delivered_stays(web: WebApp, state: str) -> None:
+    image_id = old(web, AGES_AGO, state)
+    assert sweep(web.config, web.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
+    assert kept(web, image_id) == (True, True, True, True)
 
 
 @pytest.mark.parametrize("state", [WAITING, RUNNING])
-def test_what_is_analysed_stays(place: Place, state: str) -> None:
-    image_id = old(place, AGES_AGO)
-    with place.store.write() as session:
+def test_what_is_analysed_stays(web: WebApp, state: str) -> None:
+    image_id = old(web, AGES_AGO)
+    with web.store.write() as session:
         session.execute(update(JobRow).where(JobRow.image_id == image_id).values(state=state))
-    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
+    assert sweep(web.config, web.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 0}
 
 
-def test_quarantine_ends(place: Place) -> None:
-    image_id = old(place)
-    with place.store.write() as session:
+def test_quarantine_ends(web: WebApp) -> None:
+    image_id = old(web)
+    with web.store.write() as session:
         session.execute(update(JobRow).where(JobRow.image_id == image_id).values(state=QUARANTINED))
-    assert sweep(place.config, place.store)["images"] == 1
+    assert sweep(web.config, web.store)["images"] == 1
 
 
-def test_a_committed_image_stays_and_its_results_go(place: Place) -> None:
-    image_id = old(place, AGES_AGO)
-    uid = image(place, image_id).sop_uid
-    with place.store.write() as session:
-        assert jobs.commit(session, place.config.images, [uid, "1.2.3"]) == {uid}
-    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 1}
-    assert kept(place, image_id) == (True, False, False, True)
+def test_a_committed_image_stays_and_its_results_go(web: WebApp) -> None:
+    image_id = old(web, AGES_AGO)
+    uid = image(web, image_id).sop_uid
+    with web.store.write() as session:
+        assert jobs.commit(session, web.config.images, [uid, "1.2.3"]) == {uid}
+    assert sweep(web.config, web.store) == {"jobs": 0, "commitment reports": 0, "images": 0, "results": 1}
+    assert kept(web, image_id) == (True, False, False, True)
 
 
-def test_an_erased_image_is_not_committed(place: Place) -> None:
-    image_id = old(place)
-    row = image(place, image_id)
-    (place.config.images / str(row.file)).unlink()  # as after a crash between file and row
-    with place.store.write() as session:
-        assert jobs.commit(session, place.config.images, [row.sop_uid]) == set()
+def test_an_erased_image_is_not_committed(web: WebApp) -> None:
+    image_id = old(web)
+    row = image(web, image_id)
+    (web.config.images / str(row.file)).unlink()  # as after a crash between file and row
+    with web.store.write() as session:
+        assert jobs.commit(session, web.config.images, [row.sop_uid]) == set()
 
 
-def test_what_a_reader_said_keeps_the_job(place: Place) -> None:
-    image_id = old(place, AGES_AGO)
-    with place.store.write() as session:
+def test_what_a_reader_said_keeps_the_job(web: WebApp) -> None:
+    image_id = old(web, AGES_AGO)
+    with web.store.write() as session:
         result = session.scalars(select(Result.id)).one()
-        said = {"verdict": "agree", "label": None, "comment": None, "created_at": AGES_AGO}
-        session.add(Feedback(key="f", result_id=result, user_id=1, **said))
-    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 1, "results": 1}
-    assert kept(place, image_id) == (False, False, False, True)
+        values = {"verdict": "agree", "label": None, "comment": None, "created_at": AGES_AGO}
+        session.add(Feedback(key="f", result_id=result, user_id=1, **values))
+    assert sweep(web.config, web.store) == {"jobs": 0, "commitment reports": 0, "images": 1, "results": 1}
+    assert kept(web, image_id) == (False, False, False, True)
 
 
 @pytest.mark.parametrize("ago", [LONG_AGO, AGES_AGO])
 def test_who_dies_after_the_file_is_finished_by_the_next(
-    place: Place, monkeypatch: pytest.MonkeyPatch, ago: datetime
+    web: WebApp, monkeypatch: pytest.MonkeyPatch, ago: datetime
 ) -> None:
-    image_id = old(place, ago)
-    file = place.config.images / str(image(place, image_id).file)
+    image_id = old(web, ago)
+    file = web.config.images / str(image(web, image_id).file)
     with monkeypatch.context() as patch:
         patch.setattr("pneumoscope.serving.keeping.erasure.sync_folder", lambda folder: (_ for _ in ()).throw(Dead))
         with pytest.raises(Dead):
-            sweep(place.config, place.store)
+            sweep(web.config, web.store)
     assert not file.exists()
-    assert image(place, image_id).file is not None  # the row still says what is to be finished
-    assert events(place, trail.ERASED) == []
-    assert sum(sweep(place.config, place.store).values()) > 0
-    assert image(place, image_id).file is None
-    assert len(events(place, trail.ERASED)) > 0
+    assert image(web, image_id).file is not None  # the row still says what is to be finished
+    assert events(web, trail.ERASED) == []
+    assert sum(sweep(web.config, web.store).values()) > 0
+    assert image(web, image_id).file is None
+    assert len(events(web, trail.ERASED)) > 0
 
 
-def test_many_go_in_small_transactions_until_told_to_stop(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_go_in_small_transactions_until_told_to_stop(web: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pneumoscope.serving.keeping.retention._BATCH", 2)
     for number in range(5):
-        old(place, StudyInstanceUID=f"1.2.{number}")
+        old(web, StudyInstanceUID=f"1.2.{number}")
     asked = iter([True, True, True, False])  # jobs, reports, then images once
-    assert sweep(place.config, place.store, lambda: next(asked, False)) == {
+    assert sweep(web.config, web.store, lambda: next(asked, False)) == {
         "jobs": 0,
         "commitment reports": 0,
         "images": 2,
         "results": 0,
     }
-    assert sweep(place.config, place.store) == {"jobs": 0, "commitment reports": 0, "images": 3, "results": 5}
-    told = [event.detail for event in events(place, trail.ERASED) if "images" in str(event.detail)]
-    assert told == ["2 images, after 30 days", "2 images, after 30 days", "1 images, after 30 days"]
+    assert sweep(web.config, web.store) == {"jobs": 0, "commitment reports": 0, "images": 3, "results": 5}
+    details = [event.detail for event in events(web, trail.ERASED) if "images" in str(event.detail)]
+    assert details == ["2 images, after 30 days", "2 images, after 30 days", "1 images, after 30 days"]
 
 
 @pytest.mark.parametrize(
@@ -216,11 +217,11 @@ def test_many_go_in_small_transactions_until_told_to_stop(place: Place, monkeypa
 @pytest.mark.parametrize("batch", [1, 50])
 @pytest.mark.parametrize(("ago", "kind"), [(LONG_AGO, "images"), (AGES_AGO, "jobs")])
 def test_a_file_that_cannot_be_erased_keeps_its_row_and_holds_up_no_other(
-    place: Place, monkeypatch: pytest.MonkeyPatch, fault: OSError, batch: int, ago: datetime, kind: str
+    web: WebApp, monkeypatch: pytest.MonkeyPatch, fault: OSError, batch: int, ago: datetime, kind: str
 ) -> None:
     monkeypatch.setattr("pneumoscope.serving.keeping.retention._BATCH", batch)
-    stuck, other = old(place, ago, StudyInstanceUID="1.2.1"), old(place, ago, StudyInstanceUID="1.2.2")
-    file, unlink = place.config.images / str(image(place, stuck).file), Path.unlink
+    stuck, other = old(web, ago, StudyInstanceUID="1.2.1"), old(web, ago, StudyInstanceUID="1.2.2")
+    file, unlink = web.config.images / str(image(web, stuck).file), Path.unlink
 
     def refusing(self: Path, missing_ok: bool = False) -> None:
         if self == file:
@@ -229,20 +230,20 @@ def test_a_file_that_cannot_be_erased_keeps_its_row_and_holds_up_no_other(
 
     with monkeypatch.context() as patch, capture_logs() as logs:
         patch.setattr(Path, "unlink", refusing)
-        counts = sweep(place.config, place.store)
+        counts = sweep(web.config, web.store)
     assert (counts[kind], counts["images"] + counts["jobs"]) == (1, 1)
     assert counts["results"] == (2 if kind == "images" else 1), "what comes after is erased"
-    assert kept(place, stuck) == (True, False, False, True)
-    assert image(place, stuck).sop_uid != f"erased:{stuck}"
-    assert kept(place, other) == (False, False, False, kind == "images")
-    told = [line for line in logs if line["event"] == "not erased"]
-    assert {line["image"] for line in told} == {stuck}
-    assert file.name not in str(told)
-    assert sweep(place.config, place.store)[kind] == 1
+    assert kept(web, stuck) == (True, False, False, True)
+    assert image(web, stuck).sop_uid != f"erased:{stuck}"
+    assert kept(web, other) == (False, False, False, kind == "images")
+    lines = [line for line in logs if line["event"] == "not erased"]
+    assert {line["image"] for line in lines} == {stuck}
+    assert file.name not in str(lines)
+    assert sweep(web.config, web.store)[kind] == 1
     assert not file.exists()
 
 
-def test_a_sweep_that_the_system_stops_is_told_and_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_that_the_system_stops_is_told_and_tried_again(web: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
     stop = threading.Event()
 
     def fail(*arguments: Any) -> None:
@@ -251,20 +252,20 @@ def test_a_sweep_that_the_system_stops_is_told_and_tried_again(place: Place, mon
 
     monkeypatch.setattr("pneumoscope.serving.keeping.retention.sweep", fail)
     with capture_logs() as logs:
-        run(place.config, place.store, stop, lambda: None)
+        run(web.config, web.store, stop, lambda: None)
     assert [line["event"] for line in logs] == ["not swept"]
 
 
 def test_an_image_that_comes_again_is_kept_and_never_acknowledged_without_its_file(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    web: WebApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = chest()
-    image_id = bring(place, source)
-    old_id = image(place, image_id).id
-    with place.store.write() as session:
+    image_id = bring(web, source)
+    old_id = image(web, image_id).id
+    with web.store.write() as session:
         session.execute(update(JobRow).values(state="declined", ended_at=LONG_AGO))
-    assert sweep(place.config, place.store)["images"] == 1
-    intake, arrival = open_intake(place.config, place.store), place.config.incoming / "a.dcm"
+    assert sweep(web.config, web.store)["images"] == 1
+    intake, arrival = open_intake(web.config, web.store), web.config.incoming / "a.dcm"
     settle = type(intake)._settle
 
     def erased_meanwhile(self: Any, one: Path, where: Path) -> None:
@@ -274,38 +275,38 @@ def test_an_image_that_comes_again_is_kept_and_never_acknowledged_without_its_fi
     with monkeypatch.context() as patch:
         patch.setattr(type(intake), "_settle", erased_meanwhile)
         source.save_as(arrival, enforce_file_format=True)
-        with pytest.raises(StorageError, match="erased while it came in"):
+        with pytest.raises(StorageError, match="erased while it was received"):
             intake.take(arrival, "test")
-    assert image(place, old_id).file is None
+    assert image(web, old_id).file is None
     source.save_as(arrival, enforce_file_format=True)
     assert (receipt := intake.take(arrival, "test")).image_id == old_id
     assert receipt.outcome == DUPLICATE
-    assert kept(place, old_id)[0]
+    assert kept(web, old_id)[0]
 
 
-def test_the_number_of_an_erased_image_shows_nobody(place: Place) -> None:
-    image_id = old(place, AGES_AGO)
-    source_uid = image(place, image_id).sop_uid
-    sweep(place.config, place.store)
-    browser = place.as_("admin")
+def test_the_number_of_an_erased_image_shows_nobody(web: WebApp) -> None:
+    image_id = old(web, AGES_AGO)
+    source_uid = image(web, image_id).sop_uid
+    sweep(web.config, web.store)
+    browser = web.as_("admin")
     for path in (f"/study/{image_id}", f"/study/{image_id}/pixels", f"/api/studies/{image_id}"):
         assert browser.get(path).status_code == 404
     assert "Doe" not in browser.get("/worklist?hours=0").text
-    arrival = place.config.incoming / "a.dcm"
+    arrival = web.config.incoming / "a.dcm"
     chest(SOPInstanceUID=source_uid).save_as(arrival, enforce_file_format=True)
-    again = open_intake(place.config, place.store).take(arrival, "test")
+    again = open_intake(web.config, web.store).take(arrival, "test")
     assert (again.outcome, again.image_id) == (STORED, image_id + 1)
 
 
 def test_events_and_sign_ins(tmp_path: Path, with_users: Path) -> None:
-    with opened(tmp_path, with_users, retention={"events": 60}) as place:
-        place.as_("reader").get("/worklist")
-        with place.store.write() as session:
+    with opened(tmp_path, with_users, retention={"events": 60}) as web:
+        web.as_("reader").get("/worklist")
+        with web.store.write() as session:
             session.execute(update(Event).values(at=AGES_AGO))
             session.execute(update(SignIn).values(expires_at=AGES_AGO))
-        place.as_("viewer")
-        assert sweep(place.config, place.store) == {"events": 1, "sign-ins": 1}
-        with place.store.read() as session:
+        web.as_("viewer")
+        assert sweep(web.config, web.store) == {"events": 1, "sign-ins": 1}
+        with web.store.read() as session:
             assert session.scalar(select(func.count()).select_from(SignIn)) == 1
             assert [e.action for e in session.scalars(select(Event))] == [
                 trail.SIGNED_IN, trail.ERASED, trail.ERASED,
@@ -321,19 +322,19 @@ class Stop(threading.Event):
 
 
 def test_the_process_says_that_it_is_well_and_outlives_a_full_disk(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    web: WebApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image_id, beats = old(place), []
+    image_id, beats = old(web), []
 
     def full(*_: object) -> None:
         raise StorageError("no space left")
 
     with monkeypatch.context() as patch:
         patch.setattr("pneumoscope.serving.keeping.retention.sweep", full)
-        run(place.config, place.store, Stop(), lambda: beats.append(1))
-    assert kept(place, image_id)[0]
-    run(place.config, place.store, Stop(), lambda: beats.append(1))
-    assert not kept(place, image_id)[0]
+        run(web.config, web.store, Stop(), lambda: beats.append(1))
+    assert kept(web, image_id)[0]
+    run(web.config, web.store, Stop(), lambda: beats.append(1))
+    assert not kept(web, image_id)[0]
     assert len(beats) >= 2
 
 
@@ -347,8 +348,8 @@ def month(number: int) -> datetime:
 def filled(path: Path) -> Journal:
     journal = Journal(path)
     for number in (1, 2, 3):
-        told = entry(f"k{number}", study=f"s{number}", patient="p" if number < 3 else "q")
-        journal.append(type(told)(**{**{n: getattr(told, n) for n in told.__slots__}, "at": month(number)}))
+        line = entry(f"k{number}", study=f"s{number}", patient="p" if number < 3 else "q")
+        journal.append(replace(line, at=month(number)))
     for number in (1, 3):
         journal.append_label(Label(f"l{number}", month(3), f"s{number}", "NORMAL", "page"))
     return journal
@@ -422,52 +423,52 @@ def test_a_text_that_a_spreadsheet_would_compute(tmp_path: Path) -> None:
 # --- one patient ------------------------------------------------------------------------------------------
 
 
-def journaled(place: Place, image_id: int, key: str) -> Journal:
-    row = image(place, image_id)
-    pseudonyms = Pseudonyms.load(default_key(place.config.journal_file))
-    journal = Journal(place.config.journal_file)
+def journaled(web: WebApp, image_id: int, key: str) -> Journal:
+    row = image(web, image_id)
+    pseudonyms = Pseudonyms.load(default_key(web.config.journal_file))
+    journal = Journal(web.config.journal_file)
     study = pseudonyms.of("study", row.study_uid)
     journal.append(entry(key, study=study, patient=pseudonyms.of("patient", row.issuer, row.patient_id)))
     journal.append_label(Label(key, month(3), str(study), "NORMAL", "page"))
     return journal
 
 
-def test_one_patient_is_erased_everywhere(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = old(place, now(), PatientID="1", StudyInstanceUID="1.2.1")
-    elsewhere = old(place, now(), PatientID="1", StudyInstanceUID="1.2.2", IssuerOfPatientID="Elsewhere")
-    other = old(place, now(), PatientID="2", StudyInstanceUID="1.2.3")
+def test_one_patient_is_erased_everywhere(web: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = old(web, now(), PatientID="1", StudyInstanceUID="1.2.1")
+    elsewhere = old(web, now(), PatientID="1", StudyInstanceUID="1.2.2", IssuerOfPatientID="Elsewhere")
+    other = old(web, now(), PatientID="2", StudyInstanceUID="1.2.3")
     for image_id, key in ((one, "k1"), (elsewhere, "k2")):
-        journaled(place, image_id, key)
-    journal = Journal(place.config.journal_file)
+        journaled(web, image_id, key)
+    journal = Journal(web.config.journal_file)
     assert journal.archive(now()) == 4
-    journaled(place, other, "k3")
+    journaled(web, other, "k3")
     with pytest.raises(Dead):
-        erase_patient(place.config, place.store, "1", stages=lambda stage: (_ for _ in ()).throw(Dead))
-    done = erase_patient(place.config, place.store, "1")
+        erase_patient(web.config, web.store, "1", stages=lambda stage: (_ for _ in ()).throw(Dead))
+    done = erase_patient(web.config, web.store, "1")
     assert str(done) == "2 images, 0 predictions, 0 labels; 0 images kept"  # the journal was erased by the first
-    assert [kept(place, image_id) for image_id in (one, elsewhere)] == [(False,) * 4] * 2
-    assert kept(place, other) == (True,) * 4
+    assert [kept(web, image_id) for image_id in (one, elsewhere)] == [(False,) * 4] * 2
+    assert kept(web, other) == (True,) * 4
     assert keys(journal) == (["k3"], ["k3"])
     assert [keys(Journal(file)) for file in archives(journal.path)] == [([], [])]
-    (event,) = events(place, trail.ERASED_ON_REQUEST)
+    (event,) = events(web, trail.ERASED_ON_REQUEST)
     assert event.detail == str(done)
 
 
-def test_on_request_an_issuer_is_told_apart(place: Place) -> None:
-    one = old(place, now(), PatientID="1")
-    journaled(place, one, "k1")
-    assert erase_patient(place.config, place.store, "1", "Elsewhere").images == 0
-    assert str(erase_patient(place.config, place.store, "1", "General Hospital")).startswith("1 images, 1 predictions")
+def test_on_request_an_issuer_is_told_apart(web: WebApp) -> None:
+    one = old(web, now(), PatientID="1")
+    journaled(web, one, "k1")
+    assert erase_patient(web.config, web.store, "1", "Elsewhere").images == 0
+    assert str(erase_patient(web.config, web.store, "1", "General Hospital")).startswith("1 images, 1 predictions")
 
 
-def test_on_request_what_is_owed_or_committed_stays(place: Place) -> None:
-    ids = [old(place, now(), state, StudyInstanceUID=f"1.2.{n}") for n, state in enumerate((WAITING, DEAD, SENT))]
-    with place.store.write() as session:
-        jobs.commit(session, place.config.images, [image(place, ids[2]).sop_uid])
-    done = erase_patient(place.config, place.store, "4711")
+def test_on_request_images_with_waiting_deliveries_or_committed_ones_stay(web: WebApp) -> None:
+    ids = [old(web, now(), state, StudyInstanceUID=f"1.2.{n}") for n, state in enumerate((WAITING, DEAD, SENT))]
+    with web.store.write() as session:
+        jobs.commit(session, web.config.images, [image(web, ids[2]).sop_uid])
+    done = erase_patient(web.config, web.store, "4711")
     assert (done.images, done.kept) == (1, 2)
-    assert [kept(place, image_id)[3] for image_id in ids] == [True, False, True]
-    done = erase_patient(place.config, place.store, "4711", committed=True)
+    assert [kept(web, image_id)[3] for image_id in ids] == [True, False, True]
+    done = erase_patient(web.config, web.store, "4711", committed=True)
     assert (done.images, done.kept) == (1, 1)
 
 
@@ -475,7 +476,7 @@ PACS = {"name": "pacs", "kind": "fhir", "url": "http://127.0.0.1:1"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "held"),
+    ("changes", "kept_images"),
     [
         ({"destination": (PACS,)}, 1),
         ({"destination": ({**PACS, "enabled": False},)}, 0),
@@ -484,28 +485,28 @@ PACS = {"name": "pacs", "kind": "fhir", "url": "http://127.0.0.1:1"}
     ],
 )
 def test_on_request_a_destination_that_nothing_is_sent_to_holds_up_nothing(
-    tmp_path: Path, with_users: Path, changes: dict[str, Any], held: int
+    tmp_path: Path, with_users: Path, changes: dict[str, Any], kept_images: int
 ) -> None:
-    with opened(tmp_path, with_users, **changes) as place:
-        old(place, now(), WAITING)
-        assert erase_patient(place.config, place.store, "4711").kept == held
+    with opened(tmp_path, with_users, **changes) as web:
+        old(web, now(), WAITING)
+        assert erase_patient(web.config, web.store, "4711").kept == kept_images
 
 
 @pytest.mark.parametrize("state", [WAITING, DEAD])
-def test_a_disabled_destination_keeps_what_it_is_owed_and_a_removed_one_does_not(
+def test_a_disabled_destination_keeps_its_waiting_deliveries_and_a_removed_one_does_not(
     tmp_path: Path, with_users: Path, state: str
 ) -> None:
-    with opened(tmp_path, with_users, retention=ALL, destination=({**PACS, "enabled": False},)) as place:
-        image_id = old(place, AGES_AGO, state)
-        sweep(place.config, place.store)
-        assert kept(place, image_id) == (True, True, True, True)
-        sweep(place.config.model_copy(update={"destination": ()}), place.store)
-        assert kept(place, image_id) == (False, False, False, False)
+    with opened(tmp_path, with_users, retention=ALL, destination=({**PACS, "enabled": False},)) as web:
+        image_id = old(web, AGES_AGO, state)
+        sweep(web.config, web.store)
+        assert kept(web, image_id) == (True, True, True, True)
+        sweep(web.config.model_copy(update={"destination": ()}), web.store)
+        assert kept(web, image_id) == (False, False, False, False)
 
 
 def test_erase_at_the_command_line(tmp_path: Path, with_users: Path) -> None:
-    with opened(tmp_path / "gateway", with_users) as place:
-        old(place, now(), WAITING)
+    with opened(tmp_path / "gateway", with_users) as web:
+        old(web, now(), WAITING)
     config = tmp_path / "gateway.toml"
     pacs = '[[destination]]\nname = "pacs"\nkind = "fhir"\nurl = "http://127.0.0.1:1"\n'
     config.write_text(f'folder = "gateway"\n[receive]\ncallers = ["{CALLER}"]\n{pacs}')
@@ -515,9 +516,9 @@ def test_erase_at_the_command_line(tmp_path: Path, with_users: Path) -> None:
     assert "--config or --journal" in str(done.exception)
     journal = Journal(tmp_path / "j.sqlite")
     journal.append(entry("k", patient=Pseudonyms.load(default_key(journal.path)).of("patient", "H", "1")))
-    for issuer, told in (("E", "0 predictions, 0 labels\n"), ("H", "1 predictions, 0 labels\n")):
+    for issuer, output in (("E", "0 predictions, 0 labels\n"), ("H", "1 predictions, 0 labels\n")):
         asked = ["journal", "erase", "--journal", str(journal.path), "--issuer", issuer]
-        assert CliRunner().invoke(cli, asked, input="1\n").stdout == told
+        assert CliRunner().invoke(cli, asked, input="1\n").stdout == output
 
 
 def test_the_process_is_started_where_something_is_to_be_erased() -> None:

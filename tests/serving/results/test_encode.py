@@ -87,9 +87,9 @@ def by_kind(results: tuple[Encoded, ...]) -> dict[str, Encoded]:
 
 
 def texts(dataset: Any) -> str:
-    found: list[str] = []
-    dataset.walk(lambda _, element: found.append(str(element.value)) if element.VR != "SQ" else None)
-    return "\n".join(found)
+    values: list[str] = []
+    dataset.walk(lambda _, element: values.append(str(element.value)) if element.VR != "SQ" else None)
+    return "\n".join(values)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -277,14 +277,14 @@ def test_fhir_is_valid_and_links_within_itself() -> None:
     transaction = json.loads(encode(finding(), ["fhir"], MADE)[0].data)
     Bundle.model_validate(transaction)
     resources = {entry["resource"]["resourceType"]: entry for entry in transaction["entry"]}
-    known = {entry["fullUrl"] for entry in transaction["entry"]}
+    urls = {entry["fullUrl"] for entry in transaction["entry"]}
     report, task = resources["DiagnosticReport"]["resource"], resources["Task"]["resource"]
     assert report["status"] == "preliminary"
     assert {
         report["result"][0]["reference"],
         report["imagingStudy"][0]["reference"],
         task["focus"]["reference"],
-    } <= known
+    } <= urls
     assert task["priority"] == "urgent"
     observation = resources["Observation"]["resource"]
     assert observation["component"][0]["valueQuantity"]["value"] == 87
@@ -380,12 +380,13 @@ def test_the_report_reads_as_a_page(pacs_tools: None, tmp_path: Path) -> None:
     file.write_bytes(encode(finding(source), ["sr"], MADE)[0].data)
     page = subprocess.run(["dsr2html", "+U8", str(file)], capture_output=True, text=True, check=True).stdout
     assert "<script>alert" not in page
-    for said in ("Pneumonia suspected", "87.0", "Present", "PRELIMINARY", "For research use only"):
-        assert said in page
+    for text in ("Pneumonia suspected", "87.0", "Present", "PRELIMINARY", "For research use only"):
+        assert text in page
 
 
 def test_a_real_pacs_takes_and_finds_everything(orthanc: Orthanc) -> None:
-    results = encode(finding(saved(radiograph(**HEADERS["Greek"]))), DICOM, MADE)
+    source = saved(radiograph(**HEADERS["Greek"], StudyInstanceUID="1.2.826.0.1.3680043.8.498.76"))
+    results = encode(finding(source), DICOM, MADE)
     entity = AE("PNEUMOSCOPE")
     for result in results:
         assert result.sop_class
@@ -399,8 +400,8 @@ def test_a_real_pacs_takes_and_finds_everything(orthanc: Orthanc) -> None:
     assert statuses == [0] * 4
     client = DICOMwebClient(orthanc.dicomweb)
     study = read(results[0]).StudyInstanceUID
-    found = client.search_for_instances(study_instance_uid=study)
-    assert {item["00080018"]["Value"][0] for item in found} == {result.uid for result in results}
+    instances = client.search_for_instances(study_instance_uid=study)
+    assert {item["00080018"]["Value"][0] for item in instances} == {result.uid for result in results}
 
 
 def test_a_real_pacs_takes_everything_over_the_web(orthanc: Orthanc) -> None:
@@ -408,8 +409,8 @@ def test_a_real_pacs_takes_everything_over_the_web(orthanc: Orthanc) -> None:
     results = encode(finding(source), DICOM, MADE)
     client = DICOMwebClient(orthanc.dicomweb)
     client.store_instances([read(result) for result in results])
-    found = client.search_for_instances(study_instance_uid="1.2.826.0.1.3680043.8.498.77")
-    assert {item["00080018"]["Value"][0] for item in found} == {result.uid for result in results}
+    instances = client.search_for_instances(study_instance_uid="1.2.826.0.1.3680043.8.498.77")
+    assert {item["00080018"]["Value"][0] for item in instances} == {result.uid for result in results}
 
 
 def test_a_class_that_needs_a_frame_of_reference_gets_no_segmentation() -> None:

@@ -90,7 +90,7 @@ def test_it_runs_and_heals_and_ends(tmp_path: Path) -> None:
 
             until(lambda: all_sent(4))
             listener = beats["receive"][0]
-            os.kill(parent_of(listener), signal.SIGKILL)  # whom it was forked from, and who knows how it ends
+            os.kill(parent_of(listener), signal.SIGKILL)  # its parent, which knows how it ends
             until(lambda: not alive(listener))
             third = chest()
             until(lambda: push(At(dicom), third) == [0])  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def test_check_tells_what_would_stop_it(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "note   destination pacs: does not answer" in done.stdout
-    assert "database: sqlite: not there yet" in done.stdout
+    assert "database: sqlite: does not exist yet" in done.stdout
     assert "1 to 5 years" in done.stdout
     assert list((tmp_path / "work").iterdir()) == []
     assert (tmp_path / "work").stat().st_mode & 0o077 == 0
@@ -138,17 +138,17 @@ def test_check_leaves_older_tables_as_they_are(tmp_path: Path) -> None:
     store = open_store(config.database, migrate=True)
     with store.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
-    found = {(item.what, item.fatal): item for item in check(config) if item.fault}
-    assert "for good; back them up first" in found["database", False].told
-    assert "others on this machine may read it" in found["folder", False].told
+    faults = {(item.subject, item.fatal): item for item in check(config) if item.fault}
+    assert "for good; back them up first" in faults["database", False].message
+    assert "others on this machine may read it" in faults["folder", False].message
     assert revision(store)[0] == "0000"
     store.close()
 
 
 def test_a_folder_is_served_once(tmp_path: Path) -> None:
     config = gateway(tmp_path)
-    told = pytest.raises(ConfigError, match="its web process runs already")
-    with only_here(config, ["receive", "web"]), only_here(config, ["worker"]), told, only_here(config, ["web"]):
+    refused = pytest.raises(ConfigError, match="its web process runs already")
+    with only_here(config, ["receive", "web"]), only_here(config, ["worker"]), refused, only_here(config, ["web"]):
         pass
     with only_here(config, KINDS):
         pass
@@ -188,7 +188,7 @@ def test_hosts_are_asked_for_one_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ('[store]\nhost = "a"', "several machines"),
         ("[recieve]\nport = 1", "unknown key recieve"),
@@ -198,12 +198,12 @@ def test_hosts_are_asked_for_one_key(tmp_path: Path) -> None:
         ('[[destination]]\nname = "b"\nkind = "fhir"\nurl = "http://x"\nobjects = ["sr"]', "no 'sr', but fhir"),
     ],
 )
-def test_a_wrong_file_names_the_key(tmp_path: Path, more: str, told: str) -> None:
+def test_a_wrong_file_names_the_key(tmp_path: Path, more: str, message: str) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text(TOML.format(folder="work", dicom=1, web=1, pacs=1) + more)
     with pytest.raises(ConfigError, match=r"gateway\.toml") as error:
         load_gateway(file)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_title_has_sixteen_characters(tmp_path: Path) -> None:

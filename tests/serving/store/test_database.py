@@ -144,12 +144,12 @@ def test_no_password_in_messages() -> None:
 
 def test_one_job_one_worker(store: Store) -> None:
     job_id = add(store)
-    held = jobs.claim(store, "a", HOUR, HOUR)
-    assert held is not None
-    assert held.job_id == job_id
+    claim = jobs.claim(store, "a", HOUR, HOUR)
+    assert claim is not None
+    assert claim.job_id == job_id
     assert jobs.claim(store, "b", HOUR, HOUR) is None
-    assert jobs.end(store, held, DONE)
-    assert not jobs.end(store, held, DONE)
+    assert jobs.end(store, claim, DONE)
+    assert not jobs.end(store, claim, DONE)
     assert state(store, job_id) == DONE
 
 
@@ -158,8 +158,8 @@ def test_workers_side_by_side_never_take_the_same_job(store: Store) -> None:
 
     def work(owner: str) -> list[int]:
         taken = []
-        while held := jobs.claim(store, owner, HOUR, HOUR):
-            taken.append(held.job_id)
+        while claim := jobs.claim(store, owner, HOUR, HOUR):
+            taken.append(claim.job_id)
         return taken
 
     with ThreadPoolExecutor(4) as pool:
@@ -172,9 +172,9 @@ def test_a_locked_job_is_passed_over_and_not_waited_for(postgres: Postgres, migr
     first, second = add(store, number=1), add(store, number=2)
     with store.write() as session:
         session.scalar(select(Job).where(Job.id == first).with_for_update())
-        held = jobs.claim(store, "b", HOUR, HOUR)
-        assert held is not None
-        assert held.job_id == second
+        claim = jobs.claim(store, "b", HOUR, HOUR)
+        assert claim is not None
+        assert claim.job_id == second
         assert jobs.claim(store, "c", HOUR, HOUR) is None
     store.close()
 
@@ -187,17 +187,17 @@ def test_a_host_whose_clock_is_wrong_keeps_to_the_databases(
     job_id = add(store)
     wrong = datetime.now(UTC) + timedelta(hours=hours)
     monkeypatch.setattr("pneumoscope.serving.store.database.now", lambda: wrong)
-    held = jobs.claim(store, "a", HOUR, HOUR)
-    assert held is not None
+    claim = jobs.claim(store, "a", HOUR, HOUR)
+    assert claim is not None
     assert jobs.claim(store, "b", HOUR, HOUR) is None, "a lease of an hour has not passed"
-    assert jobs.fail(store, held, "died", attempts=3) == WAITING
+    assert jobs.fail(store, claim, "died", attempts=3) == WAITING
     with store.read() as session:
         job = session.get_one(Job, job_id)
         assert abs(job.not_before - datetime.now(UTC)) < timedelta(minutes=5)
     store.close()
 
 
-def test_what_is_owed_is_sent_once_or_tried_again_or_given_up(store: Store) -> None:
+def test_a_delivery_is_sent_once_or_tried_again_or_given_up(store: Store) -> None:
     job_id = add(store)
     with store.write() as session:
         moment = database_time(session)
@@ -205,7 +205,7 @@ def test_what_is_owed_is_sent_once_or_tried_again_or_given_up(store: Store) -> N
                         milliseconds=1.0, urgent=False, shadow=False, created_at=moment)  # fmt: skip
         for kind in ("sr", "sc"):
             built = Object(kind=kind, uid=kind, suffix=".dcm", data=b"\0" + kind.encode())
-            outbox.owe(session, built, ["pacs", "other"], moment)
+            outbox.enqueue(session, built, ["pacs", "other"], moment)
             result.objects.append(built)
         session.add(result)
     chance, day = random.Random(0), timedelta(days=1)
@@ -221,14 +221,14 @@ def test_what_is_owed_is_sent_once_or_tried_again_or_given_up(store: Store) -> N
     assert len(outbox.due(store, "other", 20)) == 2
 
 
-def test_what_is_owed_to_a_removed_destination_is_given_up(store: Store) -> None:
+def test_deliveries_to_a_removed_destination_are_given_up(store: Store) -> None:
     job_id, moment = add(store), now()
     with store.write() as session:
         result = Result(job_id=job_id, bundle="b", bundle_sha256="0" * 64, threshold=0.5, abstained=False, quality={},
                         milliseconds=1.0, urgent=False, shadow=False, created_at=moment)  # fmt: skip
         for kind in ("sr", "sc"):
             built = Object(kind=kind, uid=kind, suffix=".dcm", data=kind.encode())
-            outbox.owe(session, built, ["pacs", "gone"], moment)
+            outbox.enqueue(session, built, ["pacs", "gone"], moment)
             result.objects.append(built)
         session.add(result)
     sent, left = outbox.due(store, "gone", 20)
@@ -272,10 +272,10 @@ def test_one_host_sends_to_a_destination_and_another_takes_over(postgres: Postgr
     one, other = open_store(url), open_store(url)
     with one.alone("send pacs") as mine:
         assert mine
-        with other.alone("send pacs") as theirs, other.alone("send else") as free:
-            assert (theirs, free) == (False, True)
-    with other.alone("send pacs") as theirs:
-        assert theirs
+        with other.alone("send pacs") as other_sends, other.alone("send else") as free:
+            assert (other_sends, free) == (False, True)
+    with other.alone("send pacs") as other_sends:
+        assert other_sends
     one.close()
     other.close()
 
@@ -283,21 +283,21 @@ def test_one_host_sends_to_a_destination_and_another_takes_over(postgres: Postgr
 def test_a_late_worker_cannot_write_over_the_next(store: Store) -> None:
     job_id = add(store)
     late = jobs.claim(store, "a", timedelta(seconds=-1), HOUR)
-    held = jobs.claim(store, "b", HOUR, HOUR)
+    claim = jobs.claim(store, "b", HOUR, HOUR)
     assert late is not None
-    assert held is not None
+    assert claim is not None
     assert not jobs.end(store, late, DONE)
     assert jobs.fail(store, late, "late", attempts=1) is None
     assert state(store, job_id) == RUNNING
-    assert jobs.end(store, held, DONE)
+    assert jobs.end(store, claim, DONE)
 
 
 def test_failures_are_tried_again_then_quarantined_then_sent_back(store: Store) -> None:
     job_id = add(store)
     for expected in (WAITING, QUARANTINED):
-        held = jobs.claim(store, "a", HOUR, HOUR)
-        assert held is not None
-        assert jobs.fail(store, held, "died", attempts=2) == expected
+        claim = jobs.claim(store, "a", HOUR, HOUR)
+        assert claim is not None
+        assert jobs.fail(store, claim, "died", attempts=2) == expected
         with store.write() as session:
             job = session.get_one(Job, job_id)
             job.not_before = now()
@@ -312,16 +312,16 @@ def test_a_dead_workers_job_comes_back_without_counting_as_its_fault(store: Stor
     assert jobs.claim(store, "a", HOUR, HOUR) is not None
     assert jobs.release(store, "b") == 0
     assert jobs.release(store, "a") == 1
-    held = jobs.claim(store, "a", HOUR, HOUR)
-    assert held is not None
-    assert jobs.fail(store, held, "died", attempts=2) == WAITING
+    claim = jobs.claim(store, "a", HOUR, HOUR)
+    assert claim is not None
+    assert jobs.fail(store, claim, "died", attempts=2) == WAITING
 
 
 def test_who_waited_too_long_goes_before_the_urgent(store: Store) -> None:
     urgent = add(store, priority=2, age=timedelta(minutes=1), number=1)
     old = add(store, age=timedelta(hours=2), number=2)
     new = add(store, number=3)
-    taken = [held.job_id for _ in range(3) if (held := jobs.claim(store, "a", HOUR, HOUR))]
+    taken = [claim.job_id for _ in range(3) if (claim := jobs.claim(store, "a", HOUR, HOUR))]
     assert taken == [old, urgent, new]
 
 
@@ -348,9 +348,9 @@ def test_retention_and_what_it_spares(store: Store, tmp_path: Path) -> None:
         session.add(Event(at=long_ago, action="listed"))
         session.flush()
         user = User(name="u", role="reader", password="", disabled=False, created_at=long_ago)
-        said = {"verdict": "agree", "created_at": long_ago}
+        values = {"verdict": "agree", "created_at": long_ago}
         answer = session.scalars(select(Result.id).where(Result.job_id == ids[2])).one()
-        session.add_all([user, Feedback(key="f", result_id=answer, user=user, **said)])
+        session.add_all([user, Feedback(key="f", result_id=answer, user=user, **values)])
         (tmp_path / "images").mkdir()
         (tmp_path / "images" / "f").touch()
         assert jobs.commit(session, tmp_path / "images", ["1.2.3"]) == {"1.2.3"}
@@ -378,7 +378,7 @@ def test_retention_and_what_it_spares(store: Store, tmp_path: Path) -> None:
 def test_whom_an_issuer_vouches_for(store: Store) -> None:
     asked = (("a", "reader"), ("b", "admin"), ("a", "admin"))
     people = [vouched(store, subject, "ann", role, 5) for subject, role in asked]
-    assert [who and (who.name, who.role) for who in people] == [
+    assert [person and (person.name, person.role) for person in people] == [
         ("ann", "reader"), ("ann-3e23e816", "admin"), ("ann", "admin"),
     ]  # fmt: skip
 
@@ -402,10 +402,10 @@ def test_the_database_orders_as_the_rule_does(store: Store) -> None:
     ids = {add(store, priority=p, age=timedelta(minutes=m), number=n): (p, m) for n, (p, m) in enumerate(queue)}
     moment = now()
     with store.read() as session:
-        found = list(session.scalars(select(Job).order_by(*jobs.ordering(moment, HOUR))))
-        expected = sorted(found, key=lambda job: jobs.rank(job.priority, job.created_at, job.id, moment, HOUR))
-        assert [job.id for job in found] == [job.id for job in expected]
-        assert len(found) == len(ids)
+        rows = list(session.scalars(select(Job).order_by(*jobs.ordering(moment, HOUR))))
+        expected = sorted(rows, key=lambda job: jobs.rank(job.priority, job.created_at, job.id, moment, HOUR))
+        assert [job.id for job in rows] == [job.id for job in expected]
+        assert len(rows) == len(ids)
 
 
 def test_no_connection_in_time_is_a_database_that_cannot_be_used(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import uvicorn
 from sqlalchemy import select
 from tests.support.gateway import chest
 from tests.support.waiting import until
-from tests.support.web import PASSWORD, Place, answer, bring, opened
+from tests.support.web import PASSWORD, WebApp, answer, bring, opened
 
 from pneumoscope.journal.journal import Journal
 from pneumoscope.records import NORMAL
@@ -48,9 +48,9 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def served(place: Place) -> Iterator[str]:
+def served(web: WebApp) -> Iterator[str]:
     """The page on a free loopback port."""
-    server = uvicorn.Server(uvicorn.Config(place.app, host="127.0.0.1", port=0, log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(web.app, host="127.0.0.1", port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)
@@ -81,15 +81,15 @@ def opened_at(chromium: Any, url: str, user: str = "admin", **viewport: Any) -> 
     return page
 
 
-def troubled(place: Place) -> dict[str, int]:
+def troubled(web: WebApp) -> dict[str, int]:
     """Images in every state, and a letter that was given up."""
-    made = {name: bring(place, chest(side=512)) for name in ("flagged", "clear", "waiting", "refused", "stuck")}
-    made["declined"] = bring(place, chest(Modality="CT"))
-    result_id = answer(place, made["flagged"])
-    answer(place, made["clear"], 0.1)
-    answer(place, made["refused"], None, reason="nearly constant")
+    made = {name: bring(web, chest(side=512)) for name in ("flagged", "clear", "waiting", "refused", "stuck")}
+    made["declined"] = bring(web, chest(Modality="CT"))
+    result_id = answer(web, made["flagged"])
+    answer(web, made["clear"], 0.1)
+    answer(web, made["refused"], None, reason="nearly constant")
     moment = now()
-    with place.store.write() as session:
+    with web.store.write() as session:
         job = session.scalars(select(Job).where(Job.image_id == made["stuck"])).one()
         job.state, job.reason, job.ended_at = QUARANTINED, "not analysed, because its process died", moment
         letter = Object(result_id=result_id, kind="sr", uid="1.2.3", sop_class=None, suffix=".dcm", data=b"x")
@@ -102,9 +102,11 @@ def troubled(place: Place) -> dict[str, int]:
 
 def complaints_of_axe(page: Any) -> list[str]:
     """What axe-core (WCAG 2 A and AA, and good practice) finds that is serious or critical."""
-    found = page.evaluate("async () => (await axe.run()).violations")
+    violations = page.evaluate("async () => (await axe.run()).violations")
     return [
-        f"{item['id']}: {item['nodes'][0]['html'][:200]}" for item in found if item["impact"] in ("serious", "critical")
+        f"{item['id']}: {item['nodes'][0]['html'][:200]}"
+        for item in violations
+        if item["impact"] in ("serious", "critical")
     ]
 
 
@@ -115,7 +117,7 @@ def coloured(pixels: np.ndarray) -> float:
 
 @pytest.mark.slow
 def test_a_reader_reads(tmp_path: Path, with_users: Path, chromium: Any) -> None:
-    with opened(tmp_path, with_users) as place, served(place) as url:
+    with opened(tmp_path, with_users) as web, served(web) as url:
         context = chromium.new_context(viewport={"width": 1400, "height": 1000})
         page = context.new_page()
         complaints: list[str] = []
@@ -129,9 +131,9 @@ def test_a_reader_reads(tmp_path: Path, with_users: Path, chromium: Any) -> None
         page.wait_for_url("**/worklist")
         assert page.get_by_text("No image fits").is_visible()
 
-        image_id = bring(place, chest(side=512))  # the open page finds it by itself
+        image_id = bring(web, chest(side=512))  # the open page finds it by itself
         page.locator(f"#open-{image_id}").wait_for()
-        answer(place, image_id)
+        answer(web, image_id)
         page.get_by_text("Pneumonia suspected").wait_for()
         page.locator(f"#open-{image_id}").focus()
         page.keyboard.press("Enter")
@@ -174,9 +176,9 @@ def test_a_reader_reads(tmp_path: Path, with_users: Path, chromium: Any) -> None
         page.get_by_role("button", name="Keep").click()
         page.get_by_text("a fold of skin").wait_for()
         look(page, "feedback")
-        with place.store.read() as session:
+        with web.store.read() as session:
             assert session.scalars(select(Feedback.verdict)).all() == ["disagree"]
-        assert [label.label for label in Journal(place.config.journal_file).labels()] == [NORMAL]
+        assert [label.label for label in Journal(web.config.journal_file).labels()] == [NORMAL]
         assert complaints == []
         context.close()
 
@@ -184,11 +186,11 @@ def test_a_reader_reads(tmp_path: Path, with_users: Path, chromium: Any) -> None
 @pytest.mark.slow
 def test_axe_finds_nothing_serious_on_any_page(tmp_path: Path, with_users: Path, chromium: Any) -> None:
     script = Path(axe_playwright_python.__file__).parent / "axe.min.js"
-    with opened(tmp_path, with_users) as place, served(place) as url:
+    with opened(tmp_path, with_users) as web, served(web) as url:
         size = {"viewport": {"width": 1280, "height": 900}}
         first = chromium.new_context(**size, bypass_csp=True).new_page()  # axe is no script of ours
 
-        def found(page: Any, name: str) -> dict[str, list[str]]:
+        def checked(page: Any, name: str) -> dict[str, list[str]]:
             if PICTURES:
                 page.screenshot(path=f"{PICTURES}/axe-{name}.png", full_page=True)
             page.add_script_tag(path=script)
@@ -196,27 +198,27 @@ def test_axe_finds_nothing_serious_on_any_page(tmp_path: Path, with_users: Path,
             return {name: complaints} if complaints else {}
 
         first.goto(url)
-        every = found(first, "signin")
+        every = checked(first, "signin")
         first.get_by_label("Name").fill("admin")
         first.get_by_label("Password").fill("wrong password")
         first.keyboard.press("Enter")
         first.get_by_role("alert").wait_for()
-        every |= found(first, "signin-refused")
+        every |= checked(first, "signin-refused")
         page = opened_at(chromium, url, **size, bypass_csp=True)
-        every |= found(page, "worklist-empty")
-        made = troubled(place)
+        every |= checked(page, "worklist-empty")
+        made = troubled(web)
         paths = {"worklist": "/worklist", "technical": "/technical", "upload": "/upload", "audit": "/audit",
                  "fault": "/study/999", **{name: f"/study/{image_id}" for name, image_id in made.items()}}  # fmt: skip
         for name, path in paths.items():
             page.goto(url + path)
             if name in made:
                 page.locator("#canvas[data-ready=yes]").wait_for()
-            every |= found(page, name)
+            every |= checked(page, name)
         page.goto(f"{url}/worklist")
         page.get_by_role("searchbox").fill("Doe, Jane")
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Search").wait_for()
-        every |= found(page, "search")
+        every |= checked(page, "search")
         assert every == {}
         planted = page.evaluate("document.querySelector('main').innerHTML += '<img src=/static/icon.svg>'")
         assert planted is not None
@@ -227,9 +229,9 @@ def test_axe_finds_nothing_serious_on_any_page(tmp_path: Path, with_users: Path,
 
 @pytest.mark.slow
 def test_a_keyboard_is_enough(tmp_path: Path, with_users: Path, chromium: Any) -> None:
-    with opened(tmp_path, with_users) as place, served(place) as url:
-        image_id = bring(place, chest(side=512))
-        answer(place, image_id)
+    with opened(tmp_path, with_users) as web, served(web) as url:
+        image_id = bring(web, chest(side=512))
+        answer(web, image_id)
         page = chromium.new_page()
         page.goto(url)
 
@@ -263,20 +265,20 @@ def test_a_keyboard_is_enough(tmp_path: Path, with_users: Path, chromium: Any) -
         reach(".feedback button")
         page.keyboard.press("Enter")
         page.get_by_text("as I see it").wait_for()
-        with place.store.read() as session:
+        with web.store.read() as session:
             assert session.scalars(select(Feedback.verdict)).all() == ["agree"]
         page.close()
 
 
 @pytest.mark.slow
 def test_a_dead_letter_goes_out_again_by_a_click(tmp_path: Path, with_users: Path, chromium: Any) -> None:
-    with opened(tmp_path, with_users) as place, served(place) as url:
-        troubled(place)
+    with opened(tmp_path, with_users) as web, served(web) as url:
+        troubled(web)
         page = opened_at(chromium, url)
         page.get_by_role("link", name="Technical").click()
         page.get_by_role("button", name="Send delivery 1 again").click()
         page.get_by_text("Nothing was given up.").wait_for()
-        with place.store.read() as session:
+        with web.store.read() as session:
             assert session.scalars(select(Delivery.state)).all() == [WAITING]
         page.context.close()
 
@@ -285,8 +287,8 @@ def test_a_dead_letter_goes_out_again_by_a_click(tmp_path: Path, with_users: Pat
 @pytest.mark.parametrize("path", ["/worklist", "/study/1", "/technical", "/upload", "/audit"])
 def test_nothing_is_cut_off_at_twice_the_size(tmp_path: Path, with_users: Path, chromium: Any, path: str) -> None:
     """1280 pixels at 200 % are 640 CSS pixels (WCAG 1.4.4, 1.4.10): only tables may scroll sideways."""
-    with opened(tmp_path, with_users) as place, served(place) as url:
-        troubled(place)
+    with opened(tmp_path, with_users) as web, served(web) as url:
+        troubled(web)
         page = opened_at(chromium, url, viewport={"width": 640, "height": 400}, device_scale_factor=2)
         page.goto(url + path)
         if PICTURES:

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from tests.support.gateway import chest
-from tests.support.web import PASSWORD, Place, answer, bring, opened
+from tests.support.web import PASSWORD, WebApp, answer, bring, opened
 
 from pneumoscope.serving.people import accounts
 from pneumoscope.serving.web.guard import COOKIE
@@ -26,12 +26,12 @@ CONFORMANCE = [status_code_conformance, content_type_conformance, response_schem
 EXAMPLES = 3  # of each kind and route
 
 
-def operations(place: Place) -> list[Any]:
+def operations(web: WebApp) -> list[Any]:
     """Every route as it is described; the one that ends the sign-in at last."""
-    schema = schemathesis.openapi.from_dict(place.app.openapi())
-    schema.app = place.app
-    found = [result.ok() for result in schema.get_all_operations()]
-    return sorted(found, key=lambda operation: operation.path == "/signout")
+    schema = schemathesis.openapi.from_dict(web.app.openapi())
+    schema.app = web.app
+    operations = [result.ok() for result in schema.get_all_operations()]
+    return sorted(operations, key=lambda operation: operation.path == "/signout")
 
 
 def probe(operation: Any, headers: dict[str, str]) -> set[int]:
@@ -67,21 +67,21 @@ def probe(operation: Any, headers: dict[str, str]) -> set[int]:
 def test_whatever_is_asked_is_answered_as_described(tmp_path: Path, with_users: Path, role: str | None) -> None:
     token = tmp_path / "token"
     token.write_text("0123456789abcdef")
-    with opened(tmp_path / "gateway", with_users, stow={"token_file": str(token)}) as place:
-        answer(place, bring(place, chest()))
+    with opened(tmp_path / "gateway", with_users, stow={"token_file": str(token)}) as web:
+        answer(web, bring(web, chest()))
         headers = {"Authorization": f"Bearer {token.read_text()}"}
         if role is not None:
-            who = accounts.sign_in(place.store, role, PASSWORD, 60)
-            assert who is not None
-            headers |= {"Cookie": f"{COOKIE}={who.token}", "X-Form-Secret": accounts.form_secret(who.token)}
-        described = operations(place)
+            person = accounts.sign_in(web.store, role, PASSWORD, 60)
+            assert person is not None
+            headers |= {"Cookie": f"{COOKIE}={person.token}", "X-Form-Secret": accounts.form_secret(person.token)}
+        described = operations(web)
         assert len(described) >= 20
         reached, wrong = set(), []
         for operation in described:
             try:
                 reached |= probe(operation, headers)
-            except FailureGroup as found:
-                wrong += [f"{operation.label}: {fault}" for fault in found.exceptions]
+            except FailureGroup as group:
+                wrong += [f"{operation.label}: {fault}" for fault in group.exceptions]
         assert wrong == []
         assert reached >= {200, 401}
         assert role is None or 422 in reached

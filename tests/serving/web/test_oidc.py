@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,7 +20,8 @@ from joserfc.jwk import OctKey, RSAKey
 from pydantic import ValidationError
 from sqlalchemy import select
 from tests.support.gateway import CALLER, gateway
-from tests.support.web import Place, events, opened, sign_in
+from tests.support.servers import Handler, http_server
+from tests.support.web import WebApp, events, opened, sign_in
 
 from pneumoscope.errors import ConfigError, StorageError
 from pneumoscope.serving.people import accounts, trail
@@ -49,7 +48,7 @@ class Issuer:
     signing: Any = None
     status: int = 200
 
-    def told(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         paths = {"authorization_endpoint": "authorize", "token_endpoint": "token", "jwks_uri": "keys"}
         return {
             "issuer": self.url,
@@ -77,43 +76,27 @@ class Issuer:
 
 @contextmanager
 def serving(issuer: Issuer) -> Iterator[Issuer]:
-    class Handler(BaseHTTPRequestHandler):
+    class Endpoints(Handler):
         def do_GET(self) -> None:
             keys = {"keys": [(issuer.published or issuer.key).as_dict(private=False)]}
-            self.answer(200, keys if self.path == "/keys" else issuer.told())
+            self.reply(200, keys if self.path == "/keys" else issuer.metadata())
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"])).decode()
             form = {name: values[0] for name, values in parse_qs(body).items()}
-            self.answer(*issuer.token(form, self.headers.get("authorization", "")))
+            self.reply(*issuer.token(form, self.headers.get("authorization", "")))
 
-        def answer(self, status: int, told: dict[str, Any]) -> None:
-            body = json.dumps(told).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        def reply(self, status: int, content: dict[str, Any]) -> None:
+            self.answer(status, json.dumps(content).encode(), Content_Type="application/json")
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    issuer.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with http_server(Endpoints) as issuer.url:
         yield issuer
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
-    with serving(Issuer()) as found:
-        yield found
+    with serving(Issuer()) as issuer:
+        yield issuer
 
 
 def settings(by: Issuer, folder: Path, **changes: Any) -> dict[str, Any]:
@@ -130,9 +113,9 @@ def settings(by: Issuer, folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, with_users: Path, issuer: Issuer) -> Iterator[Place]:
-    with opened(tmp_path, with_users, web={"oidc": settings(issuer, tmp_path)}) as found:
-        yield found
+def web(tmp_path: Path, with_users: Path, issuer: Issuer) -> Iterator[WebApp]:
+    with opened(tmp_path, with_users, web={"oidc": settings(issuer, tmp_path)}) as running:
+        yield running
 
 
 def led_to(browser: TestClient, issuer: Issuer, back: str = "/worklist") -> Any:
@@ -149,14 +132,14 @@ def return_with(browser: TestClient, issuer: Issuer, **changes: str) -> Any:
     return browser.get("/signin/oidc/answer", params={"code": "the code", "state": issuer.asked["state"], **changes})
 
 
-def through(place: Place, issuer: Issuer, back: str = "/worklist", **changes: Any) -> tuple[TestClient, Any]:
-    browser, issuer.changes = place.browser(), changes
+def through(web: WebApp, issuer: Issuer, back: str = "/worklist", **changes: Any) -> tuple[TestClient, Any]:
+    browser, issuer.changes = web.browser(), changes
     assert led_to(browser, issuer, back).status_code == 302
     return browser, return_with(browser, issuer)
 
 
-def test_who_the_issuer_vouches_for_is_signed_in(place: Place, issuer: Issuer) -> None:
-    browser, answered = through(place, issuer, "/study/7")
+def test_who_the_issuer_vouches_for_is_signed_in(web: WebApp, issuer: Issuer) -> None:
+    browser, answered = through(web, issuer, "/study/7")
     assert (answered.status_code, answered.headers["location"]) == (303, "/study/7")
     asked = issuer.asked
     assert (asked["response_type"], asked["code_challenge_method"], asked["prompt"]) == ("code", "S256", "login")
@@ -165,32 +148,32 @@ def test_who_the_issuer_vouches_for_is_signed_in(place: Place, issuer: Issuer) -
     assert page.status_code == 200
     assert "jane" in page.text
     assert [browser.get(path).status_code for path in ("/upload", "/technical")] == [200, 403]
-    (event,) = events(place, trail.SIGNED_IN)
+    (event,) = events(web, trail.SIGNED_IN)
     assert event.detail == "oidc"
     secret = page.text.split('name="form_secret" value="')[1][:64]
     assert browser.post("/signout", data={"form_secret": secret}).status_code == 303
-    assert len(events(place, trail.SIGNED_OUT)) == 1
+    assert len(events(web, trail.SIGNED_OUT)) == 1
     assert browser.get("/worklist").status_code == 303
 
 
-def test_the_same_account_is_the_same_user_with_the_role_of_today(place: Place, issuer: Issuer) -> None:
-    through(place, issuer)
-    browser, _ = through(place, issuer, roles=["it", "radiology"], preferred_username="jane.new-name")
+def test_the_same_account_is_the_same_user_with_the_role_of_today(web: WebApp, issuer: Issuer) -> None:
+    through(web, issuer)
+    browser, _ = through(web, issuer, roles=["it", "radiology"], preferred_username="jane.new-name")
     assert browser.get("/technical").status_code == 200
-    with place.store.read() as session:
+    with web.store.read() as session:
         (user,) = session.scalars(select(User).where(User.subject.is_not(None)))
         assert (user.name, user.role, user.subject) == ("jane", "admin", f"{issuer.url} 17")
 
 
-def test_a_name_is_no_way_into_an_account(place: Place, issuer: Issuer) -> None:
-    through(place, issuer, preferred_username="admin")
-    through(place, issuer, preferred_username="admin", sub="18")
-    through(place, issuer, preferred_username="Zoë Ärzt@h.example", sub="19")
-    names = [user.name for user in accounts.users(place.store) if user.subject]
+def test_a_name_is_no_way_into_an_account(web: WebApp, issuer: Issuer) -> None:
+    through(web, issuer, preferred_username="admin")
+    through(web, issuer, preferred_username="admin", sub="18")
+    through(web, issuer, preferred_username="Zoë Ärzt@h.example", sub="19")
+    names = [user.name for user in accounts.users(web.store) if user.subject]
     assert names[0] == "Zo-rzt-h.example" or "Zo-rzt-h.example" in names
     assert sum(name.startswith("admin-") for name in names) == 2
-    assert sign_in(place.browser(), names[-1], "").status_code in (401, 422)
-    assert accounts.sign_in(place.store, names[0], "", 5) is None
+    assert sign_in(web.browser(), names[-1], "").status_code in (401, 422)
+    assert accounts.sign_in(web.store, names[0], "", 5) is None
 
 
 @pytest.mark.parametrize(
@@ -200,57 +183,57 @@ def test_a_name_is_no_way_into_an_account(place: Place, issuer: Issuer) -> None:
         {"exp": int(time.time()) - 600}, {"exp": None}, {"iss": "https://another.example"}, {"sub": None},
     ],
 )  # fmt: skip
-def test_a_token_that_does_not_fit_lets_nobody_in(place: Place, issuer: Issuer, changes: dict[str, Any]) -> None:
-    browser, answered = through(place, issuer, **changes)
+def test_a_token_that_does_not_fit_lets_nobody_in(web: WebApp, issuer: Issuer, changes: dict[str, Any]) -> None:
+    browser, answered = through(web, issuer, **changes)
     assert answered.status_code == 401
     assert "try again" in answered.text
     assert browser.get("/worklist").status_code == 303
-    assert [event.detail for event in events(place, trail.REFUSED)] == ["oidc"]
-    assert events(place, trail.SIGNED_IN) == []
+    assert [event.detail for event in events(web, trail.REFUSED)] == ["oidc"]
+    assert events(web, trail.SIGNED_IN) == []
 
 
 @pytest.mark.filterwarnings("ignore:JWS algorithm")  # that is what is tried
 @pytest.mark.parametrize("how", ["another key", "none", "the client's secret"])
-def test_a_token_that_the_issuer_did_not_sign(place: Place, issuer: Issuer, how: str) -> None:
+def test_a_token_that_the_issuer_did_not_sign(web: WebApp, issuer: Issuer, how: str) -> None:
     if how == "another key":
         issuer.published = RSAKey.generate_key(2048, {"kid": "one"})
     elif how == "none":
         issuer.algorithm = "none"
     else:
         issuer.algorithm, issuer.signing = "HS256", OctKey.import_key(SECRET)
-    assert through(place, issuer)[1].status_code == 401
+    assert through(web, issuer)[1].status_code == 401
 
 
-def test_a_new_key_of_the_issuer_is_asked_for(place: Place, issuer: Issuer) -> None:
-    through(place, issuer)
+def test_a_new_key_of_the_issuer_is_asked_for(web: WebApp, issuer: Issuer) -> None:
+    through(web, issuer)
     issuer.key = RSAKey.generate_key(2048, {"kid": "two"})
     signed = jwt.encode
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jwt, "encode", lambda header, *rest, **more: signed({**header, "kid": "two"}, *rest, **more))
-        assert through(place, issuer)[1].status_code == 303
+        assert through(web, issuer)[1].status_code == 303
 
 
 @pytest.mark.parametrize("roles", [["cleaning"], "cleaning", [], None, [7], {"radiology": True}])
-def test_without_a_role_nobody_gets_in(place: Place, issuer: Issuer, roles: Any) -> None:
-    browser, answered = through(place, issuer, roles=roles)
+def test_without_a_role_nobody_gets_in(web: WebApp, issuer: Issuer, roles: Any) -> None:
+    browser, answered = through(web, issuer, roles=roles)
     assert answered.status_code == 403
     assert "no role" in answered.text
     assert "research use only" in answered.text
     assert browser.get("/worklist").status_code == 303
-    assert [event.detail for event in events(place, trail.REFUSED)] == ["oidc: no role"]
-    assert all(user.subject is None for user in accounts.users(place.store))
+    assert [event.detail for event in events(web, trail.REFUSED)] == ["oidc: no role"]
+    assert all(user.subject is None for user in accounts.users(web.store))
 
 
-def test_a_disabled_user_stays_out(place: Place, issuer: Issuer) -> None:
-    browser, _ = through(place, issuer)
-    accounts.disable_user(place.store, "jane")
+def test_a_disabled_user_stays_out(web: WebApp, issuer: Issuer) -> None:
+    browser, _ = through(web, issuer)
+    accounts.disable_user(web.store, "jane")
     assert browser.get("/worklist").status_code == 303
-    assert through(place, issuer)[1].status_code == 403
+    assert through(web, issuer)[1].status_code == 403
 
 
-def test_the_answer_is_for_the_browser_that_asked(place: Place, issuer: Issuer) -> None:
-    led_to(browser := place.browser(), issuer)
-    assert return_with(place.browser(), issuer).status_code == 401  # a link that somebody else sent
+def test_the_answer_is_for_the_browser_that_asked(web: WebApp, issuer: Issuer) -> None:
+    led_to(browser := web.browser(), issuer)
+    assert return_with(web.browser(), issuer).status_code == 401  # a link that somebody else sent
     assert return_with(browser, issuer, state="another").status_code == 401
     assert return_with(browser, issuer).status_code == 401  # used up
     led_to(browser, issuer)
@@ -262,39 +245,39 @@ def test_the_answer_is_for_the_browser_that_asked(place: Place, issuer: Issuer) 
     assert return_with(browser, issuer).status_code == 401
 
 
-def test_nobody_is_led_elsewhere(place: Place, issuer: Issuer) -> None:
-    assert through(place, issuer, "https://evil.example/")[1].headers["location"] == "/worklist"
-    assert through(place, issuer, "//evil.example")[1].headers["location"] == "/worklist"
+def test_nobody_is_led_elsewhere(web: WebApp, issuer: Issuer) -> None:
+    assert through(web, issuer, "https://evil.example/")[1].headers["location"] == "/worklist"
+    assert through(web, issuer, "//evil.example")[1].headers["location"] == "/worklist"
 
 
 def test_an_issuer_that_is_down_is_said_so_and_asked_again(tmp_path: Path, with_users: Path) -> None:
     with serving(Issuer()) as issuer:
         pass
-    with opened(tmp_path, with_users, web={"oidc": settings(issuer, tmp_path)}) as place:
-        answered = led_to(place.browser(), issuer)
+    with opened(tmp_path, with_users, web={"oidc": settings(issuer, tmp_path)}) as web:
+        answered = led_to(web.browser(), issuer)
         assert answered.status_code == 503
         assert "cannot be reached" in answered.text
-        assert sign_in(place.browser(), "reader").status_code == 303  # passwords go on
+        assert sign_in(web.browser(), "reader").status_code == 303  # passwords go on
 
 
-def test_an_issuer_that_fails_in_between(place: Place, issuer: Issuer) -> None:
+def test_an_issuer_that_fails_in_between(web: WebApp, issuer: Issuer) -> None:
     issuer.status = 502
-    browser, answered = through(place, issuer)
+    browser, answered = through(web, issuer)
     assert answered.status_code == 503
     assert browser.get("/worklist").status_code == 303
 
 
-def test_another_issuer_is_not_believed_until_it_is_put_right(place: Place, issuer: Issuer) -> None:
+def test_another_issuer_is_not_believed_until_it_is_put_right(web: WebApp, issuer: Issuer) -> None:
     for odd in ({"issuer": "https://another.example"}, {"token_endpoint": "http://hospital.example/token"}):
         issuer.discovery = odd
-        assert led_to(place.browser(), issuer).status_code == 503
+        assert led_to(web.browser(), issuer).status_code == 503
     issuer.discovery = {}
-    assert through(place, issuer)[1].status_code == 303
+    assert through(web, issuer)[1].status_code == 303
 
 
 def test_passwords_may_be_switched_off(tmp_path: Path, with_users: Path, issuer: Issuer) -> None:
-    with opened(tmp_path, with_users, web={"passwords": False, "oidc": settings(issuer, tmp_path)}) as place:
-        browser = place.browser()
+    with opened(tmp_path, with_users, web={"passwords": False, "oidc": settings(issuer, tmp_path)}) as web:
+        browser = web.browser()
         page = browser.get("/signin?back=/study/7").text
         assert 'type="password"' not in page
         assert 'href="/signin/oidc?back=/study/7"' in page
@@ -303,12 +286,12 @@ def test_passwords_may_be_switched_off(tmp_path: Path, with_users: Path, issuer:
         values = {"name": "reader", "password": "correct horse battery"}
         secret = form_secret(browser.cookies["pneumoscope"])
         assert browser.post("/signin", data={**values, "form_secret": secret}).status_code == 403
-        assert through(place, issuer)[1].status_code == 303
+        assert through(web, issuer)[1].status_code == 303
 
 
 def test_without_the_section_there_is_no_such_way(tmp_path: Path, with_users: Path) -> None:
-    with opened(tmp_path, with_users) as place:
-        browser = place.browser()
+    with opened(tmp_path, with_users) as web:
+        browser = web.browser()
         assert browser.get("/signin/oidc").status_code == 404
         assert "/signin/oidc" not in browser.get("/signin").text
 
@@ -316,9 +299,9 @@ def test_without_the_section_there_is_no_such_way(tmp_path: Path, with_users: Pa
 def test_the_cookie_of_the_way_is_kept_from_scripts_and_other_pages(
     tmp_path: Path, with_users: Path, issuer: Issuer
 ) -> None:
-    with opened(tmp_path, with_users, web={"https": True, "oidc": settings(issuer, tmp_path)}) as place:
-        cookie = led_to(place.browser(), issuer).headers["set-cookie"].lower()
-        assert all(told in cookie for told in ("path=/signin/oidc", "httponly", "samesite=lax", "secure"))
+    with opened(tmp_path, with_users, web={"https": True, "oidc": settings(issuer, tmp_path)}) as web:
+        cookie = led_to(web.browser(), issuer).headers["set-cookie"].lower()
+        assert all(part in cookie for part in ("path=/signin/oidc", "httponly", "samesite=lax", "secure"))
         assert SECRET not in cookie
 
 
@@ -332,20 +315,20 @@ def test_the_cookie_of_the_way_is_kept_from_scripts_and_other_pages(
     ],
 )  # fmt: skip
 def test_roles_of_a_claim(tmp_path: Path, claim: str, claims: dict[str, Any], role: str | None) -> None:
-    found = Oidc.model_validate(settings(Issuer("https://id.example"), tmp_path, claim=claim))
-    assert role_of(claims, found) == role
+    oidc = Oidc.model_validate(settings(Issuer("https://id.example"), tmp_path, claim=claim))
+    assert role_of(claims, oidc) == role
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "why"),
+    ("key", "value", "message"),
     [
         ("issuer", "http://id.hospital.example", "https"), ("address", "http://pages.hospital.example", "https"),
         ("issuer", "http://127.0.0.1.evil.example", "https"), ("roles", {"it": "root"}, "viewer"), ("roles", {}, "1"),
         ("scopes", ("profile",), "openid"),
     ],
 )  # fmt: skip
-def test_a_configuration_that_would_not_be_safe(tmp_path: Path, key: str, value: Any, why: str) -> None:
-    with pytest.raises(ValidationError, match=why):
+def test_a_configuration_that_would_not_be_safe(tmp_path: Path, key: str, value: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         Oidc.model_validate(settings(Issuer("https://id.example"), tmp_path, **{key: value}))
     Oidc.model_validate(settings(Issuer("https://id.example"), tmp_path))
 
@@ -361,23 +344,23 @@ def test_the_file_is_read_and_a_missing_secret_is_named(tmp_path: Path, with_use
         f'folder = "g"\n[receive]\ncallers = ["{CALLER}"]\n[web.oidc]\nissuer = "https://id.example"\n'
         f'client_id = "c"\nclient_secret_file = "s"\naddress = "{ADDRESS}"\n[web.oidc.roles]\nit = "admin"\n'
     )
-    found = load_gateway(file).web.oidc
-    assert found is not None
-    assert found.client_secret_file == tmp_path / "s"
-    with pytest.raises(StorageError, match="s"), opened(tmp_path / "g", with_users, web={"oidc": found.model_dump()}):
+    oidc = load_gateway(file).web.oidc
+    assert oidc is not None
+    assert oidc.client_secret_file == tmp_path / "s"
+    with pytest.raises(StorageError, match="s"), opened(tmp_path / "g", with_users, web={"oidc": oidc.model_dump()}):
         pass
     (tmp_path / "s").write_text("\n")
     with (
         pytest.raises(ConfigError, match="not one line"),
-        opened(tmp_path, with_users, web={"oidc": found.model_dump()}),
+        opened(tmp_path, with_users, web={"oidc": oidc.model_dump()}),
     ):
         pass
 
 
 def test_check_asks_the_issuer(tmp_path: Path, issuer: Issuer) -> None:
-    found = Oidc.model_validate(settings(issuer, tmp_path))
-    assert check._issuer(found).fault is None
+    oidc = Oidc.model_validate(settings(issuer, tmp_path))
+    assert check._issuer(oidc).fault is None
     issuer.discovery = {"issuer": "https://another.example"}
-    assert "calls itself" in str(check._issuer(found).fault)
+    assert "calls itself" in str(check._issuer(oidc).fault)
     down = Oidc.model_validate(settings(Issuer("http://127.0.0.1:1"), tmp_path))
     assert (check._issuer(down).fault, check._issuer(down).fatal) == ("ConnectError", False)

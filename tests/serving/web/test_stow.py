@@ -70,15 +70,15 @@ def test_a_real_client_stores_and_is_told_so(tmp_path: Path) -> None:
         until(lambda: server.started)
         client = DICOMwebClient(f"http://127.0.0.1:{port}/dicom-web")
         sources = [saved(chest()), saved(chest())]  # as files: the client writes no preamble of its own
-        told = client.store_instances(sources)
+        reply = client.store_instances(sources)
         again = client.store_instances(sources[:1], study_instance_uid=sources[0].StudyInstanceUID)
     finally:
         server.should_exit = True
         thread.join()
-    assert [item.ReferencedSOPInstanceUID for item in told.ReferencedSOPSequence] == [
+    assert [item.ReferencedSOPInstanceUID for item in reply.ReferencedSOPSequence] == [
         source.SOPInstanceUID for source in sources
     ]
-    assert "FailedSOPSequence" not in told
+    assert "FailedSOPSequence" not in reply
     assert len(again.ReferencedSOPSequence) == 1
     assert states(store) == [WAITING, WAITING]
     with store.read() as session:
@@ -94,12 +94,12 @@ def test_of_each_object_it_is_told_what_became_of_it(tmp_path: Path) -> None:
         response = post(client, body(*parts, b"no DICOM"), f"/dicom-web/studies/{good.StudyInstanceUID}")
         assert response.status_code == 202
         assert response.headers["content-type"] == "application/dicom+json"
-        told = pydicom.Dataset.from_json(response.json())
+        reply = pydicom.Dataset.from_json(response.json())
         assert states(store) == [WAITING]
-    assert [item.ReferencedSOPInstanceUID for item in told.ReferencedSOPSequence] == [good.SOPInstanceUID]
-    failed = {item.ReferencedSOPInstanceUID: item.FailureReason for item in told.FailedSOPSequence}
+    assert [item.ReferencedSOPInstanceUID for item in reply.ReferencedSOPSequence] == [good.SOPInstanceUID]
+    failed = {item.ReferencedSOPInstanceUID: item.FailureReason for item in reply.FailedSOPSequence}
     assert failed == {elsewhere.SOPInstanceUID: 0xA900, scan.SOPInstanceUID: 0x0122}
-    assert [item.FailureReason for item in told.OtherFailuresSequence] == [0xC000]
+    assert [item.FailureReason for item in reply.OtherFailuresSequence] == [0xC000]
 
 
 @pytest.mark.parametrize(

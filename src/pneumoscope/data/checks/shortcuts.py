@@ -36,6 +36,8 @@ FOLDS = 5
 MAX_LEVELS = 20
 MOST_IMAGES = 2000  # that are measured once more, for framing and acquisition
 
+Folds = Sequence[tuple[Ints, Ints]]
+
 
 @dataclass(frozen=True, slots=True)
 class Feature:
@@ -66,12 +68,16 @@ def shortcuts(
         some = [feature for feature in features if feature.origin == origin]
         if len(some) > 1:
             features.append(Feature(name, origin, np.hstack([feature.columns for feature in some])))
-    records = [_record(feature, table, rows, seed) for feature in features]
+    y, groups = _labels(table, rows)
+    folds = patient_folds(y, groups, seed)
+    records = [_record(feature, y, groups, folds, seed) for feature in features]
     drawn = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_IMAGES])
     if not _enough(table, drawn, MIN_PATIENTS_OF_TREES):
         return records
     images, indices = read_squashed([scan.manifest.samples[row] for row in drawn], progress)
-    return records + [_record(feature, table, drawn[indices], seed) for feature in image_features(images, boxes, seed)]
+    y, groups = _labels(table, drawn[indices])
+    folds = patient_folds(y, groups, seed)
+    return records + [_record(feature, y, groups, folds, seed) for feature in image_features(images, boxes, seed)]
 
 
 def _enough(table: pd.DataFrame, rows: Ints, least: int = MIN_PATIENTS) -> bool:
@@ -80,12 +86,16 @@ def _enough(table: pd.DataFrame, rows: Ints, least: int = MIN_PATIENTS) -> bool:
     return len(patients) == 2 and int(patients.min()) >= least
 
 
-def _record(feature: Feature, table: pd.DataFrame, rows: Ints, seed: int) -> dict[str, Any]:
+def _labels(table: pd.DataFrame, rows: Ints) -> tuple[Bools, Ints]:
+    """Return which of these rows are of pneumonia, bool [n], and whose they are, int [n]."""
     y = (table["label"].iloc[rows] == PNEUMONIA).to_numpy(bool)
-    groups = np.unique(table["patient_id"].iloc[rows].to_numpy(str), return_inverse=True)[1]
+    return y, np.unique(table["patient_id"].iloc[rows].to_numpy(str), return_inverse=True)[1]
+
+
+def _record(feature: Feature, y: Bools, groups: Ints, folds: Folds, seed: int) -> dict[str, Any]:
     fitted = feature.columns.shape[1] > 1
     trees = feature.origin == "image"
-    scores = out_of_fold(feature.columns, y, groups, seed=seed, trees=trees) if fitted else feature.columns[:, 0]
+    scores = out_of_fold(feature.columns, y, folds, trees=trees) if fitted else feature.columns[:, 0]
     estimate = auroc_interval(y, scores, groups, seed=seed)
     if fitted:
         kind = "boosted trees" if trees else "logistic regression"
@@ -189,15 +199,17 @@ def image_features(images: Pixels, boxes: Boxes | None, seed: int) -> list[Featu
 # --- statistics -------------------------------------------------------------------------------------------
 
 
-def out_of_fold(
-    columns: Floats, y: Bools, groups: Ints, *, seed: int, folds: int = FOLDS, trees: bool = False
-) -> Floats:
+def patient_folds(y: Bools, groups: Ints, seed: int) -> Folds:
+    """Return `FOLDS` pairs of rows, to fit and to score; no patient is in both. `y`: bool [N]; `groups`: int [N]."""
+    return list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(y, y, groups))
+
+
+def out_of_fold(columns: Floats, y: Bools, folds: Folds, *, trees: bool = False) -> Floats:
     """Return float64 [N], log-odds of pneumonia from a regression, or boosted trees, fitted without the own patient."""
     model: Any = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     if trees:
-        model = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=12, random_state=seed)
+        model = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=12, random_state=0)
     scores = np.zeros(len(y))
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for train, test in splitter.split(columns, y, groups):
+    for train, test in folds:
         scores[test] = model.fit(columns[train], y[train]).decision_function(columns[test])
     return scores

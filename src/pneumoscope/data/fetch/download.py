@@ -26,7 +26,7 @@ from pneumoscope.files import atomic_folder, out_folder, read_json, write_json
 from pneumoscope.records import LABELS, SPLITS, Progress
 from pneumoscope.version import __version__
 
-__all__ = ["Patience", "catalogue", "fetch", "fetch_set"]
+__all__ = ["Patience", "catalogue", "fetch"]
 
 SEAL = "fetched.json"
 
@@ -34,7 +34,7 @@ _SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 def fetch(
-    key: str,
+    dataset: str | DataSet,
     out: Path,
     *,
     client: httpx.Client | None = None,
@@ -42,32 +42,22 @@ def fetch(
     base_url: str | None = None,
     patience: Patience | None = None,
 ) -> Path:
-    """Fetch the collection `key` into `out` and return its file (`.npz`) or folder, ready for `open_source`.
+    """Fetch a collection into `out` and return its file (`.npz`) or folder, ready for `open_source`.
 
-    `progress` is called with (bytes so far, bytes in all or None). `base_url` is a mirror that holds the files under
-    their catalogue names; it replaces every public home. The check is the same wherever a file comes from.
+    `dataset`: a key of the catalogue, or a collection that need not be in it. `progress` is called with (bytes so far,
+    bytes in all or None). `base_url` is a mirror that holds the files under their catalogue names; it replaces every
+    public home. The check is the same wherever a file comes from.
 
     Raises:
         DownloadError: unknown key, no home can be reached, a file fails its check; the remedy gives the
             manual steps.
         StorageError: the disk is full or read-only.
     """
-    sets = catalogue()
-    if key not in sets:
-        raise DownloadError(f"no data set is called {key!r}", remedy=f"choose one of {', '.join(sets)}")
-    return fetch_set(sets[key], out, client=client, progress=progress, base_url=base_url, patience=patience)
-
-
-def fetch_set(
-    dataset: DataSet,
-    out: Path,
-    *,
-    client: httpx.Client | None = None,
-    progress: Progress | None = None,
-    base_url: str | None = None,
-    patience: Patience | None = None,
-) -> Path:
-    """Fetch a collection that need not be in the catalogue; arguments and errors as `fetch`."""
+    if isinstance(dataset, str):
+        sets = catalogue()
+        if dataset not in sets:
+            raise DownloadError(f"no data set is called {dataset!r}", remedy=f"choose one of {', '.join(sets)}")
+        dataset = sets[dataset]
     remote = dataset.file
     if remote is None:
         raise DownloadError(f"{dataset.key} has no direct download", remedy=dataset.manual(out))

@@ -1,1 +1,1 @@
-"""From a waiting image to an answer: worker, guarded child process, task."""
+"""Analysing waiting images: worker, guarded child process, task."""

@@ -1,7 +1,7 @@
 """A process that stays warm between jobs and can be killed during one.
 
-What a hostile file may do to a decoder or a network, it does here: hang, take all memory, end the process. The
-parent waits as long as it was told, kills, and starts another.
+A hostile file may hang a decoder or a network, take all memory or end the process: here it only costs this child. The
+parent waits for a limited time, kills it, and starts another.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _READY, _ANSWER, _REFUSED = "ready", "answer", "refused"
 
 
 class ChildLostError(Exception):
-    """The child hung, died or ran out of memory; the message says which. The next question starts another one."""
+    """The child hung, died or ran out of memory; the message says which. The next request starts another."""
 
 
 class Child:
-    """A warm child. `factory(settings)`, called in it once, gives the function that answers its questions."""
+    """A warm child. `factory(settings)`, called in it once, returns the function that answers its requests."""
 
     def __init__(self, factory: Factory, settings: Any, *, memory_mb: int, start_seconds: float) -> None:
         self._start = (factory, settings, memory_mb)
@@ -40,24 +40,24 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs now, None before it is first asked."""
+        """Of the running process, None before the first request."""
         return None if self._process is None else self._process.pid
 
     def warm_up(self) -> None:
-        """Start the child where none runs, and wait until it can answer.
+        """Start the child where none runs, and wait until it is ready.
 
         Raises:
             ChildLostError: it does not get ready.
-            PneumoscopeError: what its factory raises.
+            PneumoscopeError: raised by its factory.
         """
         if self._process is not None and self._process.is_alive():
             return
         self.close()
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_live, args=(theirs, *self._start), daemon=True)
+        self._connection, remote = context.Pipe()
+        self._process = context.Process(target=_live, args=(remote, *self._start), daemon=True)
         self._process.start()
-        theirs.close()
+        remote.close()
         meters.process_started("analysis")
         self._receive(self._start_seconds, "it did not get ready")
 
@@ -66,7 +66,7 @@ class Child:
 
         Raises:
             ChildLostError: it took longer than `seconds`, or died.
-            PneumoscopeError: what it raised; the child lives on.
+            PneumoscopeError: raised by it; the child lives on.
         """
         self.warm_up()
         assert self._connection is not None
@@ -87,29 +87,29 @@ class Child:
             self._connection.close()
             self._connection = None
 
-    def _receive(self, seconds: float, late: str) -> Any:
+    def _receive(self, seconds: float, timeout: str) -> Any:
         assert self._connection is not None
         try:
             if not self._connection.poll(seconds):
-                raise self._lost(late)
+                raise self._lost(timeout)
             kind, value = self._connection.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join(5)
             code = self._process.exitcode
-            how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
-            raise self._lost(f"the analysis process died {how}") from error
+            cause = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+            raise self._lost(f"the analysis process died {cause}") from error
         if kind == _REFUSED:
             assert isinstance(value, PneumoscopeError)
             raise value
         return value
 
-    def _lost(self, why: str) -> ChildLostError:
+    def _lost(self, reason: str) -> ChildLostError:
         self.close()
-        return ChildLostError(why)
+        return ChildLostError(reason)
 
 
 def _live(connection: Connection, factory: Factory, settings: Any, memory_mb: int) -> None:
-    """Run in the child: answer until the parent is gone."""
+    """Run in the child: answer until the parent has ended."""
     limit = memory_mb << 20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     with Discreet("analysis"):
@@ -125,16 +125,16 @@ def _live(connection: Connection, factory: Factory, settings: Any, memory_mb: in
             except EOFError:
                 return
             try:
-                told = (_ANSWER, answer(question))
+                reply = (_ANSWER, answer(question))
             except PneumoscopeError as error:
-                told = (_REFUSED, error)
-            connection.send(told)
+                reply = (_REFUSED, error)
+            connection.send(reply)
 
 
 class Discreet:
-    """Ends the process on an error, and says what it was and where, without its message.
+    """Ends the process on an error, and prints its class and line without the message.
 
-    That may quote a patient's header, and multiprocessing would print it.
+    The message may quote a patient's header, and multiprocessing would print it.
     """
 
     def __init__(self, name: str) -> None:
@@ -149,13 +149,7 @@ class Discreet:
             return
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
-        place = "" if trace is None else f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
-        line = {
-            "event": "process failed",
-            "process": self.name,
-            "level": "error",
-            "error": kind.__name__,
-            "place": place,
-        }
-        print(json.dumps(line), file=sys.stderr, flush=True)
+        line = "" if trace is None else f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        entry = {"event": "process failed", "process": self.name, "level": "error"}
+        print(json.dumps({**entry, "error": kind.__name__, "place": line}), file=sys.stderr, flush=True)
         os._exit(1)

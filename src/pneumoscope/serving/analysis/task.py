@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pneumoscope.errors import ConfigError
-from pneumoscope.gate.header import Rules
+from pneumoscope.gate.header_rules import Rules
 from pneumoscope.images import Radiograph, read_header
 from pneumoscope.images.preparation import image_box
 from pneumoscope.records import PNEUMONIA, FloatArray, Prediction
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 NO_MAP = "none"
 _USUAL = ("sr", "sc")
-_COARSE = 512  # side of a map that covers more than what the network saw
+_COARSE = 512  # longer side of a map that covers more than the network's crop
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the child is asked: a DICOM file, the objects to be built, and the time that they carry."""
+    """A request to the child: a DICOM file, the objects to build, and the time that they carry."""
 
     path: Path
     kinds: Sequence[str]
@@ -42,9 +42,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What the child answers. `map_png`: grey PNG over the whole image.
+    """The child's answer. `map_png`: grey PNG over the whole image.
 
-    `seconds`: of all, `encoding` of them for the objects.
+    `seconds`: in total, `encoding` of them for the objects.
     """
 
     prediction: Prediction
@@ -60,9 +60,9 @@ class Analysis:
 
 
 def open_analysis(choice: BundleChoice, rules: Rules | None = None) -> Callable[[Task], Analysis]:
-    """Load a bundle, and return the function that answers about an image with it, at full speed from the first on.
+    """Load a bundle, and return the function that analyses an image, at full speed from the first image on.
 
-    `rules`: those of the intake, so that what it took is not refused by others.
+    `rules`: those of the intake, so that an accepted image is not refused here.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -74,7 +74,7 @@ def open_analysis(choice: BundleChoice, rules: Rules | None = None) -> Callable[
 
 
 def open_in_haste(choice: BundleChoice, rules: Rules | None = None) -> Callable[[Task], Analysis]:
-    """Do the same, and let the first image wait for what is loaded on first use: for when one waits already."""
+    """Do the same without warming up: for when an image is already waiting."""
     return partial(_analyse, _classifier(choice, rules), choice.explain)
 
 
@@ -88,7 +88,7 @@ def _classifier(choice: BundleChoice, rules: Rules | None) -> Classifier:
 
 
 def _warm(classifier: Classifier, method: str) -> None:
-    """Go once through all of it, so that no patient waits for what is loaded and compiled on first use."""
+    """Run every step once, so that no patient waits for code that is loaded and compiled on first use."""
     from pydicom import Dataset
 
     from pneumoscope.serving.results import encode
@@ -97,7 +97,7 @@ def _warm(classifier: Classifier, method: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)
     with NamedTemporaryFile(suffix=".png") as file:
         Image.fromarray(noise).save(file.name)
-        classifier.predict_one(file.name)  # refused, which takes the lungs too
+        classifier.predict_one(file.name)  # noise is refused, but also segmented
     heat = None if method == NO_MAP else _map(classifier, method, noise)[0]
     flagged = Prediction("", 0.5, PNEUMONIA, 0.5)
     grey = np.divide(noise, 255, dtype=np.float32)
@@ -116,7 +116,7 @@ def _analyse(classifier: Classifier, method: str, task: Task) -> Analysis:
     urgent = prediction.label == PNEUMONIA
     finding = Finding(
         source=read_header(task.path),
-        # The file's place in the store is nobody's business outside.
+        # Without the path of the file, which must not leave the gateway.
         prediction=replace(prediction, path=""),
         image=None if radiograph is None else radiograph.pixels,
         heatmap=heat,
@@ -142,8 +142,8 @@ def _analyse(classifier: Classifier, method: str, task: Task) -> Analysis:
 
 def _explain(classifier: Classifier, method: str, radiograph: Radiograph) -> tuple[FloatArray | None, str]:
     values, verdict = _map(classifier, method, classifier.canvas(radiograph))
-    told = f"{method}, {verdict}"
-    return (None if verdict == "blank" else _over_image(classifier, values, radiograph.pixels)), told
+    heat = None if verdict == "blank" else _over_image(classifier, values, radiograph.pixels)
+    return heat, f"{method}, {verdict}"
 
 
 def _map(
@@ -156,7 +156,7 @@ def _map(
 
 
 def _over_image(classifier: Classifier, values: FloatArray, pixels: FloatArray) -> FloatArray:
-    """Return a map float32 [h, w] stretched over the whole image, not over what the network saw of it alone."""
+    """Return a map float32 [h, w] stretched over the whole image, not only over the network's crop."""
     shown = pixels if classifier.crop is None else classifier.crop(pixels)
     top, bottom, left, right = image_box(shown.shape, classifier.bundle.preparation)
     values = values[top:bottom, left:right]
@@ -166,9 +166,9 @@ def _over_image(classifier: Classifier, values: FloatArray, pixels: FloatArray) 
     top, bottom, left, right = classifier.crop.box(pixels)
     scale = _COARSE / max(height, width)
     whole = np.zeros((max(1, round(height * scale)), max(1, round(width * scale))), np.float32)
-    place = whole[round(top * scale) : round(bottom * scale), round(left * scale) : round(right * scale)]
-    size = (place.shape[1], place.shape[0])
-    place[:] = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+    region = whole[round(top * scale) : round(bottom * scale), round(left * scale) : round(right * scale)]
+    size = (region.shape[1], region.shape[0])
+    region[:] = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
     return whole
 
 

@@ -1,4 +1,4 @@
-"""The worker: takes jobs, has its child answer, and writes answer, results and debts in one transaction."""
+"""The worker: takes jobs, lets its child analyse, and writes answer, results and deliveries in one transaction."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from pneumoscope.serving.store.tables import DONE, Job, Object, Result
 from pneumoscope.serving.watch import meters
 from pneumoscope.serving.watch.logs import logger
 
-_IDLE = 0.1  # seconds between looks at an empty queue
+_IDLE = 0.1  # seconds between checks of an empty queue
 _BEAT = 5.0  # seconds between two signs of life
 _GRACE = timedelta(seconds=30)  # of a lease, beyond the time that an analysis may take
 
 
 class Worker:
-    """One worker and its child. `stages`: called with the name of each stage that was reached; tests end it there."""
+    """One worker and its child. `stages`: called with the name of each stage; tests end it there."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Worker:
         self.log = logger("worker", worker=name)
 
     def run(self, stop: threading.Event) -> None:
-        """Work until told to stop; what was begun is finished."""
+        """Work until `stop` is set; the current job is finished."""
         if returned := jobs.release(self.store, self.name):
             self.log.warning("jobs of a predecessor returned", count=returned)
         self.child.warm_up()
@@ -76,63 +76,63 @@ class Worker:
 
     def step(self) -> bool:
         """Do one job; False where none waits."""
-        self.child.warm_up()  # what keeps it from starting, such as a damaged bundle, is no fault of any image
+        self.child.warm_up()  # first: a damaged bundle, for instance, is no fault of an image
         limits = self.config.worker
         lease = timedelta(seconds=limits.seconds + limits.start_seconds) + _GRACE
         max_wait = timedelta(minutes=self.config.priority.max_wait_minutes)
-        held = jobs.claim(self.store, self.name, lease, max_wait)
-        if held is None:
+        claim = jobs.claim(self.store, self.name, lease, max_wait)
+        if claim is None:
             return False
         self.stages("claimed")
-        meters.took("wait", held.waited)
-        task = Task(self.config.images / held.file, self.kinds, now())
-        if not os.access(task.path, os.R_OK):  # a share that is away, or slow to show what another host wrote
-            self._failed(held, "file away", "its file is not there, or not readable", attempts=jobs.PATIENCE)
+        meters.took("wait", claim.waited)
+        task = Task(self.config.images / claim.file, self.kinds, now())
+        if not os.access(task.path, os.R_OK):  # a share that is away, or slow to show a new file
+            self._failed(claim, "file away", "its file is missing, or not readable", attempts=jobs.PATIENCE)
             return True
         try:
             with meters.timed("child"):
                 analysis: Analysis = self.child.ask(task, limits.seconds)
         except (ImageUnavailableError, StorageError) as error:
-            self._failed(held, "unreadable", f"the image cannot be read: {error.what}", attempts=jobs.PATIENCE)
+            self._failed(claim, "unreadable", f"the image cannot be read: {error.what}", attempts=jobs.PATIENCE)
         except ImageError as error:
-            self._failed(held, "unusable", f"the image cannot be used: {error.what}", attempts=1)
+            self._failed(claim, "unusable", f"the image cannot be used: {error.what}", attempts=1)
         except PneumoscopeError as error:
-            self._failed(held, "refused", error.what, attempts=1)
+            self._failed(claim, "refused", error.what, attempts=1)
         except ChildLostError as error:
-            self._failed(held, "child lost", str(error), attempts=limits.attempts)
+            self._failed(claim, "child lost", str(error), attempts=limits.attempts)
         else:
             self.stages("analysed")
             try:
-                self._finish(held, analysis)
-            except StorageError as error:  # such as the journal's disk; where it is the database, this fails too
-                why = f"its answer was not written down: {error.what}"
-                self._failed(held, "not written", why, attempts=jobs.PATIENCE)
+                self._finish(claim, analysis)
+            except StorageError as error:  # such as the disk of the journal; if it is the database, this fails too
+                reason = f"its answer was not recorded: {error.what}"
+                self._failed(claim, "not written", reason, attempts=jobs.PATIENCE)
         return True
 
-    def _failed(self, held: Claim, kind: str, why: str, *, attempts: int) -> None:
-        """Record why a job failed, in words for people, and log its kind. `attempts`: then it is quarantined."""
-        state = jobs.fail(self.store, held, f"not analysed, because {why}", attempts=attempts)
-        self.log.warning("job failed", job=held.job_id, state=state, kind=kind)
+    def _failed(self, claim: Claim, kind: str, reason: str, *, attempts: int) -> None:
+        """Record why a job failed, and log the kind of failure. `attempts`: after so many it is quarantined."""
+        state = jobs.fail(self.store, claim, f"not analysed, because {reason}", attempts=attempts)
+        self.log.warning("job failed", job=claim.job_id, state=state, kind=kind)
 
-    def _finish(self, held: Claim, analysis: Analysis) -> None:
+    def _finish(self, claim: Claim, analysis: Analysis) -> None:
         if analysis.prediction.error is not None:
-            self._failed(held, "unusable", f"the image cannot be used: {analysis.prediction.fault}", attempts=1)
+            self._failed(claim, "unusable", f"the image cannot be used: {analysis.prediction.fault}", attempts=1)
             return
-        # The journal first: told twice after a crash it is written once, and nothing is sent that it does not know.
+        # The journal first: it keeps one copy of an entry repeated after a crash, and no result is sent without one.
         with meters.timed("journal"):
-            self.journal.append(self._entry(held, analysis))
+            self.journal.append(self._entry(claim, analysis))
         self.stages("journaled")
-        mine = jobs.end(self.store, held, DONE, lambda session, job: self._record(session, job, analysis))
+        mine = jobs.end(self.store, claim, DONE, lambda session, job: self._record(session, job, analysis))
         self.stages("recorded")
         meters.took("analyse", analysis.seconds - analysis.encoding)
         meters.took("encode", analysis.encoding)
         if mine:
-            meters.took("answer", (now() - held.created_at).total_seconds())
-            if not self.config.shadow:  # anybody may read the figures, and an answer among few images is told by them
+            meters.took("answer", (now() - claim.created_at).total_seconds())
+            if not self.config.shadow:  # anybody may read the metrics, which could reveal an answer among few images
                 meters.answered(analysis.prediction.label, abstained=analysis.prediction.abstained)
         self.log.info(
             "job done",
-            job=held.job_id,
+            job=claim.job_id,
             current=mine,
             abstained=analysis.prediction.abstained,
             objects=len(analysis.objects),
@@ -140,18 +140,18 @@ class Worker:
         )
 
     def _record(self, session: Session, job: Job, analysis: Analysis) -> None:
-        moment, said = database_time(session), analysis.prediction
+        moment, prediction = database_time(session), analysis.prediction
         result = Result(
-            bundle=said.bundle,
+            bundle=prediction.bundle,
             bundle_sha256=analysis.card_sha256,
-            probability=said.probability,
-            label=said.label,
-            threshold=said.threshold,
-            subtype=None if said.subtype is None else dict(said.subtype),
-            abstained=said.abstained,
-            reason=said.reason,
-            quality=plain(dict(said.quality)),
-            milliseconds=said.milliseconds,
+            probability=prediction.probability,
+            label=prediction.label,
+            threshold=prediction.threshold,
+            subtype=None if prediction.subtype is None else dict(prediction.subtype),
+            abstained=prediction.abstained,
+            reason=prediction.reason,
+            quality=plain(dict(prediction.quality)),
+            milliseconds=prediction.milliseconds,
             map_png=analysis.map_png,
             explained_by=analysis.explained_by,
             urgent=analysis.urgent,
@@ -164,17 +164,17 @@ class Worker:
                 kind=built.kind, uid=built.uid, sop_class=built.sop_class, suffix=built.suffix, data=built.data
             )
             result.objects.append(row)
-            wanting = [item.name for item in self.config.deliveries if built.kind in item.sends]
-            outbox.owe(session, row, wanting, moment)
+            destinations = [item.name for item in self.config.deliveries if built.kind in item.sends]
+            outbox.enqueue(session, row, destinations, moment)
 
-    def _entry(self, held: Claim, analysis: Analysis) -> Entry:
+    def _entry(self, claim: Claim, analysis: Analysis) -> Entry:
         card = {"sha256": analysis.card_sha256, "calibration": analysis.calibrated}
-        told = entry_facts(
-            held.header,
+        facts = entry_facts(
+            claim.header,
             self.pseudonyms,
-            study_uid=held.study_uid,
-            patient=(held.issuer, held.patient_id),
+            study_uid=claim.study_uid,
+            patient=(claim.issuer, claim.patient_id),
             site=self.config.journal.site,
         )
-        key = answer_key(analysis.card_sha256, held.digest, analysis.operating_point)
-        return entry_of(analysis.prediction, card, key, now(), **told)
+        key = answer_key(analysis.card_sha256, claim.digest, analysis.operating_point)
+        return entry_of(analysis.prediction, card, key, now(), **facts)

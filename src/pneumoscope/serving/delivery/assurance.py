@@ -1,9 +1,9 @@
-"""Asking a destination to commit what it got (PS3.4, annex J): only what it promises to keep is `committed`.
+"""Asking destinations to commit the objects sent to them (PS3.4, annex J).
 
-    sent ─▶ committed     it keeps the object
-      └───▶ waiting       it has not got it: sent again
+    sent ─▶ committed     the destination keeps the object
+      └───▶ waiting       it does not have it: sent again
 
-It reports over the association of the question or, later, over one of its own to the listener.
+It reports over the association of the request or, later, over its own one to the listener.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from pneumoscope.serving.watch.logs import logger
 from pneumoscope.serving.wire.association import COMMITMENT, INSTANCE, INVALID_ARGUMENT, SUCCESS, associate
 from pneumoscope.serving.wire.references import reference
 
-_MOST = 100  # objects of one question
-_TIMES = 10  # an object is sent that is not committed; then a person decides
-_AGAIN = timedelta(minutes=10)  # after a question that did not arrive
+_MOST = 100  # objects of one request
+_TIMES = 10  # refusals of an object before it is given up
+_AGAIN = timedelta(minutes=10)  # after a request that did not arrive
 _PATIENCE = timedelta(hours=12)  # for a report: an archive may commit at night
-_WAIT, _LOOK = 10.0, 0.1  # seconds for a report over the association of the question; between looks for it
+_WAIT, _LOOK = 10.0, 0.1  # seconds for a report over the association of the request; between checks for it
 
 
 def ask(store: Store, to: Destination) -> int:
-    """Ask about what a destination got and has not committed; returns how many objects those were."""
+    """Ask a destination to commit the objects that it got; returns how many."""
     transaction = generate_uid()
     query = (
         select(Delivery.id, Object.sop_class, Object.uid)
@@ -52,10 +52,10 @@ def ask(store: Store, to: Destination) -> int:
         rows = session.execute(query.where(Delivery.not_before <= moment, recent)).all()
     if not rows:
         return 0
-    # Written down first: the report may come before the answer.
-    asked = {"transaction_uid": transaction, "not_before": moment + _AGAIN}
+    # Recorded first: the report may come before the answer.
+    values = {"transaction_uid": transaction, "not_before": moment + _AGAIN}
     with store.write() as session:
-        session.execute(update(Delivery).where(Delivery.id.in_([number for number, *_ in rows])).values(**asked))
+        session.execute(update(Delivery).where(Delivery.id.in_([number for number, *_ in rows])).values(**values))
     try:
         fault = _ask(store, to, transaction, [(str(sop_class), uid) for _, sop_class, uid in rows])
     except PneumoscopeError as error:
@@ -66,36 +66,36 @@ def ask(store: Store, to: Destination) -> int:
     if fault is None:
         log.info("commitment asked", objects=len(rows))
         with store.write() as session:
-            asked_now = Delivery.transaction_uid == transaction, Delivery.state == SENT
-            session.execute(update(Delivery).where(*asked_now).values(not_before=moment + _PATIENCE))
+            pending = Delivery.transaction_uid == transaction, Delivery.state == SENT
+            session.execute(update(Delivery).where(*pending).values(not_before=moment + _PATIENCE))
     else:
         log.warning("commitment not asked", objects=len(rows), reason=fault)
     return len(rows)
 
 
 def handlers(store: Store) -> list[tuple[evt.InterventionEvent, Callable[[Any], tuple[int, None]]]]:
-    """Return what an association needs over which a destination may report."""
+    """Return the handlers of an association over which a destination may report."""
     return [(evt.EVT_N_EVENT_REPORT, lambda event: answer(event, store))]
 
 
 def answer(event: Any, store: Store) -> tuple[int, None]:
-    """Take a report (N-EVENT-REPORT) about what was asked; of what nobody asked nothing is changed."""
+    """Record a report (N-EVENT-REPORT); one about an unknown transaction changes nothing."""
     try:
         with image_errors("N-EVENT-REPORT", "the report is damaged", "report again"):
             report = event.event_information
             transaction = str(report.TransactionUID)
-            kept = [str(item.ReferencedSOPInstanceUID) for item in report.get("ReferencedSOPSequence", [])]
+            committed = [str(item.ReferencedSOPInstanceUID) for item in report.get("ReferencedSOPSequence", [])]
             failed = {
                 str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason", 0))
                 for item in report.get("FailedSOPSequence", [])
             }
     except ImageError:
         return INVALID_ARGUMENT, None
-    _record(store, transaction, kept, failed)
+    _record(store, transaction, committed, failed)
     return SUCCESS, None
 
 
-def _record(store: Store, transaction: str, kept: list[str], failed: dict[str, int]) -> None:
+def _record(store: Store, transaction: str, committed: list[str], failed: dict[str, int]) -> None:
     log, chance = logger("send"), random.Random()
     with store.write() as session:
         moment = database_time(session)
@@ -109,16 +109,16 @@ def _record(store: Store, transaction: str, kept: list[str], failed: dict[str, i
                     row.state = DEAD
                 row.not_before = moment + outbox.delay(row.refusals, chance)
                 log.warning("not committed", destination=row.destination, delivery=row.id, reason=row.reason)
-            elif uid in kept:
+            elif uid in committed:
                 row.state, row.reason = COMMITTED, None
                 log.info("committed", destination=row.destination, delivery=row.id)
 
 
 def _ask(store: Store, to: Destination, transaction: str, objects: list[tuple[str, str]]) -> str | None:
-    """Ask over an association of our own, and wait a moment for the report; returns why it could not be asked."""
-    question = Dataset()
-    question.TransactionUID = transaction
-    question.ReferencedSOPSequence = [reference(*each) for each in objects]
+    """Send a request and wait a moment for the report; returns why the request failed."""
+    request = Dataset()
+    request.TransactionUID = transaction
+    request.ReferencedSOPSequence = [reference(*each) for each in objects]
     association = associate(
         to,
         [(COMMITMENT, [ImplicitVRLittleEndian])],
@@ -128,13 +128,13 @@ def _ask(store: Store, to: Destination, transaction: str, objects: list[tuple[st
     if not association.is_established:
         return "it offers no storage commitment" if association.rejected_contexts else "no association"
     try:
-        status, _ = association.send_n_action(question, 1, COMMITMENT, INSTANCE)
+        status, _ = association.send_n_action(request, 1, COMMITMENT, INSTANCE)
         if "Status" not in status:
             return "no answer"
         if status.Status:
             return f"status 0x{status.Status:04X}"
         limit = time.monotonic() + min(_WAIT, to.seconds)
-        # What is to be sent does not wait for a report: it may come over an association of the destination's.
+        # A due delivery does not wait for the report, which may come over an association of the destination.
         while _open(store, transaction) and not outbox.is_due(store, to.name) and time.monotonic() < limit:
             time.sleep(_LOOK)
     finally:

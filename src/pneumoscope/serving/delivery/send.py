@@ -1,7 +1,7 @@
-"""Sending: one thread per destination, so that one that is down holds up no other.
+"""Sending: one thread per destination, so that one that is down delays no other.
 
-Each way to send is a function from destination and parcel to an `Answer`; a new one is one line in `_WAYS`. What is
-sent are the persisted bytes, never an object encoded anew.
+Each way to send is a function from destination and parcel to an `Answer`; a new one is one line in `_WAYS`. The stored
+bytes are sent, never an object encoded anew.
 """
 
 from __future__ import annotations
@@ -34,39 +34,39 @@ from pneumoscope.serving.watch.logs import logger
 from pneumoscope.serving.wire.association import associate
 from pneumoscope.serving.wire.http import open_client
 from pneumoscope.serving.wire.internals import send_files_as_they_are
-from pneumoscope.serving.wire.tls import client_tls, refusal, why
+from pneumoscope.serving.wire.tls import client_tls, reason_of, refusal
 
-_IDLE = 0.1  # seconds between looks at an empty outbox
-_STANDBY = 2.0  # seconds between looks at whether another host still sends
-_MOST = 5  # parcels of one look, each some megabytes
+_IDLE = 0.1  # seconds between checks of an empty outbox
+_STANDBY = 2.0  # seconds between checks whether another host still sends
+_MOST = 5  # parcels at once, each some megabytes
 _DOWN = timedelta(seconds=10)  # the longest pause before a destination that is down is tried again
-_LOOK = 5.0  # seconds between looks at what a destination has not committed
-_ANSWER = 1 << 20  # bytes of an answer over HTTP that are read: it is about one object
+_LOOK = 5.0  # seconds between requests for storage commitment
+_ANSWER = 1 << 20  # bytes read of an HTTP answer, which is about one object
 _FAILED, _REASON = "00081198", "00081197"  # Failed SOP Sequence, Failure Reason
 _START, _END = b"\x0b", b"\x1c\x0d"  # HL7, transport specification: MLLP
 DELIVERED = Answer(Outcome.DELIVERED)
 
 
 def classify(status: int | None) -> Answer:
-    """Say what a status of C-STORE means for what is owed (PS3.4, B.2.3; PS3.7, C).
+    """Return what a status of C-STORE means for the delivery (PS3.4, B.2.3; PS3.7, C).
 
-    None, an empty status, is a peer that went away or aborted. Warnings are stored.
+    None, an empty status, is a peer that left or aborted. An object with a warning is stored.
     """
     if status is None:
         return Answer(Outcome.RETRY, "no answer: the association was aborted or lost")
-    told = f"status 0x{status:04X}"
+    reason = f"status 0x{status:04X}"
     if status in (0x0000, 0x0001, 0x0107, 0x0116) or status & 0xF000 == 0xB000:
-        return Answer(Outcome.DELIVERED, None if status == 0 else f"{told}, stored with a warning")
+        return Answer(Outcome.DELIVERED, None if status == 0 else f"{reason}, stored with a warning")
     if status & 0xFF00 == 0xA900 or status & 0xF000 == 0xC000 or status == 0x0122:
-        return Answer(Outcome.REFUSED, told)
-    return Answer(Outcome.RETRY, told)
+        return Answer(Outcome.REFUSED, reason)
+    return Answer(Outcome.RETRY, reason)
 
 
 def classify_http(code: int) -> Answer:
-    """Say what a status of HTTP means: what will not change by itself is refused."""
+    """Return what an HTTP status means for the delivery: refused if it will not change by itself."""
     if 200 <= code < 300:
         return DELIVERED
-    passing = code >= 500 or code in (401, 403, 404, 408, 425, 429)  # a proxy or a key that is put right later
+    passing = code >= 500 or code in (401, 403, 404, 408, 425, 429)  # such as a proxy or a key that is repaired later
     return Answer(Outcome.RETRY if passing else Outcome.REFUSED, f"HTTP {code}")
 
 
@@ -94,38 +94,38 @@ def c_store(to: Destination, parcel: Parcel) -> Answer:
 
 
 def stow(to: Destination, parcel: Parcel) -> Answer:
-    """Send over DICOMweb (PS3.18, 10.5); the body is put together here, since dicomweb-client encodes anew."""
+    """Send over DICOMweb (PS3.18, 10.5); the body is built here, since dicomweb-client encodes anew."""
     boundary = uuid.uuid4().hex
     head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     body = head + parcel.data + f"\r\n--{boundary}--\r\n".encode()
     kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-    answer, code, told = _post(to, f"{(to.url or '').rstrip('/')}/studies", body, kind, "application/dicom+json")
+    answer, code, reply = _post(to, f"{(to.url or '').rstrip('/')}/studies", body, kind, "application/dicom+json")
     if code == 409:
         return Answer(Outcome.REFUSED, "HTTP 409: it refused the object")
-    return answer if answer.outcome is not Outcome.DELIVERED else _listed(told) or answer
+    return answer if answer.outcome is not Outcome.DELIVERED else _listed(reply) or answer
 
 
-def _listed(told: bytes) -> Answer | None:
-    """Say why an answer in DICOM JSON lists the object as failed, whatever its status of HTTP (PS3.18, table 10.5.3-2).
+def _listed(reply: bytes) -> Answer | None:
+    """Return the answer where DICOM JSON lists the object as failed, whatever the HTTP status (PS3.18, table 10.5.3-2).
 
-    None where it does not: servers answer in XML as well, or with nothing.
+    None where it does not: servers may answer in XML, or with nothing.
     """
     try:
-        found = json.loads(told)
-    except (ValueError, RecursionError):  # or in half, where it is longer than is read
+        content = json.loads(reply)
+    except (ValueError, RecursionError):  # also where the reply was too long and cut
         return None
-    for each in found if isinstance(found, list) else [found]:
+    for each in content if isinstance(content, list) else [content]:
         if failures := _values(each, _FAILED):
             reason = next(iter(_values(failures[0], _REASON)), None)
             answer = classify(reason) if isinstance(reason, int) else DELIVERED
-            if answer.outcome is Outcome.DELIVERED:  # a success among the failures says nothing
+            if answer.outcome is Outcome.DELIVERED:  # a success among the failures has no meaning
                 return Answer(Outcome.RETRY, "listed as failed, without a reason")
             return Answer(answer.outcome, f"listed as failed: {answer.reason}")
     return None
 
 
 def _values(item: object, tag: str) -> list[Any]:
-    """Return the values of an element in DICOM JSON (PS3.18, F.2); none where there is no such thing."""
+    """Return the values of an element in DICOM JSON (PS3.18, F.2), empty where there are none."""
     element = item.get(tag) if isinstance(item, dict) else None
     values = element.get("Value") if isinstance(element, dict) else None
     return values if isinstance(values, list) else []
@@ -159,14 +159,14 @@ def mllp(to: Destination, parcel: Parcel) -> Answer:
                 while _END not in reply and (chunk := link.recv(4096)) and len(reply) < 65536:
                     reply += chunk
     except OSError as error:
-        return Answer(Outcome.RETRY, why(error))
-    if _END not in reply:  # half of an answer may say the contrary of the whole one
+        return Answer(Outcome.RETRY, reason_of(error))
+    if _END not in reply:  # half an acknowledgment may say the contrary
         return Answer(Outcome.RETRY, "the acknowledgment was cut off" if reply else "no acknowledgment")
     return _acknowledged(reply, parcel.uid)
 
 
 def _acknowledged(reply: bytes, control: str) -> Answer:
-    """Say what an acknowledgment means; `control`: the number of the message that it must be about (MSH-10)."""
+    """Return what an acknowledgment means; `control`: the control ID of our message (MSH-10)."""
     segments = reply.strip(_START + _END).split(b"\r")
     fields = next((segment.split(b"|") for segment in segments if segment.startswith(b"MSA|")), [])
     code, about = ([field.decode("ascii", "replace").strip() for field in fields[1:]] + ["", ""])[:2]
@@ -183,19 +183,19 @@ _WAYS: Mapping[str, Callable[[Destination, Parcel], Answer]] = MappingProxyType(
 
 
 def attempt(to: Destination, parcel: Parcel) -> Answer:
-    """Send one parcel; a certificate or a secret that cannot be used may be put right, so it is tried again."""
+    """Send one parcel; an unusable certificate or secret may be repaired, so it is tried again."""
     try:
         return _WAYS[to.kind](to, parcel)
     except PneumoscopeError as error:
         return Answer(Outcome.RETRY, error.what)
-    except (OSError, RuntimeError) as error:  # a full disk, a peer that leaves at once: no other destination suffers
+    except (OSError, RuntimeError) as error:  # such as a full disk: other destinations go on
         return Answer(Outcome.RETRY, type(error).__name__)
 
 
 def step(
     store: Store, to: Destination, chance: random.Random, stages: Callable[[str], None] = lambda stage: None
 ) -> int:
-    """Try what is due at a destination, until it does not answer; returns how many parcels were settled."""
+    """Send the due deliveries of a destination until one fails; returns how many were settled."""
     log = logger("send", destination=to.name)
     settled = 0
     for parcel in outbox.due(store, to.name, _MOST):
@@ -205,18 +205,18 @@ def step(
         meters.took("send", time.perf_counter() - started, to.name)
         stages("sent")
         state = outbox.record(store, parcel, answer, timedelta(hours=to.give_up_hours), chance)
-        told = log.info if answer.outcome is Outcome.DELIVERED else log.warning
-        told(answer.outcome.value, delivery=parcel.delivery_id, kind=parcel.kind, state=state, reason=answer.reason)
+        write = log.info if answer.outcome is Outcome.DELIVERED else log.warning
+        write(answer.outcome.value, delivery=parcel.delivery_id, kind=parcel.kind, state=state, reason=answer.reason)
         if answer.outcome is Outcome.DELIVERED and (age := outbox.way(store, parcel)) is not None:
             meters.took("whole", age, to.name)
         if answer.outcome is Outcome.RETRY:
-            break  # who is down for one is down for all
+            break  # the others would fail too
         settled += 1
     return settled
 
 
 def run(store: Store, to: Destination, stop: threading.Event) -> None:
-    """Send to one destination until told to stop; stand by while another host does."""
+    """Send to one destination until `stop` is set; stand by while another host does."""
     chance = random.Random(uuid.uuid4().int)
     failed, look = 0, 0.0
     while not stop.is_set():
@@ -226,25 +226,25 @@ def run(store: Store, to: Destination, stop: threading.Event) -> None:
             if to.commit and mine and not settled and not failed and time.monotonic() >= look:
                 look = time.monotonic() + _LOOK
                 settled = assurance.ask(store, to)
-        if failed:  # it is down: what came in meanwhile is not tried one by one
+        if failed:  # it is down: the deliveries are not tried one by one
             stop.wait(outbox.delay(failed, chance, _DOWN).total_seconds())
         elif not settled:
             stop.wait(_IDLE if mine else _STANDBY)
 
 
 def _post(to: Destination, url: str, body: bytes, kind: str, wanted: str) -> tuple[Answer, int, bytes]:
-    """Send over HTTP; returns what the status means, the status (0: there was none), and the answer's beginning."""
+    """Send over HTTP; returns the answer, the HTTP status (0 for none), and the beginning of the reply."""
     headers = {"Content-Type": kind, "Accept": wanted, "Accept-Encoding": "identity"}
-    told = bytearray()
+    reply = bytearray()
     try:
         with (
             open_client(to.tls, to.seconds, token_file=to.token_file) as client,
             client.stream("POST", url, content=body, headers=headers) as response,
         ):
             for chunk in response.iter_bytes():
-                told += chunk
-                if len(told) >= _ANSWER:
+                reply += chunk
+                if len(reply) >= _ANSWER:
                     break
     except httpx.HTTPError as error:
-        return Answer(Outcome.RETRY, why(error)), 0, b""
-    return classify_http(response.status_code), response.status_code, bytes(told)
+        return Answer(Outcome.RETRY, reason_of(error)), 0, b""
+    return classify_http(response.status_code), response.status_code, bytes(reply)

@@ -1,4 +1,4 @@
-"""Whether two DICOM files hold the same."""
+"""Comparing the content of DICOM files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ _CHUNK = 1 << 20
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256, lower-case hex, of transfer syntax and data set: what the sender's software wrote around
-    them (PS3.10, 7.1) does not count.
+    """Return the SHA-256, lower-case hex, of transfer syntax and data set, without the file meta information.
 
     Raises:
         ImageError: the file is no DICOM.
@@ -30,7 +29,7 @@ def digest(path: Path) -> str:
 
 
 def same_pixels(one: Path, other: Path) -> bool:
-    """Say whether two DICOM files hold the same pixel bytes in the same transfer syntax."""
+    """Say whether two DICOM files have the same pixel bytes in the same transfer syntax."""
     return _pixels(one) == _pixels(other)
 
 

@@ -1,4 +1,4 @@
-"""The DICOM listener: C-ECHO, C-STORE and storage commitment. It acknowledges what cannot be lost any more."""
+"""The DICOM listener: C-ECHO, C-STORE and storage commitment. It acknowledges an image once it cannot be lost."""
 
 from __future__ import annotations
 
@@ -37,9 +37,11 @@ from pneumoscope.serving.wire.tls import greet, server_tls
 # PS3.4, B.2.3: statuses of C-STORE besides those of every service.
 OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
 _BEAT, _HOUR = 5.0, 3600.0  # seconds
-_PDU = 1 << 20  # bytes: as fast as no limit, and a slow sender is seen to move; the default takes three times as long
-# Besides radiographs, what may be routed here by mistake or come back from us; a CT of a thousand slices is refused
-# when it asks, not after it was sent.
+_PDU = (
+    1 << 20
+)  # bytes: as fast as without limit, yet a slow sender shows progress; the default takes three times as long
+# Besides radiographs: objects that may be routed here by mistake, and our own results. A CT of a thousand slices is
+# refused at the association, not after it was sent.
 _RADIOGRAPHS = (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
@@ -49,15 +51,15 @@ _OTHERS = ("Secondary Capture", "SR Storage", "SR Store", "Softcopy Presentation
 
 
 def accepted_classes() -> tuple[str, ...]:
-    """Return the SOP classes that the listener takes: plain radiographs, secondary captures, and kinds of results."""
-    known = [str(context.abstract_syntax) for context in AllStoragePresentationContexts]
-    others = [uid for uid in known if any(word in UID(uid).name for word in _OTHERS)]
+    """Return the accepted SOP classes: plain radiographs, secondary captures and the classes of results."""
+    every = [str(context.abstract_syntax) for context in AllStoragePresentationContexts]
+    others = [uid for uid in every if any(word in UID(uid).name for word in _OTHERS)]
     return (*map(str, _RADIOGRAPHS), *others)
 
 
 @dataclass
 class Receiver:
-    """A running listener; `port` is the one it has."""
+    """A running listener."""
 
     server: ThreadedAssociationServer
     intake: Intake
@@ -70,7 +72,7 @@ class Receiver:
         return int(self.server.socket.getsockname()[1])
 
     def close(self) -> None:
-        """Take no new associations, and end."""
+        """Accept no more associations, and end."""
         self.stop.set()
         self.server.shutdown()
 
@@ -84,23 +86,23 @@ def start_receiver(
 ) -> Receiver:
     """Listen.
 
-    `handlers`: of pynetdicom's events, for what others than senders of images say. `stages`: called with the name of
-    each stage that was reached; tests end the process there.
+    `handlers`: of pynetdicom's events, besides those for images. `stages`: called with the name of each stage; tests
+    end the process there.
 
     Raises:
-        ConfigError: the address cannot be had, or a certificate cannot be read.
+        ConfigError: the address is in use, or a certificate cannot be read.
     """
     settings = config.receive
     for folder in (config.incoming, config.images):
         out_folder(folder)
-    begun = now().timestamp()
+    started = now().timestamp()
     spool_into(config.incoming, settings.object_mb << 20, intake.room)
     log = logger("receive")
     peers, stop = Peers(settings), threading.Event()
 
     def on_store(event: Any) -> int:
         caller = str(event.assoc.requestor.ae_title)
-        if caller.strip() not in settings.callers:  # a destination, which may report and no more
+        if caller.strip() not in settings.callers:  # a destination, which may only report
             return NOT_AUTHORIZED
         stages("received")
         try:
@@ -143,10 +145,10 @@ def start_receiver(
     except OSError as error:
         raise ConfigError(
             f"{settings.bind}:{settings.port} cannot be listened at ({error.strerror})",
-            remedy="choose another receive.port, or end what listens there",
+            remedy="choose another receive.port, or end the program that listens there",
         ) from error
     assert server is not None
-    sweep(config.incoming, older_seconds=now().timestamp() - begun)  # the port is ours, and so is what lies there
+    sweep(config.incoming, older_seconds=now().timestamp() - started)  # with the port, the files there are ours
     threading.Thread(target=peers.watch, args=(stop,), daemon=True).start()
     return Receiver(server, intake, stop)
 
@@ -171,7 +173,7 @@ def _application(config: Gateway) -> AE:
 
 
 def run(receiver: Receiver, config: Gateway, stop: threading.Event, beat: Callable[[], None]) -> None:
-    """Keep a listener running until told to stop; clear away what broken transfers left, hourly, and crashes, daily."""
+    """Keep a listener running until `stop` is set; remove leftovers of transfers hourly, of crashes daily."""
     due, daily = time.monotonic() + _HOUR, time.monotonic() + _HOUR
     beaten = 0.0
 
@@ -194,7 +196,7 @@ def run(receiver: Receiver, config: Gateway, stop: threading.Event, beat: Callab
 
 
 def clear(intake: Intake, go_on: Callable[[], bool] = lambda: True) -> None:
-    """Remove images that no row names, and say how many; a disk or a database that fails is asked again tomorrow."""
+    """Remove images without a row, and log how many; after a failure of disk or database the next day again."""
     log = logger("receive")
     try:
         if removed := leftovers.remove(intake.folder, intake.store, go_on):

@@ -1,7 +1,7 @@
-"""Following an Orthanc: its changes are asked for, and new radiographs go the way of every image.
+"""Following an Orthanc: its changes are polled, and new radiographs go through the intake like every image.
 
-The place in its changes moves in the transaction that accepts an image. Whoever dies between two steps asks for what
-followed that place once more, and the intake knows what it has.
+The position in its changes moves in the transaction that accepts an image. After a crash the changes from that position
+are requested again, and the intake recognises the images that it has.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from pneumoscope.serving.wire.http import open_client
 from pneumoscope.serving.wire.orthanc import Change, Gone, OrthancError
 
 _LONGEST = timedelta(minutes=1)  # between attempts while it is down
-_ATTEMPTS = 10  # at one image that Orthanc answers about with an error, while it answers otherwise
+_ATTEMPTS = 10  # at one image for which Orthanc answers with an error
 
 
 class Poller:
     """Follows one Orthanc.
 
-    `most`: bytes that an image may have. `stages`: called with the name of each stage that was reached; tests end it
-    there.
+    `most`: bytes that an image may have. `stages`: called with the name of each stage; tests end it there.
     """
 
     def __init__(
@@ -52,13 +51,13 @@ class Poller:
     ) -> None:
         self.source, self.intake, self.most, self.stages = source, intake, most, stages
         self.store = intake.store
-        self.folder = out_folder(incoming / "orthanc" / source.name)  # apart from the listener's, which clears its own
+        self.folder = out_folder(incoming / "orthanc" / source.name)  # not in the listener's own, which it clears
         sweep(self.folder, older_seconds=0)
         self.log = logger("poll", orthanc=source.name)
         self._failures = (0, 0)  # number of a change, and how often it failed
 
     def run(self, stop: threading.Event) -> None:
-        """Follow it until told to stop, unless another host does; while it is down it is asked less and less often."""
+        """Follow it until `stop` is set, unless another host does; while it is down it is asked less and less often."""
         chance, failed = random.Random(), 0
         while not stop.is_set():
             try:
@@ -66,8 +65,8 @@ class Poller:
                     more = self.step() if mine else False
             except (OrthancError, PneumoscopeError) as error:
                 failed += 1
-                with suppress(StorageError):  # it may be the database that is away
-                    self.tell(error)
+                with suppress(StorageError):  # the database itself may be away
+                    self.record_fault(error)
                 stop.wait(outbox.delay(failed, chance, _LONGEST).total_seconds())
             else:
                 failed = 0
@@ -75,7 +74,7 @@ class Poller:
                     stop.wait(self.source.poll_seconds)
 
     def step(self) -> bool:
-        """Deal with one page of changes; True where there are more.
+        """Process one page of changes; True where there are more.
 
         Raises:
             OrthancError: it did not answer as it should.
@@ -94,29 +93,29 @@ class Poller:
             self.stages("moved")
         return not page.done
 
-    def tell(self, error: OrthancError | PneumoscopeError) -> None:
-        """Write down why an attempt failed."""
+    def record_fault(self, error: OrthancError | PneumoscopeError) -> None:
+        """Record why an attempt failed."""
         fault = error.what if isinstance(error, PneumoscopeError) else str(error)
         self.log.warning("not reached", reason=fault)
-        place(self.store, self.source.name)
+        feed_of(self.store, self.source.name)  # creates the row where there is none
         with self.store.write() as session:
             session.execute(self._mine().values(fault=fault))
 
     def _page(self, client: orthanc.Client) -> orthanc.Page:
-        """Return the changes that were not dealt with, from the first one where its numbering began anew."""
-        at = place(self.store, self.source.name)
-        if at.seq is None:
-            at = self._begin(client)
-        # Asked from one before, it tells the last one again: by it the numbering is known.
-        page = client.changes(max(0, (at.seq or 0) - 1))
-        if _anew(client, page, at):
-            self.log.warning("its numbering began anew: asked from its first change", place=at.seq)
+        """Return the changes after our position, or from the first one where the numbering restarted."""
+        feed = feed_of(self.store, self.source.name)
+        if feed.seq is None:
+            feed = self._begin(client)
+        # From one before, so that the last known change comes again: it shows whether the numbering is the same.
+        page = client.changes(max(0, (feed.seq or 0) - 1))
+        if _restarted(client, page, feed):
+            self.log.warning("its numbering restarted: followed from its first change", seq=feed.seq)
             with self.store.write() as session:
                 session.execute(self._mine().values(seq=0, date="", resource="", resets=Feed.resets + 1))
-            at.seq = 0
+            feed.seq = 0
             page = client.changes(0)
-        left = tuple(change for change in page.changes if change.seq > (at.seq or 0))
-        return page.model_copy(update={"changes": left})
+        fresh = tuple(change for change in page.changes if change.seq > (feed.seq or 0))
+        return page.model_copy(update={"changes": fresh})
 
     def _begin(self, client: orthanc.Client) -> Feed:
         seq, date, resource = 0, "", ""
@@ -127,8 +126,8 @@ class Poller:
                 date, resource = page.changes[-1].date, page.changes[-1].resource
         with self.store.write() as session:
             session.execute(self._mine().values(seq=seq, date=date, resource=resource, fault=None))
-        self.log.info("begun", place=seq)
-        return place(self.store, self.source.name)
+        self.log.info("begun", seq=seq)
+        return feed_of(self.store, self.source.name)
 
     def _take(self, client: orthanc.Client, change: Change, modalities: dict[str, str | None]) -> None:
         try:
@@ -148,19 +147,19 @@ class Poller:
             self._skip(change, str(error))
 
     def _fetch(self, client: orthanc.Client, change: Change, modalities: dict[str, str | None]) -> None:
-        known = client.instance(change.resource)
-        if known.series not in modalities:
-            modalities[known.series] = client.modality(known.series)
-        modality = modalities[known.series]
+        instance = client.instance(change.resource)
+        if instance.series not in modalities:
+            modalities[instance.series] = client.modality(instance.series)
+        modality = modalities[instance.series]
         if modality is not None and modality not in self.source.modalities:
             return
-        if known.size > self.most:  # `fetch` takes no more than it was told
+        if instance.size > self.most:  # `fetch` reads no more than the announced size
             raise ImageError(f"the object is larger than {self.most >> 20} MB")
         self.intake.room()
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".dcm", delete=False) as stream:
             arrival = Path(stream.name)
         try:
-            client.fetch(change.resource, known.size, arrival)
+            client.fetch(change.resource, instance.size, arrival)
             self.stages("fetched")
             receipt = self.intake.take(
                 arrival, f"orthanc:{self.source.name}", lambda session: self._moved(session, change)
@@ -170,17 +169,17 @@ class Poller:
         self.log.info(receipt.outcome, seq=change.seq, image=receipt.image_id, state=receipt.state)
         self.stages("stored")
 
-    def _skip(self, change: Change, why: str) -> None:
-        """Go on without an image, so that it does not hold up all others; it is counted and told."""
-        self.log.error("skipped", seq=change.seq, reason=why)
+    def _skip(self, change: Change, reason: str) -> None:
+        """Go on without an image, so that it does not block the others; it is counted and logged."""
+        self.log.error("skipped", seq=change.seq, reason=reason)
         with self.store.write() as session:
             self._moved(session, change)
             session.execute(self._mine().values(skipped=Feed.skipped + 1))
 
     def _move(self, change: Change | None) -> None:
-        """Move past what was not accepted as well; nothing is written where all is as it was."""
-        at = place(self.store, self.source.name)
-        if at.fault is None and (change is None or change.seq == at.seq):
+        """Move past changes that brought no image; writes nothing where nothing changed."""
+        feed = feed_of(self.store, self.source.name)
+        if feed.fault is None and (change is None or change.seq == feed.seq):
             return
         with self.store.write() as session:
             if change is not None:
@@ -194,31 +193,31 @@ class Poller:
         return update(Feed).where(Feed.name == self.source.name)
 
 
-def place(store: Store, name: str) -> Feed:
-    """Return how far an Orthanc was followed, out of any session."""
+def feed_of(store: Store, name: str) -> Feed:
+    """Return the row with our position in an Orthanc's changes, detached; creates it where there is none."""
     with store.read() as session:
-        found = session.get(Feed, name)
-        if found is not None:
-            session.expunge(found)
-            return found
+        row = session.get(Feed, name)
+        if row is not None:
+            session.expunge(row)
+            return row
     with store.write() as session:
         session.merge(Feed(name=name, seq=None, date="", resource="", skipped=0, resets=0, fault=None))
-    return place(store, name)
+    return feed_of(store, name)
 
 
-def _anew(client: orthanc.Client, page: orthanc.Page, at: Feed) -> bool:
-    """Say whether the numbers are those of another database than the one that was followed.
+def _restarted(client: orthanc.Client, page: orthanc.Page, feed: Feed) -> bool:
+    """Say whether the numbering is that of another database than the one followed so far.
 
-    That the last change is absent proves nothing: Orthanc forgets changes of what is erased. A later change under a
-    number that was dealt with does.
+    A missing last change proves nothing: Orthanc forgets changes of erased images. A later date under a lower number
+    does.
     """
-    if not at.seq:
+    if not feed.seq:
         return False
     first = page.changes[0] if page.changes else None
-    if first is not None and first.seq == at.seq:
-        return (first.date, first.resource) != (at.date, at.resource)
+    if first is not None and first.seq == feed.seq:
+        return (first.date, first.resource) != (feed.date, feed.resource)
     newest = client.newest().changes
-    return bool(newest) and newest[-1].seq < at.seq and newest[-1].date > at.date
+    return bool(newest) and newest[-1].seq < feed.seq and newest[-1].date > feed.date
 
 
 def pollers(config: Gateway, intake: Intake) -> list[Poller]:

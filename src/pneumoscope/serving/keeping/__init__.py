@@ -1,1 +1,1 @@
-"""How long things stay: retention, erasure, leftovers of broken transfers."""
+"""Retention, erasure, and leftovers of broken transfers."""

@@ -1,9 +1,8 @@
-"""Erasing: the file of an image, all that is known of one, and one patient as the law gives the right to.
+"""Erasing the file of an image, all its data, or all data of one patient, as the law gives the right to.
 
-The file goes first, then the row, in a transaction that holds the row: who dies between the two leaves a row that
-names a missing file, and the same erasure finds and finishes it. The other way round a file would be left that no row
-names, and nobody would find it. The row of an image stays, empty, because its number stands in addresses and in the
-audit trail and must never come to mean another patient.
+The file goes first, then the row, in a transaction that locks the row: a crash between the two leaves a row without its
+file, and the next erasure finishes it. The other way round a file would be left that no row names. The row of an image
+stays, empty, because its number stands in addresses and in the audit trail and must never mean another patient.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def _silent(stage: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """How much of one patient was erased. `kept`: images that were not, because something is still owed."""
+    """What was erased of one patient. `kept`: images in work, with waiting deliveries, or committed."""
 
     images: int = 0
     kept: int = 0
@@ -56,35 +55,32 @@ class Erased:
 
 
 def in_work() -> ColumnElement[bool]:
-    """Return the condition that an image waits or is analysed."""
+    """Return the condition that an image waits for its analysis or is analysed."""
     return Image.id.in_(select(Job.image_id).where(Job.state.in_((WAITING, RUNNING))).correlate(None))
 
 
-def owed(to: Collection[str], *, given_up: bool) -> ColumnElement[bool]:
-    """Return the condition that a result of an image is not delivered to one of these destinations.
-
-    `given_up`: or will not be by itself.
-    """
-    theirs = select(Job.image_id).join(Job.result).join(Result.objects).join(Object.deliveries)
+def undelivered(destinations: Collection[str], *, given_up: bool) -> ColumnElement[bool]:
+    """Return the condition that a result of an image waits for one of these destinations, or was `given_up`."""
+    images = select(Job.image_id).join(Job.result).join(Result.objects).join(Object.deliveries)
     missing = Delivery.state.not_in((SENT, COMMITTED)) if given_up else Delivery.state == WAITING
-    return Image.id.in_(theirs.where(missing, Delivery.destination.in_(to)).correlate(None))
+    return Image.id.in_(images.where(missing, Delivery.destination.in_(destinations)).correlate(None))
 
 
 def erase_file(folder: Path, image: Image, stages: Stages = _silent) -> None:
-    """Erase an image's file, in the transaction that holds its row; raises `StorageError` where it cannot be."""
+    """Erase an image's file, in the transaction that locks its row; raises `StorageError` where that fails."""
     if image.file is None:
         return
-    place = folder / image.file
-    with storage_errors(place):
-        place.unlink(missing_ok=True)
-        if place.parent.is_dir():
-            sync_folder(place.parent)
+    path = folder / image.file
+    with storage_errors(path):
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            sync_folder(path.parent)
     stages("unlinked")
     image.file = None
 
 
 def erase_images(session: Session, folder: Path, images: Sequence[Image], stages: Stages = _silent) -> None:
-    """Erase all that is known of images: files, identities, jobs, answers, results and what was said of them."""
+    """Erase all data of images: files, identities, jobs, answers, results and feedback."""
     for image in images:
         erase_file(folder, image, stages)
     jobs = select(Job.id).where(Job.image_id.in_([image.id for image in images]))
@@ -121,43 +117,43 @@ def erase_patient(
 ) -> Erased:
     """Erase one patient from the tables, the files and the journal with its archives, and write an event with counts.
 
-    Images that wait, are analysed, or whose results are on their way are kept and counted: ask again later. What is
-    owed to a destination that nothing is sent to, disabled, removed or in shadow mode, is not on its way.
+    Images that wait, are analysed, or have waiting deliveries are kept and counted: erase again later. Deliveries to a
+    destination that is disabled or removed, or in shadow mode, do not count.
 
     Args:
         config: of the gateway.
         store: its tables.
         patient_id: as in Patient ID (0010,0020).
-        issuer: as in Issuer of Patient ID (0010,0021); None takes every issuer that an image here names. Of an
-            image whose row is empty already the issuer must be given, or the journal does not know the patient.
-        committed: also erase images that their senders may have erased, because they were committed here.
+        issuer: as in Issuer of Patient ID (0010,0021); None takes every issuer that an image here names. Needed where
+            the rows are already empty: without it the journal does not know the patient.
+        committed: also erase images that were committed here, which their senders may no longer have.
 
     Raises:
-        StorageError: a file cannot be erased; what was not erased is found by the same call again.
+        StorageError: a file cannot be erased; the next call finishes the erasure.
     """
-    mine = [Image.patient_id == patient_id]
+    patient = [Image.patient_id == patient_id]
     if issuer is not None:
-        mine.append(Image.issuer == issuer)
+        patient.append(Image.issuer == issuer)
     pseudonyms = Pseudonyms.load(config.journal.key or default_key(config.journal_file))
     with store.read() as session:
-        known = session.execute(select(Image.issuer, Image.study_uid).where(*mine)).all()
-    issuers = {issuer, *(found for found, _ in known)}
-    patients = {pseudonyms.of("patient", found, patient_id) for found in issuers}
-    studies = {pseudonyms.of("study", uid) for _, uid in known}
+        rows = session.execute(select(Image.issuer, Image.study_uid).where(*patient)).all()
+    patients = {pseudonyms.of("patient", name, patient_id) for name in {issuer, *(name for name, _ in rows)}}
+    studies = {pseudonyms.of("study", uid) for _, uid in rows}
     predictions = labels = 0
-    # The journal first: the rows tell under which names it knows the patient.
+    # The journal first: its pseudonyms follow from the rows.
     for file in (*archives(config.journal_file), config.journal_file):
-        found = Journal(file).erase([name for name in patients if name], [name for name in studies if name])
-        predictions, labels = predictions + found[0], labels + found[1]
+        erased = Journal(file).erase([name for name in patients if name], [name for name in studies if name])
+        predictions, labels = predictions + erased[0], labels + erased[1]
     stages("journal erased")
     with store.write() as session:
-        images = list(session.scalars(select(Image).where(*mine).with_for_update()))
+        images = list(session.scalars(select(Image).where(*patient).with_for_update()))
         sending = [item.name for item in config.deliveries]
-        bound = or_(in_work(), owed(sending, given_up=False), *([] if committed else [Image.committed_at.is_not(None)]))
-        held = set(session.scalars(select(Image.id).where(*mine, bound)))
-        free = [image for image in images if image.id not in held]
+        conditions = [in_work(), undelivered(sending, given_up=False)]
+        keep = or_(*conditions) if committed else or_(*conditions, Image.committed_at.is_not(None))
+        kept = set(session.scalars(select(Image.id).where(*patient, keep)))
+        free = [image for image in images if image.id not in kept]
         erase_images(session, config.images, free, stages)
-        counts = Erased(len(free), len(held), predictions, labels)
+        counts = Erased(len(free), len(kept), predictions, labels)
         trail.add(session, None, trail.ERASED_ON_REQUEST, None, str(counts))
     store.forget()
     return counts

@@ -1,7 +1,7 @@
-"""Files of images that no row names: an arrival crashed between file and row, and its sender never brought it again.
+"""Files of images without a row: the intake crashed between file and row, and the sender did not send again.
 
-None of them was acknowledged. Whether a row names a file is asked a second time while nobody can write such a row, so
-an arrival is either there before, and its file stays, or finds its file gone, and is refused (`Intake`).
+None of them was acknowledged. The rows are checked a second time while nobody can write one: either the row of an
+arriving image exists by then and its file stays, or the intake misses the file and refuses the image.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from pneumoscope.errors import StorageError, storage_errors
 from pneumoscope.serving.store.database import Store, now
 from pneumoscope.serving.store.tables import Image
 
-_OLD = 24 * 3600.0  # seconds after which a file waits for no row
-_NAMES = 10_000  # names held at once
-_MOST = 100  # more than crashes leave: rather an older database
+_OLD = 24 * 3600.0  # seconds; a younger file may still get its row
+_NAMES = 10_000  # names in memory at once
+_MOST = 100  # more than crashes leave: the database is probably an older one
 _OURS = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.dcm")
 
 
 def remove(folder: Path, store: Store, go_on: Callable[[], bool] = lambda: True) -> int:
-    """Remove files older than a day that no row names; returns how many. `go_on`: asked now and then.
+    """Remove files older than a day that no row names; returns how many. `go_on`: False ends the search.
 
     Raises:
-        StorageError: a file cannot be removed, or so many have no row that an older database may have been restored;
+        StorageError: a file cannot be removed; or so many have no row that an older database may have been restored,
             then none is removed.
     """
     limit = now().timestamp() - _OLD
     names = _old(folder, limit, go_on)
-    found: list[str] = []
+    unnamed: list[str] = []
     while batch := list(islice(names, _NAMES)):
-        found += _unnamed(store, batch)
-        if len(found) > _MOST:
+        unnamed += _unnamed(store, batch)
+        if len(unnamed) > _MOST:
             raise StorageError(
                 f"more than {_MOST} images have no row in the database, and none was removed",
                 path=folder,
                 remedy="if an older database was restored, have them sent again; then move the others away",
             )
-    if not found or not go_on():
+    if not unnamed or not go_on():
         return 0
     removed = 0
     with store.write() as session:
         _keep_others_out(session)
-        known = set(session.scalars(select(Image.file).where(Image.file.in_(found))))
-        for name in found:
+        known = set(session.scalars(select(Image.file).where(Image.file.in_(unnamed))))
+        for name in unnamed:
             if name not in known and _is_old(folder / name, limit):
                 with storage_errors(folder / name):
                     (folder / name).unlink(missing_ok=True)
@@ -87,7 +87,7 @@ def _unnamed(store: Store, names: Sequence[str]) -> set[str]:
 
 
 def _keep_others_out(session: Session) -> None:
-    """Wait for who writes rows of images, and let nobody begin; SQLite has one writer anyway."""
+    """Lock the images against other writers; SQLite has one writer anyway."""
     if session.get_bind().dialect.name != "sqlite":
-        session.execute(text("SET LOCAL lock_timeout = '10s'"))  # who waits for us must not wait long
+        session.execute(text("SET LOCAL lock_timeout = '10s'"))  # others that wait behind us must not wait long
         session.execute(text("LOCK TABLE images IN SHARE MODE"))

@@ -1,4 +1,4 @@
-"""Users of the page: names, roles, passwords, and who sits at which browser."""
+"""Users of the page: names, roles, passwords and sign-ins."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pneumoscope.serving.store.database import Store, database_time
 from pneumoscope.serving.store.tables import SignIn, User
 
 VIEWER, READER, ADMIN = "viewer", "reader", "admin"
-ROLES = (VIEWER, READER, ADMIN)  # each may do what those before it may
+ROLES = (VIEWER, READER, ADMIN)  # each has the rights of those before it
 SHORTEST, LONGEST = 12, 256  # characters of a password
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who asks: a user at a browser. `token`: the secret that the browser holds."""
+    """A signed-in user at a browser. `token`: the secret in the browser's cookie."""
 
     user_id: int
     sign_in_id: int
@@ -63,13 +63,13 @@ def add_user(store: Store, name: str, role: str, password: str) -> None:
 def users(store: Store) -> list[User]:
     """Return all users, by name."""
     with store.read() as session:
-        found = list(session.scalars(select(User).order_by(User.name)))
+        rows = list(session.scalars(select(User).order_by(User.name)))
         session.expunge_all()
-        return found
+        return rows
 
 
 def disable_user(store: Store, name: str) -> None:
-    """Let a user sign in no more, and end what is open; raises `ConfigError` where there is none."""
+    """Disable a user and end open sign-ins; raises `ConfigError` where there is no such user."""
     with store.write() as session:
         user = session.scalar(select(User).where(User.name == name))
         if user is None:
@@ -80,28 +80,29 @@ def disable_user(store: Store, name: str) -> None:
 
 
 def sign_in(store: Store, name: str, password: str, minutes: int) -> Person | None:
-    """Open a sign-in; None where name and password do not fit, which takes as long for a name that nobody has."""
+    """Open a sign-in; None where name and password do not fit, which takes equally long for an unknown name."""
     with store.read() as session:
         user = session.scalar(select(User).where(User.name == name))
-        usable = user is not None and not user.disabled and user.subject is None
-        known = (user.id, user.password) if usable and user is not None else None
-    if not _fits(known[1] if known else _nobody(), password) or known is None:
+        if user is not None and (user.disabled or user.subject is not None):
+            user = None
+        user_id, hashed = (None, _unknown()) if user is None else (user.id, user.password)
+    if not _fits(hashed, password) or user_id is None:
         return None
     with store.write() as session:
-        return _open(session, session.get_one(User, known[0]), minutes)
+        return _open(session, session.get_one(User, user_id), minutes)
 
 
 def vouched(store: Store, subject: str, name: str, role: str, minutes: int) -> Person | None:
-    """Open a sign-in for whom an issuer vouches, with the role that it gives; None where the user is disabled here.
+    """Open a sign-in for a user of an issuer, with the role that it gives; None where the user is disabled here.
 
-    `subject`: who it is for ever. At the first time a user is added, called `name` or, where that is taken, much like
-    it: a name that an issuer gives away again is no way into an account.
+    `subject` identifies the user for ever. A new one is added as `name`, with a suffix where that name is taken: so a
+    name that an issuer gives to another person opens no account.
     """
     with store.write() as session:
         user = session.scalar(select(User).where(User.subject == subject))
         if user is None:
-            called = _free_name(session, name, subject)
-            user = User(name=called, role=role, password="", subject=subject, disabled=False)
+            name = _free_name(session, name, subject)
+            user = User(name=name, role=role, password="", subject=subject, disabled=False)
             user.created_at = database_time(session)
             session.add(user)
         if user.disabled:
@@ -128,8 +129,8 @@ def _free_name(session: Session, wanted: str, subject: str) -> str:
     return f"{plain[:31]}-{_digest(subject)[:8]}"
 
 
-def person(store: Store, token: str | None) -> Person | None:
-    """Return whose secret this is, None where it is nobody's, or no longer."""
+def person_of(store: Store, token: str | None) -> Person | None:
+    """Return the signed-in user with this token, None where the sign-in has ended or never was."""
     if not token:
         return None
     query = select(SignIn.id, User.id, User.name, User.role).join(SignIn.user)
@@ -139,21 +140,21 @@ def person(store: Store, token: str | None) -> Person | None:
         User.disabled.is_(False),
     )
     with store.read() as session:
-        found = session.execute(query.where(*valid, SignIn.expires_at > database_time(session))).one_or_none()
-    if found is None:
+        row = session.execute(query.where(*valid, SignIn.expires_at > database_time(session))).one_or_none()
+    if row is None:
         return None
-    sign_in_id, user_id, name, role = found
+    sign_in_id, user_id, name, role = row
     return Person(user_id, sign_in_id, name, role, token)
 
 
-def sign_out(store: Store, who: Person) -> None:
+def sign_out(store: Store, person: Person) -> None:
     """End a sign-in."""
     with store.write() as session:
-        session.execute(update(SignIn).where(SignIn.id == who.sign_in_id).values(ended_at=database_time(session)))
+        session.execute(update(SignIn).where(SignIn.id == person.sign_in_id).values(ended_at=database_time(session)))
 
 
 def form_secret(token: str) -> str:
-    """Return what a form must carry to come from a page of the browser that holds this token."""
+    """Return the secret of forms on pages shown to the browser with this token."""
     return hashlib.sha256(b"form " + token.encode()).hexdigest()
 
 
@@ -169,5 +170,5 @@ def _fits(hashed: str, password: str) -> bool:
 
 
 @cache
-def _nobody() -> str:
+def _unknown() -> str:
     return PasswordHasher().hash(secrets.token_hex(16))

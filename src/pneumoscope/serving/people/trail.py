@@ -1,4 +1,4 @@
-"""The audit trail of the page: who saw or did what. It names images by their row, never a patient."""
+"""The audit trail of the page: who saw or did what. It names images by their row, never patients."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ ERASED, ERASED_ON_REQUEST = "erased", "erased on request"
 SIGNED_IN, SIGNED_OUT, REFUSED = "signed in", "signed out", "sign-in refused"
 
 
-def note(store: Store, who: Person | None, action: str, image_id: int | None = None, detail: str | None = None) -> None:
-    """Write an event, on the disk when this returns."""
+def note(
+    store: Store, person: Person | None, action: str, image_id: int | None = None, detail: str | None = None
+) -> None:
+    """Write an event; it is on the disk when this returns."""
     with store.write() as session:
-        add(session, who, action, image_id, detail)
+        add(session, person, action, image_id, detail)
 
 
-def add(session: Session, who: Person | None, action: str, image_id: int | None, detail: str | None = None) -> None:
-    """Add an event to the transaction that does what it tells."""
+def add(session: Session, person: Person | None, action: str, image_id: int | None, detail: str | None = None) -> None:
+    """Add an event to the transaction of the action itself."""
     session.add(
         Event(
             at=database_time(session),
-            user_id=None if who is None else who.user_id,
-            sign_in_id=None if who is None else who.sign_in_id,
+            user_id=None if person is None else person.user_id,
+            sign_in_id=None if person is None else person.sign_in_id,
             action=action,
             image_id=image_id,
             detail=detail,
@@ -37,21 +39,21 @@ def add(session: Session, who: Person | None, action: str, image_id: int | None,
     )
 
 
-def listed(store: Store, who: Person, image_ids: Sequence[int]) -> None:
+def listed(store: Store, person: Person, image_ids: Sequence[int]) -> None:
     """Write an event for each image that this sign-in sees in a list for the first time."""
-    query = select(Event.image_id).where(Event.sign_in_id == who.sign_in_id, Event.action == LISTED)
+    query = select(Event.image_id).where(Event.sign_in_id == person.sign_in_id, Event.action == LISTED)
     with store.read() as session:
-        known = set(session.scalars(query.where(Event.image_id.in_(image_ids))))
-    if fresh := [image_id for image_id in image_ids if image_id not in known]:
+        seen = set(session.scalars(query.where(Event.image_id.in_(image_ids))))
+    if fresh := [image_id for image_id in image_ids if image_id not in seen]:
         with store.write() as session:
             for image_id in fresh:
-                add(session, who, LISTED, image_id)
+                add(session, person, LISTED, image_id)
 
 
 def latest(store: Store, most: int) -> list[Event]:
     """Return the latest events with their users, the newest first."""
     with store.read() as session:
         query = select(Event).options(joinedload(Event.user)).order_by(Event.id.desc()).limit(most)
-        found = list(session.scalars(query))
+        rows = list(session.scalars(query))
         session.expunge_all()
-        return found
+        return rows

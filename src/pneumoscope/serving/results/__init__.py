@@ -1,4 +1,4 @@
-"""Results for a PACS and for a hospital's information systems: what a finding becomes."""
+"""Results for a PACS and for a hospital's information systems, made from a finding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Encoded", "encode"]
 
-# Each is a module of this package with a function `build`, loaded when it is first wanted.
+# Each is a module of this package with a function `build`, loaded on first use.
 KINDS = ("sr", "sc", "gsps", "seg", "fhir", "hl7")
 
 
@@ -25,13 +25,13 @@ def encode(
 ) -> tuple[Encoded, ...]:
     """Return the results of a finding, in the order of `kinds`; equal arguments give equal bytes.
 
-    A kind that has nothing to lie on is left out: `seg` unless a plain radiograph was flagged with a map, `gsps` for a
-    radiograph that is not grey. Every other kind says also that an image was not analysed, and why.
+    Left out are `seg` unless a plain radiograph was flagged with a map, and `gsps` for a radiograph that is not grey.
+    Every other kind also says that an image was not analysed, and why.
 
     Args:
         finding: answer and radiograph; its header may be odd or incomplete.
         kinds: of `KINDS`.
-        made: the moment that the results carry.
+        made: the time that the results carry.
         report: the form of `sr`, for destinations that refuse Comprehensive 3D SR.
 
     Raises:

@@ -1,8 +1,8 @@
-"""From the header of a radiograph, however odd, to one from which results can be made.
+"""A valid header for results, from the header of any radiograph.
 
-Tolerant when reading, strict when writing: what breaks the rules of its value representation (DICOM PS3.5, 6.2) is
-put right where that is harmless, and is left out otherwise. An identifier is never cut or altered, since it might
-become another's: where it breaks the rules it is left empty, and the result is filed by its Study Instance UID.
+Tolerant when reading, strict when writing: a value that breaks the rules of its value representation (DICOM PS3.5, 6.2)
+is corrected where that is harmless, else left out. An identifier is never cut or altered, since it might become that of
+another patient: an invalid one is left empty, and the result is filed by its Study Instance UID.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _SIDES = frozenset({"A", "P", "R", "L", "H", "F"})
 
 
 def clean_header(source: Dataset) -> Dataset:
-    """Return a header with all that highdicom asks for, every value valid, text as Unicode (ISO_IR 192).
+    """Return a header with all that highdicom needs, every value valid, text as Unicode (ISO_IR 192).
 
-    Never raises for what a header holds. Identity of patient, study and image, and what orients and
-    sizes the image, are kept; all else is left out. A missing or unusable UID becomes one derived from what there is.
+    No header makes it raise. It keeps the identity of patient, study and image, and the image's orientation and size.
+    A missing or unusable UID is replaced by one derived from the other values.
     """
-    # Values that break the rules are expected here; pydicom's warnings would print them, and so the patient, to a log.
+    # Invalid values are expected; pydicom's warnings would write them, and so the patient, to a log.
     with disable_value_validation():
         header = Dataset()
         for keyword, checked in _CHECKS.items():
@@ -65,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(longest: int) -> Callable[[Any], str]:
-    """Free text: control characters become spaces, what is too long is cut."""
+    """Free text: control characters become spaces, long text is cut."""
 
     def checked(value: Any) -> str:
         value = " ".join(str(part) for part in value) if isinstance(value, MultiValue) else str(value or "")
@@ -103,7 +103,7 @@ def _code(*allowed: str) -> Callable[[Any], str]:
 
 
 def _date(value: Any) -> str:
-    """A date; that of ACR-NEMA, with points, is turned into DICOM's."""
+    """A date; one of ACR-NEMA, with points, becomes DICOM's."""
     text = re.sub(r"^(\d{4})[.-](\d{2})[.-](\d{2})$", r"\1\2\3", str(value or "").strip())
     try:
         return text if re.fullmatch(r"\d{8}", text, re.ASCII) and datetime.strptime(text, "%Y%m%d") else ""
@@ -117,8 +117,8 @@ def _time(value: Any) -> str:
 
 
 def _age(value: Any) -> str:
-    found = re.fullmatch(r"(\d{1,3})([DWMY])", str(value or "").strip().upper(), re.ASCII)
-    return f"{int(found[1]):03d}{found[2]}" if found else ""
+    match = re.fullmatch(r"(\d{1,3})([DWMY])", str(value or "").strip().upper(), re.ASCII)
+    return f"{int(match[1]):03d}{match[2]}" if match else ""
 
 
 def _offset(value: Any) -> str:
@@ -133,7 +133,7 @@ def _orientation(value: Any) -> list[str] | None:
     return sides if all(side and set(side) <= _SIDES and len(side) <= 3 for side in sides) else None
 
 
-# Type 2, always there; empty where unknown.
+# Type 2: always present, empty where unknown.
 _CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
     {
         "PatientName": _person,
@@ -171,11 +171,11 @@ def _identify(header: Dataset, source: Dataset) -> None:
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         setattr(header, keyword, _uid(read(source, keyword)) or stable_uid(keyword, header.SOPInstanceUID))
     header.Modality = _code()(read(source, "Modality")) or "CR"
-    header.BodyPartExamined = "CHEST"  # all that is asked of the network, and else a side would have to be told
+    header.BodyPartExamined = "CHEST"  # the network reads no other; paired parts would need a laterality
 
 
 def _uid(value: Any) -> str:
-    """Keep also what starts a component with a zero, as some devices do: references must match."""
+    """Keep components with a leading zero, which some devices write: references must match."""
     text = str(value or "").strip()
     return text if re.fullmatch(r"\d+(\.\d+)+", text, re.ASCII) and len(text) <= 64 else ""
 
@@ -199,7 +199,7 @@ def _size(header: Dataset, source: Dataset) -> None:
 def number(value: Any) -> float | None:
     """Return a finite number that fits the 16 characters of a decimal string, else None."""
     try:
-        found = float(value)
+        result = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return float(f"{found:.9g}") if math.isfinite(found) and abs(found) < 1e9 else None
+    return float(f"{result:.9g}") if math.isfinite(result) and abs(result) < 1e9 else None

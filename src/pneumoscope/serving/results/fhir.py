@@ -1,6 +1,6 @@
 """The result as a FHIR R4B transaction: device, study, observation, preliminary report, task.
 
-Each resource has an identifier and is created only where none has it, so that sending twice does not double it.
+Each resource has an identifier and is created only where none has it, so sending twice makes no duplicate.
 Source: HL7 FHIR R4B (4.3.0); IHE Radiology, AI Results.
 """
 
@@ -86,7 +86,7 @@ def _concept(code: Code, text: str | None = None) -> dict[str, Any]:
 
 
 def _subject(case: Case) -> dict[str, Any]:
-    """A logical reference: the receiver knows its patients, and the name need not travel."""
+    """A logical reference: the receiver knows its patients, so no name is sent."""
     header = case.header
     if not header.PatientID:
         return {"type": "Patient", "display": "patient without an identifier: see the imaging study"}
@@ -182,7 +182,7 @@ def _report(case: Case) -> dict[str, Any]:
 
 
 def _task(case: Case) -> dict[str, Any]:
-    """Ask for a reading. Only urgency is said: without a priority a receiver has nothing to lower one with."""
+    """Ask for a reading. Only urgent tasks have a priority, so that none is ever lowered."""
     content = {
         **_common(case, "Task"),
         "status": "requested",

@@ -1,4 +1,4 @@
-"""What the gateway knows of one radiograph once the network has answered, and the results made of it."""
+"""The answer about one radiograph, and the results made of it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer about one radiograph, with what its results are made of.
+    """The answer about one radiograph, with the data for its results.
 
     `source`: header of the radiograph analysed, with or without its pixels. `prediction`: probability and label, or
-    `abstained` with a reason, or `error`. `image`: float32 [H, W] in 0..1 as `images.read_image` reads it, None where
-    it cannot be read. `heatmap`: float32 [h, w] in 0..1, stretched over the whole image, or None. `bundle`: its card.
+    `abstained` with a reason, or `error`. `image`: float32 [H, W] in 0..1 as `images.read_image` reads it, None if
+    unreadable. `heatmap`: float32 [h, w] in 0..1, stretched over the whole image, or None. `bundle`: its card.
     `explained_by`: method and verdict of the map, such as `gradcam, stable`. `urgent`: to be read before others.
     """
 
@@ -33,9 +33,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One result, ready to be sent.
+    """One result, ready to send.
 
-    `uid`: SOP Instance UID, or id of the message; the same whenever the same result is made again. `sop_class`: None
+    `uid`: SOP Instance UID, or id of the message; the same for the same result. `sop_class`: None
     for what is not DICOM. `suffix`: of a file that holds `data`.
     """
 

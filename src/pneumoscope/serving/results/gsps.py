@@ -25,11 +25,11 @@ from pneumoscope.serving.results.instance import CREATOR, Case
 from pneumoscope.serving.results.regions import outlines
 
 KIND = "gsps"
-_TEXT = (0.0, 0.86, 1.0, 1.0)  # left, top, right, bottom of what is displayed: under the costophrenic angles
+_TEXT = (0.0, 0.86, 1.0, 1.0)  # left, top, right, bottom of the displayed area: under the costophrenic angles
 
 
 def build(case: Case) -> Encoded | None:
-    """Return the presentation state; None where the radiograph is no grey image with a size, and so has no layer."""
+    """Return the presentation state; None where the radiograph is no grey image with a size."""
     header, source = case.header, case.finding.source
     grey = header.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
     if not grey or min(header.Rows, header.Columns) < 2 or source.get("ModalityLUTSequence"):
@@ -80,11 +80,11 @@ def _rescale(source: Dataset) -> Any:
 
 
 def _voi(source: Dataset) -> list[Any] | None:
-    """Return what `images.read_image` shows: without it a viewer would show the whole range, nearly black."""
+    """Return the window of `images.read_image`: without it a viewer would show the whole range, nearly black."""
     try:
-        with dicom_errors(Path("header"), "says nothing of its window", "nothing to do"):
-            if (found := voi_table(source)) is not None:
-                first, bits, table = found
+        with dicom_errors(Path("header"), "has no usable window", "nothing to do"):
+            if (lut := voi_table(source)) is not None:
+                first, bits, table = lut
                 shades = np.rint(np.clip(table / (2**bits - 1), 0, 1) * 65535).astype(np.uint16)
                 return [presentation.SoftcopyVOILUTTransformation(voi_luts=[VOILUT(first, shades)])]
             centre, width, function = display_window(source)

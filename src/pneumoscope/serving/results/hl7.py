@@ -34,7 +34,7 @@ def build(case: Case) -> Encoded:
 
 
 def escaped(text: object) -> str:
-    """Return text that no delimiter of HL7 cuts, on one line."""
+    """Return text on one line, with HL7's delimiters escaped."""
     return " ".join(re.sub(r"[\x00-\x1f\x7f]+", " ", str(text)).translate(_ESCAPES).split())
 
 
@@ -55,7 +55,7 @@ def _concept(code: Code) -> str:
 def _patient(case: Case) -> str:
     header = case.header
     issuer = escaped(header.get("IssuerOfPatientID", ""))
-    # Both are required fields: where nothing is known an explicit null stands, which no patient can match.
+    # Required fields: an unknown one is an explicit null, which matches no patient.
     number = f"{escaped(header.PatientID)}^^^{issuer}" if header.PatientID else '""'
     # DICOM: family, given, middle, prefix, suffix; HL7 has the last two the other way round.
     parts = [escaped(part) for part in str(header.PatientName).split("=")[0].split("^")] + [""] * 5
@@ -71,7 +71,7 @@ def _order(case: Case) -> str:
 
 
 def _observations(case: Case) -> Iterator[str]:
-    """Yield value type, code, value, units and status; X says that a result cannot be had."""
+    """Yield value type, code, value, units and status; status X: there is no result."""
     finding = case.finding
     if words.flagged(finding):
         yield _observation("CWE", _concept(codes.PNEUMONIA), _concept(codes.PRESENT))

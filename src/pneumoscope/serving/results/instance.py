@@ -1,4 +1,4 @@
-"""What every DICOM object of a result has in common: whose it is, what made it, its bytes."""
+"""What all DICOM objects of a result share: identity, equipment, encoding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COPIED = (
 
 @dataclass(frozen=True)
 class Case:
-    """A finding, the cleaned header of its radiograph, and the moment that its results carry."""
+    """A finding, the cleaned header of its radiograph, and the time that its results carry."""
 
     finding: Finding
     made: datetime
@@ -47,7 +47,7 @@ class Case:
 
     @cached_property
     def evidence(self) -> Dataset:
-        """The header without names, for highdicom: it prints names that it finds odd; `finish` adds them."""
+        """The header without names, for highdicom, which logs odd names; `finish` adds them."""
         nameless = deepcopy(self.header)
         nameless.PatientName = nameless.ReferringPhysicianName = ""
         return nameless
@@ -62,16 +62,16 @@ class Case:
         """Identity of the observer: this software with this bundle."""
         return stable_uid("device", __version__, self.bundle_sha256)
 
-    def uid(self, *what: str) -> str:
-        """Return the UID of something that this radiograph and this bundle give."""
-        return stable_uid(str(self.header.SOPInstanceUID), self.bundle_sha256, *what)
+    def uid(self, *parts: str) -> str:
+        """Return a UID that follows from radiograph, bundle and `parts`."""
+        return stable_uid(str(self.header.SOPInstanceUID), self.bundle_sha256, *parts)
 
-    def uuid(self, *what: str) -> str:
+    def uuid(self, *parts: str) -> str:
         """Return the same as a UUID."""
-        return str(stable_uuid(str(self.header.SOPInstanceUID), self.bundle_sha256, *what))
+        return str(stable_uuid(str(self.header.SOPInstanceUID), self.bundle_sha256, *parts))
 
     def arguments(self, kind: str, number: int, description: str) -> Mapping[str, Any]:
-        """Return the arguments of highdicom's constructors: a series of its own, and what made it.
+        """Return the arguments of highdicom's constructors: a new series, and the equipment.
 
         `number`: of the series; high, so that viewers show the radiograph first.
         """
@@ -95,7 +95,7 @@ class Case:
 
     @property
     def _dated(self) -> datetime:
-        """The moment in the zone that the header names, if both name one; to the second."""
+        """`made` in the time zone of the header, if both have one; to the second."""
         offset = self.header.get("TimezoneOffsetFromUTC")
         moment = self.made
         if offset and moment.tzinfo is not None:
@@ -103,7 +103,7 @@ class Case:
         return moment.replace(microsecond=0, tzinfo=None)
 
     def finish(self, kind: str, dataset: SOPClass) -> Encoded:
-        """Copy what highdicom does not, replace its clock by `made`, and return the bytes."""
+        """Copy values that highdicom leaves out, replace its clock by `made`, and return the encoded object."""
         for keyword in _COPIED:
             if keyword in self.header:
                 dataset[keyword] = deepcopy(self.header[keyword])  # a new element: highdicom shares those of evidence

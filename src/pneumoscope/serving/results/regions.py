@@ -1,4 +1,4 @@
-"""Where the evidence lies, as outlines on the radiograph."""
+"""Outlines of the evidence on the radiograph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.records import FloatArray
 
-LEVEL = 0.5  # an outline encloses what reaches half of the map's maximum: the full width at half maximum
+LEVEL = 0.5  # of the map's maximum, inside an outline: the full width at half maximum
 MOST = 3  # regions; more would hide the anatomy
 SMALLEST = 0.05  # of the largest region's area
 
@@ -26,25 +26,25 @@ def outlines(heatmap: FloatArray | None, width: int, height: int) -> list[NDArra
         return []
     # A frame of zeros closes what touches the border of the map.
     framed = np.pad(np.asarray(heatmap, np.float64), 1)
-    found: Any = contour_generator(z=framed, line_type=LineType.Separate).lines(LEVEL * float(heatmap.max()))
+    contours: Any = contour_generator(z=framed, line_type=LineType.Separate).lines(LEVEL * float(heatmap.max()))
     scale = np.array([width / heatmap.shape[1], height / heatmap.shape[0]])
     limits = np.array([width, height])
     drawn = []
-    for contour in found:
+    for contour in contours:
         points = np.clip((contour - 0.5) * scale, 0, limits)
         simple = _simplified(points, max(width, height) / 400)
-        if _area(simple) > 0:  # of a hole it is negative
+        if _area(simple) > 0:  # negative for a hole
             drawn.append(np.round(simple, 2))
     drawn.sort(key=_area, reverse=True)
     return [points for points in drawn[:MOST] if _area(points) >= SMALLEST * _area(drawn[0])]
 
 
 def _simplified(points: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
-    """Return fewer points of a closed line, none further than `tolerance` from where it was; the first stays last."""
+    """Return a closed line with fewer points, at most `tolerance` from the original; the first point stays last."""
     path = Path(points)
     path.simplify_threshold = tolerance
-    kept = path.cleaned(simplify=True)
-    vertices: NDArray[np.float64] = np.asarray(kept.vertices, np.float64)[np.asarray(kept.codes) != Path.STOP]
+    simple = path.cleaned(simplify=True)
+    vertices: NDArray[np.float64] = np.asarray(simple.vertices, np.float64)[np.asarray(simple.codes) != Path.STOP]
     vertices[-1] = vertices[0]
     return vertices
 

@@ -28,7 +28,7 @@ _MARGIN = 14
 def build(case: Case) -> Encoded:
     """Return the picture, RGB, at most 1,024 pixels of radiograph on the longer side."""
     header = case.header
-    pixels, reduced = draw(case)
+    pixels, processing = draw(case)
     picture = SCImage.from_ref_dataset(
         ref_dataset=case.evidence,
         pixel_array=pixels,
@@ -38,16 +38,16 @@ def build(case: Case) -> Encoded:
         patient_orientation=header.get("PatientOrientation") or ("L", "F"),
         **case.arguments(KIND, 9002, "Pneumoscope overlay (research)"),
     )
-    picture.PatientOrientation = header.get("PatientOrientation")  # empty where the radiograph does not say it
-    # Of identity nothing is added; what was burned into the radiograph is still there.
+    picture.PatientOrientation = header.get("PatientOrientation")  # empty where the radiograph has none
+    # No identity is added; text burned into the radiograph stays.
     picture.BurnedInAnnotation = "YES" if header.get("BurnedInAnnotation") == "YES" else "NO"
-    picture.DerivationDescription = reduced
+    picture.DerivationDescription = processing
     picture.SourceImageSequence = [reference(header.SOPClassUID, header.SOPInstanceUID)]
     return case.finish(KIND, picture)
 
 
 def draw(case: Case) -> tuple[NDArray[np.uint8], str]:
-    """Return the picture uint8 [H, W, 3] and what was done to the radiograph, in words."""
+    """Return the picture uint8 [H, W, 3] and the processing of the radiograph, in words."""
     finding = case.finding
     above, below = _Column(), _Column()
     above.add(words.NOTICE, 20, ORANGE)
@@ -57,7 +57,7 @@ def draw(case: Case) -> tuple[NDArray[np.uint8], str]:
     if (explained := words.explanation(finding)) is not None:
         below.add(explained, 17, _GREY)
     below.add(words.algorithm(finding), 15, _GREY)
-    picture, done = _radiograph(case)
+    picture, processing = _radiograph(case)
     width = max(_NARROWEST, picture.width if picture else 0)
     height = picture.height if picture else 0
     head, foot = above.height(width), below.height(width)
@@ -69,11 +69,11 @@ def draw(case: Case) -> tuple[NDArray[np.uint8], str]:
     if bar:
         _key(canvas, head + height + 8)
     below.write(canvas, head + height + bar)
-    return np.asarray(canvas), done
+    return np.asarray(canvas), processing
 
 
 def _radiograph(case: Case) -> tuple[Image.Image | None, str]:
-    """Return the radiograph in colour, with the map where it was flagged, and what was done to it."""
+    """Return the radiograph in colour, with the map where it was flagged, and the processing in words."""
     finding = case.finding
     if finding.image is None:
         return None, "The radiograph could not be read; text only."
@@ -82,14 +82,14 @@ def _radiograph(case: Case) -> tuple[Image.Image | None, str]:
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     grey = Image.fromarray(finding.image)
     small = np.asarray(grey if factor == 1 else grey.resize(size, Image.Resampling.BOX, reducing_gap=None), np.float32)
-    done = "8 bits per pixel" if factor == 1 else f"Reduced from {width} x {height} to {size[0]} x {size[1]}, 8 bits"
+    depth = "8 bits per pixel" if factor == 1 else f"Reduced from {width} x {height} to {size[0]} x {size[1]}, 8 bits"
     if words.explanation(finding) is None or finding.heatmap is None:
-        return Image.fromarray(np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8)).convert("RGB"), f"{done}."
+        return Image.fromarray(np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8)).convert("RGB"), f"{depth}."
     picture = Image.fromarray(overlay(small, finding.heatmap))
     pen = ImageDraw.Draw(picture)
     for outline in outlines(finding.heatmap, *size):
         pen.line([(float(x), float(y)) for x, y in outline], fill=SKY, width=2)
-    return picture, f"{done}; map of evidence blended in."
+    return picture, f"{depth}; map of evidence blended in."
 
 
 class _Column:

@@ -21,7 +21,7 @@ from pneumoscope.serving.results.finding import Encoded
 from pneumoscope.serving.results.instance import CREATOR, Case
 
 KIND = "seg"
-# Of other classes a segmentation needs a frame of reference, which a heat map has not.
+# For other classes a segmentation needs a frame of reference, which a heat map lacks.
 _PROJECTIONS = (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
@@ -31,7 +31,7 @@ _PROJECTIONS = (
 
 
 def build(case: Case) -> Encoded | None:
-    """Return the segmentation; None unless a plain radiograph was flagged: an empty one reads as nothing found.
+    """Return the segmentation; None unless a plain radiograph was flagged: an empty one would read as negative.
 
     Values are 0..255 for 0..1, of the size of the radiograph; under a fifth they are 0, as in the overlay.
     """
@@ -70,7 +70,7 @@ def build(case: Case) -> Encoded | None:
         content_creator_name=CREATOR,
         **case.arguments(KIND, 9004, "Pneumoscope map (research)"),
     )
-    # highdicom draws this one at random
+    # highdicom draws this UID at random
     organization = case.uid(KIND, "dimensions")
     for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization

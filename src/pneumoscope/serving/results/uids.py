@@ -1,4 +1,4 @@
-"""Identifiers that are the same whenever the same result is made again."""
+"""Identifiers that are the same for the same result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PNEUMOSCOPE = uuid.UUID("5f0c6c8e-0d0c-5b57-9b0f-0f6f1c1a7f4e")
 
 
 def stable_uuid(*parts: str) -> uuid.UUID:
-    """Return the version 5 UUID of what identifies a thing; equal parts give equal UUIDs."""
+    """Return the version 5 UUID of these parts."""
     return uuid.uuid5(_PNEUMOSCOPE, "\x00".join(parts))
 
 

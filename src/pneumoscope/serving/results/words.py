@@ -1,4 +1,4 @@
-"""The result in words, the same in every object: never more than was measured, never an all-clear."""
+"""The result in words, the same in every object: no claim beyond the measurement, never an all-clear."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pneumoscope.records import PNEUMONIA, RESEARCH_ONLY
 from pneumoscope.serving.results.finding import Finding
 
 NOTICE = "FOR RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
+NO_ANSWER = "This says nothing about pneumonia: read the radiograph as if no software had been there."
 _NOT_ANALYSED = "not analysed, because "
 
 
@@ -33,7 +34,7 @@ def percent(finding: Finding) -> float:
 
 
 def reason(finding: Finding) -> str:
-    """Return why there is no answer, without the name of a file, which may tell whose image it is."""
+    """Return why there is no answer, without the name of the file, which may identify the patient."""
     prediction = finding.prediction
     text = prediction.reason or prediction.fault or "there is no answer"
     text = " ".join(text.replace(prediction.path or "\x00", "the image").split())
@@ -57,7 +58,7 @@ def score(finding: Finding) -> str:
 
 
 def rounded(value: float) -> str:
-    """Write a percentage such that none reads as certain: `under 1 %`, `87 %`, `over 99 %`."""
+    """Write a percentage so that none reads as certain: `under 1 %`, `87 %`, `over 99 %`."""
     if value < 1:
         return "under 1 %"
     return "over 99 %" if value > 99 else f"{value:.0f} %"
@@ -66,14 +67,14 @@ def rounded(value: float) -> str:
 def caution(finding: Finding) -> str:
     """Return what the reader must not conclude."""
     if not analysed(finding):
-        return "This says nothing about pneumonia: read the radiograph as if no software had been there."
+        return NO_ANSWER
     if flagged(finding):
         return "Software may be wrong: the radiograph decides."
     return "A score under the threshold does not rule out pneumonia."
 
 
 def explanation(finding: Finding) -> str | None:
-    """Return what the marked region is, or None where none is shown."""
+    """Return what the marked region shows, None without one."""
     if not flagged(finding) or finding.heatmap is None:
         return None
     how = f" ({finding.explained_by})" if finding.explained_by else ""
@@ -88,5 +89,5 @@ def algorithm(finding: Finding) -> str:
 
 def sentences(finding: Finding) -> list[str]:
     """Return the whole result as sentences, the notice last."""
-    said = [headline(finding), score(finding), caution(finding), explanation(finding), algorithm(finding)]
-    return [*(text for text in said if text), RESEARCH_ONLY]
+    texts = [headline(finding), score(finding), caution(finding), explanation(finding), algorithm(finding)]
+    return [*(text for text in texts if text), RESEARCH_ONLY]

@@ -1,4 +1,4 @@
-"""`pneumoscope serve --check`: what would stop the gateway, told before it starts."""
+"""`pneumoscope serve --check`: finds what would stop the gateway before it starts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 from pydicom.uid import ImplicitVRLittleEndian
 
-from pneumoscope.bundle.files import load_bundle
+from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.errors import ConfigError, PneumoscopeError
 from pneumoscope.files import private_folder
-from pneumoscope.gate.header import ages_of
+from pneumoscope.gate.header_rules import ages_of
 from pneumoscope.journal.journal import Journal
 from pneumoscope.serving.settings.gateway import SHORTEST_TOKEN, Gateway, Oidc
 from pneumoscope.serving.settings.neighbours import Destination, Orthanc
@@ -26,21 +26,21 @@ from pneumoscope.serving.wire.tls import client_tls, refusal, server_tls
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. `fault`: None where it is well; `fatal`: the gateway would not work with it."""
+class Check:
+    """One check. `fault`: None where it passed; `fatal`: the gateway would not work with the fault."""
 
-    what: str
-    told: str
+    subject: str
+    message: str
     fault: str | None = None
     fatal: bool = True
 
 
-def check(config: Gateway) -> Iterator[Finding]:
-    """Yield what was looked at, one by one."""
+def check(config: Gateway) -> Iterator[Check]:
+    """Yield the checks, one by one."""
     yield _tried("folder", lambda: str(private_folder(config.folder)))
     if config.folder.is_dir() and config.folder.stat().st_mode & 0o077:
-        why = "others on this machine may read it, and it holds identities"
-        yield Finding("folder", f"{config.folder}: {why}; chmod 700", why, fatal=False)
+        fault = "others on this machine may read it, and it holds identities"
+        yield Check("folder", f"{config.folder}: {fault}; chmod 700", fault, fatal=False)
     yield _database(config)
     yield _tried("journal", lambda: _journal(config.journal_file))
     yield _tried("bundle", lambda: _bundle(config))
@@ -63,37 +63,37 @@ def check(config: Gateway) -> Iterator[Finding]:
             yield _reach(item)
 
 
-def _tried(what: str, look: Callable[[], str]) -> Finding:
+def _tried(subject: str, look: Callable[[], str]) -> Check:
     try:
-        return Finding(what, look())
+        return Check(subject, look())
     except PneumoscopeError as error:
-        return Finding(what, str(error), error.what)
+        return Check(subject, str(error), error.what)
 
 
-def _database(config: Gateway) -> Finding:
-    """Look at the tables, and leave them as they are: there is no way back to an older version."""
+def _database(config: Gateway) -> Check:
+    """Check the tables without a migration: there is no way back to an older version."""
     try:
         store = Store(config.database)
         kind, file = store.engine.dialect.name, store.engine.url.database
         if store.sqlite and not Path(file or "").exists():
-            return Finding("database", f"{kind}: not there yet, is made at the start")
-        found, wanted = revision(store)
+            return Check("database", f"{kind}: does not exist yet, the start creates it")
+        version, needed = revision(store)
         store.close()
     except PneumoscopeError as error:
-        return Finding("database", str(error), error.what)
-    if found is None:
-        return Finding("database", f"{kind}: no tables yet, they are made at the start")
-    if found < wanted:
-        why = f"tables of version {found}: the start brings them to {wanted}, for good; back them up first"
-        return Finding("database", f"{kind}: {why}", why, fatal=False)
-    if found > wanted:
-        why = f"tables of version {found}, and this version knows {wanted} at most: install the newer one"
-        return Finding("database", f"{kind}: {why}", why)
-    return Finding("database", kind)
+        return Check("database", str(error), error.what)
+    if version is None:
+        return Check("database", f"{kind}: no tables yet, the start creates them")
+    if version < needed:
+        fault = f"tables of version {version}: the start brings them to {needed}, for good; back them up first"
+        return Check("database", f"{kind}: {fault}", fault, fatal=False)
+    if version > needed:
+        fault = f"tables of version {version}, and this version knows {needed} at most: install the newer one"
+        return Check("database", f"{kind}: {fault}", fault)
+    return Check("database", kind)
 
 
 def _journal(file: Path) -> str:
-    return str(Journal(file).path) if file.exists() else f"{file}: not there yet, is made at the start"
+    return str(Journal(file).path) if file.exists() else f"{file}: does not exist yet, the start creates it"
 
 
 def _bundle(config: Gateway) -> str:
@@ -102,23 +102,23 @@ def _bundle(config: Gateway) -> str:
     if point not in bundle.card["operating_points"]:
         raise ConfigError(f"the bundle has no operating point {point!r}", remedy="mend bundle.operating_point")
     ages = ages_of(config.analyse, bundle.card)
-    told = "no limit of age: neither analyse.age_years nor the bundle says one"
-    return f"{bundle.label}, {point}, " + (told if ages is None else f"{ages[0]:g} to {ages[1]:g} years")
+    years = "no limit of age, neither in analyse.age_years nor in the bundle"
+    return f"{bundle.label}, {point}, " + (years if ages is None else f"{ages[0]:g} to {ages[1]:g} years")
 
 
-def _issuer(settings: Oidc) -> Finding:
-    """An issuer that is down is no fault of the configuration: who is signed in stays so."""
-    from pneumoscope.serving.web.oidc import discovery, why_not
+def _issuer(settings: Oidc) -> Check:
+    """An issuer that is down is no fatal fault: signed-in users stay so."""
+    from pneumoscope.serving.web.oidc import discovery, unusable
 
     try:
         read_secret(settings.client_secret_file)
         answer = httpx.get(discovery(settings), verify=client_tls(settings.tls), timeout=5.0, trust_env=False)
-        fault = why_not(answer.raise_for_status().json(), settings)
+        fault = unusable(answer.raise_for_status().json(), settings)
     except PneumoscopeError as error:
-        return Finding("web.oidc", str(error), error.what)
+        return Check("web.oidc", str(error), error.what)
     except (httpx.HTTPError, ValueError) as error:
-        return Finding("web.oidc", f"{settings.issuer} does not answer", type(error).__name__, fatal=False)
-    return Finding("web.oidc", fault or settings.issuer, fault)
+        return Check("web.oidc", f"{settings.issuer} does not answer", type(error).__name__, fatal=False)
+    return Check("web.oidc", fault or settings.issuer, fault)
 
 
 def _senders(config: Gateway) -> str:
@@ -126,7 +126,7 @@ def _senders(config: Gateway) -> str:
     if file is None:
         return "this machine alone may send"
     read_secret(file, shortest=SHORTEST_TOKEN)
-    return "who shows the token may send"
+    return "senders with the token may send"
 
 
 def _free(host: str, port: int, key: str) -> str:
@@ -137,34 +137,36 @@ def _free(host: str, port: int, key: str) -> str:
         raise ConfigError(f"{host}:{port} cannot be listened at ({error.strerror})", remedy=f"change {key}") from error
 
 
-def _polled(source: Orthanc) -> Finding:
-    """An Orthanc that is down is no fault of the configuration either: what it gets waits there."""
-    what = f"orthanc {source.name}"
+def _polled(source: Orthanc) -> Check:
+    """An Orthanc that is down is no fatal fault: its images wait there."""
+    subject = f"orthanc {source.name}"
     try:
         with open_client(
             source.tls, min(5.0, source.seconds), token_file=source.token_file, user_file=source.user_file
         ) as http:
-            return Finding(what, f"answers, version {Client(source.url, http).version()}")
+            return Check(subject, f"answers, version {Client(source.url, http).version()}")
     except PneumoscopeError as error:
-        return Finding(what, str(error), error.what)
+        return Check(subject, str(error), error.what)
     except OrthancError as error:
-        return Finding(what, f"does not answer ({error})", str(error), fatal=False)
+        return Check(subject, f"does not answer ({error})", str(error), fatal=False)
 
 
-def _reach(to: Destination) -> Finding:
-    """A destination that is down is no fault of the configuration: what is owed to it waits."""
-    what = f"destination {to.name}"
+def _reach(to: Destination) -> Check:
+    """A destination that is down is no fatal fault: its deliveries wait."""
+    subject = f"destination {to.name}"
     try:
         if to.tls is not None:
             client_tls(to.tls)
     except ConfigError as error:
-        return Finding(what, str(error), error.what)
+        return Check(subject, str(error), error.what)
     if to.kind == "dicom":
         association = associate(to, [(VERIFICATION, [ImplicitVRLittleEndian])], min(5.0, to.seconds))
         if not association.is_established:
             fault = to.tls and refusal(str(to.host), int(to.port or 0), to.tls, min(5.0, to.seconds))
-            return Finding(what, fault or "does not answer", fault or "does not answer", fatal=False)
+            return Check(subject, fault or "does not answer", fault or "does not answer", fatal=False)
         answered = association.send_c_echo().get("Status") == 0
         association.release()
-        return Finding(what, "answers C-ECHO") if answered else Finding(what, "refuses C-ECHO", "refuses", fatal=False)
-    return Finding(what, to.url or str(to.folder or f"{to.host}:{to.port}"))
+        return (
+            Check(subject, "answers C-ECHO") if answered else Check(subject, "refuses C-ECHO", "refuses", fatal=False)
+        )
+    return Check(subject, to.url or str(to.folder or f"{to.host}:{to.port}"))

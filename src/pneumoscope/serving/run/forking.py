@@ -1,7 +1,7 @@
-"""Where the gateway's processes come from: a small process that imports once what all of them need, and forks.
+"""The small process from which the gateway's processes are forked, after the imports that all of them need.
 
-It opens no connection and starts no thread, so nothing is shared with its forks but code. Importing is most of a start:
-six seconds of a core for a worker, the receiver and the sender, were each spawned alone.
+It opens no connection and starts no thread, so its forks share nothing but code. Imports are most of a start: six
+seconds of a core if worker, receiver and sender were each spawned alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import multiprocessing
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-# What counts for Prometheus is left out: it decides at its import whether processes count together.
+# Without prometheus-client, which decides at its import whether processes count together.
 _SHARED = [
     "pneumoscope.serving.run.processes",
     "pneumoscope.serving.analysis.worker",
@@ -25,6 +25,6 @@ def context() -> ForkServerContext:
 
 
 def begin() -> None:
-    """Start it, where it does not run yet; it imports while the caller does other things."""
+    """Start the process where it does not run yet; it imports while the caller goes on."""
     context().set_forkserver_preload(_SHARED)
     forkserver.ensure_running()

@@ -1,6 +1,6 @@
-"""The processes of the gateway, each by name: what it opens, what it runs, how it ends.
+"""The processes of the gateway: what each opens and runs, and how it ends.
 
-Each is forked from a process that holds nothing but imports (`forking.py`), so none shares a connection with another.
+Each is forked from a process with nothing but imports (`forking.py`), so none shares a connection with another.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 
 from pneumoscope.files import out_folder
 from pneumoscope.serving.analysis.child import Discreet
@@ -24,17 +24,13 @@ from pneumoscope.serving.watch.logs import configure, logger
 
 
 def live(name: str, config: Gateway) -> None:
-    """Be the process `name` until SIGTERM, or until the supervisor is gone."""
+    """Run as the process `name` until SIGTERM, or until the supervisor has ended."""
     configure(config.logs)
     meters.count_in(meters.folder_of(config.folder, config.host))
     meters.process_started(kind_of(name))
     stop = threading.Event()
-
-    def told(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, told)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to hear
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
@@ -48,7 +44,7 @@ def live(name: str, config: Gateway) -> None:
 
 
 def _watch(parent: BaseProcess, stop: threading.Event) -> None:
-    """End with the supervisor, also where it was killed: what it would start again must not run twice."""
+    """End with the supervisor, also where it was killed: the next one starts its own processes."""
     parent.join()
     stop.set()
 
@@ -67,7 +63,7 @@ def _receive(name: str, config: Gateway, store: Store, stop: threading.Event) ->
             try:
                 commitment.run(store, config.receive, stop)
             finally:
-                stop.set()  # where it failed all of it is started again
+                stop.set()  # after a failure the supervisor starts the process again
 
         threading.Thread(target=report, daemon=True).start()
     run(receiver, config, stop, lambda: store.beat(name, os.getpid(), port=receiver.port))
@@ -95,7 +91,7 @@ def _poll(name: str, config: Gateway, store: Store, stop: threading.Event) -> No
 
 
 def _together(name: str, store: Store, stop: threading.Event, runs: Sequence[Callable[[], None]]) -> None:
-    """Run each in a thread of its own, so that a peer that is down holds up no other."""
+    """Run each in a thread of its own, so that a peer that is down delays no other."""
     threads = [threading.Thread(target=run, daemon=True) for run in runs]
     for thread in threads:
         thread.start()

@@ -1,4 +1,4 @@
-"""Starts the gateway's processes, starts again what dies, and ends them in order."""
+"""Starts the gateway's processes, restarts those that die, and ends them in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.context import ForkServerProcess
-from types import FrameType
 
 from filelock import FileLock, Timeout
 from sqlalchemy import select
@@ -26,12 +25,12 @@ from pneumoscope.serving.store.tables import Beat
 from pneumoscope.serving.watch import meters
 from pneumoscope.serving.watch.logs import configure, logger
 
-_LOOK = 0.2  # seconds between looks at the processes
-_AGAIN, _LONGEST = 0.5, 30.0  # seconds before a process that died is started again: doubled while it keeps dying
-_STEADY = 60.0  # seconds after which a process counts as well
-_LATER = {"web": 12.0, "retain": 10.0}  # seconds: first what senders and patients wait for
+_LOOK = 0.2  # seconds between checks of the processes
+_AGAIN, _LONGEST = 0.5, 30.0  # seconds before a process that died is restarted: doubled while it keeps dying
+_STEADY = 60.0  # seconds after which a process counts as stable
+_LATER = {"web": 12.0, "retain": 10.0}  # seconds: first the processes for which senders and patients wait
 _UNKNOWN = 255  # exit code of a process that may live on, but whose forking process was killed
-_GRACE = 30.0  # seconds that a process has to end what it began
+_GRACE = 30.0  # seconds for a process to finish its work
 
 
 class _Member:
@@ -49,7 +48,7 @@ class _Member:
         logger("supervisor").info("process started", process=self.name, pid=self.process.pid)
 
     def look(self) -> int | None:
-        """Start the process where it is due; returns the exit code where it was found dead."""
+        """Start the process where it is due; returns the exit code of one that died."""
         moment = time.monotonic()
         if self.process is None:
             if moment >= self.due:
@@ -72,7 +71,7 @@ def serve(config: Gateway, kinds: Collection[str] = KINDS) -> None:
     Raises:
         ConfigError: there is no such kind or database, one of the processes runs already, or hosts would share the
             journal, or not share its key.
-        StorageError: the database cannot be used, or the folder that is shared with the receiving host is not there.
+        StorageError: the database cannot be used, or the folder that is shared with the receiving host is missing.
     """
     _prepare(config, kinds)
     with only_here(config, kinds):
@@ -87,13 +86,9 @@ def _serve(config: Gateway, kinds: Collection[str]) -> None:
     _tidy(config, store, kinds)
     store.close()
     stop = threading.Event()
-
-    def told(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, told)
-    if set(kinds) == set(KINDS):  # else others of this host may count there
+        signal.signal(number, lambda number, frame: stop.set())
+    if set(kinds) == set(KINDS):  # else other processes of this host may count there
         meters.begin_anew(meters.folder_of(config.folder, config.host))
     members = [_Member(name, config) for name in names(config, kinds)]
     log.info("starting", processes=[member.name for member in members])
@@ -108,7 +103,7 @@ def _serve(config: Gateway, kinds: Collection[str]) -> None:
 
 
 def _prepare(config: Gateway, kinds: Collection[str]) -> None:
-    """Make the folders where images come in; elsewhere a missing one is a share that is not mounted."""
+    """Create the folders of a receiving host; on other hosts a missing one is a share that is not mounted."""
     if unknown := set(kinds) - set(KINDS):
         raise ConfigError(f"no process is called {min(unknown)!r}", remedy=f"use {', '.join(KINDS)} with --only")
     if config.host and set(kinds) != set(KINDS) and config.journal.path is None:
@@ -135,13 +130,13 @@ def _prepare(config: Gateway, kinds: Collection[str]) -> None:
 
 @contextmanager
 def only_here(config: Gateway, kinds: Collection[str]) -> Iterator[None]:
-    """Hold what one host may run once: two listeners would sweep away each other's transfers."""
-    with ExitStack() as held:
+    """Lock these kinds on this host: two listeners would remove each other's transfers."""
+    with ExitStack() as locks:
         for kind in kinds:
             file = config.folder / f".{kind}{'@' + config.host if config.host else ''}.lock"
             try:
                 with storage_errors(file):
-                    held.enter_context(FileLock(file, timeout=0))
+                    locks.enter_context(FileLock(file, timeout=0))
             except Timeout as error:
                 raise ConfigError(
                     f"its {kind} process runs already", path=config.folder, remedy="end the other `serve` first"
@@ -150,20 +145,20 @@ def only_here(config: Gateway, kinds: Collection[str]) -> Iterator[None]:
 
 
 def _tidy(config: Gateway, store: Store, kinds: Collection[str]) -> None:
-    """Settle what an earlier configuration left, as far as it belongs to what is started here."""
+    """Give up deliveries, and forget processes, of an earlier configuration."""
     if "send" in kinds:
         for name, count in outbox.give_up_others(store, [item.name for item in config.destination]).items():
             logger("supervisor").warning("given up, no longer configured", destination=name, count=count)
     mine = [signed(config, name) for name in names(config, kinds)]
     with store.write() as session:
         for beat in session.scalars(select(Beat).where(Beat.name.not_in(mine))):
-            # What others run, on this host or elsewhere, must be missed where it is silent.
+            # Not those that others run, on this host or elsewhere: their silence must show.
             if beat.name.partition("@")[2] == (config.host or "") and kind_of(beat.name) in kinds:
                 session.delete(beat)
 
 
 def _end(members: list[_Member]) -> None:
-    """Ask all to end, the listener among them, so that nothing new comes in; kill what does not."""
+    """Ask all processes to end, and kill those that do not."""
     alive = [member.process for member in members if member.process is not None and member.process.is_alive()]
     for process in alive:
         process.terminate()

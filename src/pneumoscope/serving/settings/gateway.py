@@ -1,17 +1,17 @@
-"""The gateway in one TOML file; an unknown key, a wrong type or what does not fit together is an error."""
+"""The gateway in one TOML file; an unknown key, a wrong type or keys that contradict each other are errors."""
 
 from __future__ import annotations
 
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
 from pneumoscope.config import Section, read_toml
-from pneumoscope.gate.header import Rules
+from pneumoscope.gate.header_rules import Rules
 from pneumoscope.serving.settings.neighbours import (
     AETitle,
     ClientTls,
@@ -25,19 +25,20 @@ from pneumoscope.serving.settings.neighbours import (
     Tls,
 )
 
+_Section = TypeVar("_Section", bound=Section)
+
 PAGE = "docs/reference/gateway.md"
-SHORTEST_TOKEN = 16  # characters of what admits a sender
+SHORTEST_TOKEN = 16  # characters of a sender's token
 
 
 class Receive(Section):
     """The DICOM listener. `callers`: the titles that may send; at least one.
 
-    `associations`: at once, `peer_associations`: of one address. `seconds`: how long a peer may be silent, or take for
-    one PDU. `object_seconds`, `object_mb`: how long one object may take, and how large it may be, also one
-    that comes from an Orthanc. `free_mb`: with less
-    space left on the disk images are refused (0xA700). `port` 0 takes a free one. `commitment`: answer requests for
-    storage commitment; a sender may erase what is committed, and the gateway is no archive. `commitment_peer`: senders
-    that release before the report.
+    `associations`: at once; `peer_associations`: from one address. `seconds`: how long a peer may be silent or take for
+    one PDU. `object_seconds`, `object_mb`: how long one object may take and how large it may be, from an Orthanc too.
+    `free_mb`: with less space on the disk images are refused (0xA700). `port` 0 takes a free one. `commitment`: answer
+    requests for storage commitment; senders may erase what is committed, and the gateway is no archive.
+    `commitment_peer`: senders that release the association before the report.
     """
 
     aet: AETitle = "PNEUMOSCOPE"
@@ -70,7 +71,7 @@ class BundleChoice(Section):
 
 
 class Worker(Section):
-    """`seconds` and `memory_mb` for one image; what needs more is killed, and quarantined after `attempts`."""
+    """`seconds` and `memory_mb` for one image: an analysis that needs more is killed; quarantine after `attempts`."""
 
     count: Annotated[int, Field(ge=1, le=64)] = 1
     seconds: Seconds = 60.0
@@ -80,7 +81,7 @@ class Worker(Section):
 
 
 class Priority(Section):
-    """`max_wait_minutes`: who has waited longer goes before everything urgent, so that nobody waits for ever."""
+    """`max_wait_minutes`: an image that has waited longer goes before urgent ones, so none waits for ever."""
 
     max_wait_minutes: Seconds = 60.0
 
@@ -102,10 +103,10 @@ class Database(Section):
 
 
 def is_private(url: str) -> bool:
-    """Say whether nobody on the way can read or change what goes to a URL: HTTPS, or this machine itself."""
+    """Say whether a URL is HTTPS, or HTTP to this machine: nobody on the way can read or change the traffic."""
     parts = urlsplit(url)
-    here = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    return bool(parts.hostname) and (parts.scheme == "https" or (here and parts.scheme == "http"))
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    return bool(parts.hostname) and (parts.scheme == "https" or (local and parts.scheme == "http"))
 
 
 def _private(url: str) -> str:
@@ -120,10 +121,9 @@ PrivateUrl = Annotated[str, AfterValidator(_private)]
 class Oidc(Section):
     """Signing in at an issuer of OpenID Connect.
 
-    `issuer`: as it calls itself. `address`: under which browsers reach the pages; the issuer must know
-    `ADDRESS/signin/oidc/answer`. `claim`: of the ID token, a name or a dotted path, that holds what `roles` turns into
-    a role here; of several the highest counts. `ask_again`: the issuer asks for the password each time, as is right
-    where several people share a screen.
+    `issuer`: as it names itself. `address`: where browsers reach the pages; the issuer must know
+    `ADDRESS/signin/oidc/answer`. `claim`: a name or dotted path in the ID token; `roles` maps its values to roles, and
+    the highest counts. `ask_again`: the issuer asks for the password each time, for screens that several people share.
     """
 
     issuer: PrivateUrl
@@ -148,9 +148,8 @@ class Oidc(Section):
 class Web(Section):
     """Pages, health and metrics.
 
-    `https`: browsers reach the pages through HTTPS only, by a proxy before them; cookies are then marked secure.
-    `session_minutes`: after that a user signs in again. `upload_mb`: the largest file that is taken. `passwords`: false
-    lets users in through `oidc` alone.
+    `https`: browsers reach the pages through an HTTPS proxy only; cookies are then marked secure. `session_minutes`: a
+    user then signs in again. `upload_mb`: the largest file accepted. `passwords`: false allows sign-in by `oidc` alone.
     """
 
     bind: str = "127.0.0.1"
@@ -169,10 +168,10 @@ class Web(Section):
 
 
 class Stow(Section):
-    """Receiving over DICOMweb, at the address of the pages, where this section is there, be it empty.
+    """Receiving over DICOMweb at the address of the pages; an empty section is enough.
 
-    `token_file`: who sends must show what it holds; without it only this machine may send. `request_mb` and `objects`:
-    the most of one request.
+    `token_file`: senders must show this token; without it only this machine may send. `request_mb` and `objects`: the
+    most in one request.
     """
 
     token_file: File | None = None
@@ -181,7 +180,7 @@ class Stow(Section):
 
 
 class Retention(Section):
-    """After how many days something is erased; what is not named is kept for ever. See `serving.keeping.retention`."""
+    """Days until data are erased; without a number they are kept for ever. See `serving.keeping.retention`."""
 
     images: Count | None = None
     results: Count | None = None
@@ -226,10 +225,10 @@ class Gateway(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Gateway:
-        for what, items in (("destinations", self.destination), ("orthancs", self.orthanc)):
+        for kind, items in (("destinations", self.destination), ("orthancs", self.orthanc)):
             names = [item.name for item in items]
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"two {what} are called {twice[0]}")
+                raise ValueError(f"two {kind} are called {twice[0]}")
         return self
 
     @property
@@ -244,7 +243,7 @@ class Gateway(Section):
 
     @property
     def host(self) -> str | None:
-        """What tells this machine from others that share the database; None with SQLite, which is one machine's."""
+        """The name of this machine among those that share the database; None with SQLite, which serves one machine."""
         if self.database.startswith("sqlite"):
             return None
         return self.store.host or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:40]
@@ -264,8 +263,8 @@ class Gateway(Section):
         """Destinations that get results: none in shadow mode."""
         if self.shadow:
             return ()
-        ours = {"calling": self.receive.aet}
-        return tuple(i if i.calling else i.model_copy(update=ours) for i in self.destination if i.enabled)
+        title = {"calling": self.receive.aet}
+        return tuple(i if i.calling else i.model_copy(update=title) for i in self.destination if i.enabled)
 
 
 def load_gateway(path: Path) -> Gateway:
@@ -275,21 +274,18 @@ def load_gateway(path: Path) -> Gateway:
         ConfigError: a key is unknown, ill-typed or out of range, or keys do not fit together.
         StorageError: the file cannot be read.
     """
-    config = read_toml(path, Gateway, PAGE)
-    found = _anchored(config, path.resolve().parent)
-    assert isinstance(found, Gateway)
-    return found
+    return _anchored(read_toml(path, Gateway, PAGE), path.resolve().parent)
 
 
-def _anchored(section: Section, folder: Path) -> Section:
-    """Return a section with its relative paths found from anywhere; a bundle's shipped name stays a name."""
-    found: dict[str, object] = {}
+def _anchored(section: _Section, folder: Path) -> _Section:
+    """Return a section with its paths relative to `folder`; the name of a shipped bundle stays a name."""
+    values: dict[str, object] = {}
     for key in type(section).model_fields:
         value = getattr(section, key)
         if isinstance(value, Path) and not (isinstance(section, BundleChoice) and str(value) in ("default", "fast")):
-            found[key] = folder / value
+            values[key] = folder / value
         elif isinstance(value, Section):
-            found[key] = _anchored(value, folder)
+            values[key] = _anchored(value, folder)
         elif isinstance(value, tuple) and value and isinstance(value[0], Section):
-            found[key] = tuple(_anchored(item, folder) for item in value)
-    return section.model_copy(update=found)
+            values[key] = tuple(_anchored(item, folder) for item in value)
+    return section.model_copy(update=values)

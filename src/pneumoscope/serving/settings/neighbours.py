@@ -1,4 +1,4 @@
-"""The gateway's neighbours in its file: how each is reached and recognised, and what it gets or is asked for."""
+"""The gateway's neighbours in its file: their addresses and certificates, and what each gets or is asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from pneumoscope.config import Section
-from pneumoscope.gate.header import PLAIN
+from pneumoscope.gate.header_rules import PLAIN
 
 DICOM_KINDS = ("sr", "sc", "gsps", "seg")
 
@@ -53,7 +53,7 @@ class Tls(Section):
 
 
 class ClientTls(Section):
-    """How a destination is recognised (`ca`; the system's authorities without), and what is shown to it."""
+    """`ca`: the authority of a destination's certificate, the system's without; `certificate`, `key`: our own."""
 
     ca: File | None = None
     certificate: File | None = None
@@ -67,7 +67,7 @@ class ClientTls(Section):
 
 
 class Peer(Section):
-    """A sender that may ask for storage commitment, and where it takes a report that it did not wait for."""
+    """A sender that may ask for storage commitment, and the address for a report that it did not wait for."""
 
     aet: AETitle
     host: str
@@ -75,7 +75,7 @@ class Peer(Section):
     tls: ClientTls | None = None
 
     def destination(self, calling: str) -> Destination:
-        """Return it as an association is asked for."""
+        """Return the same peer as a destination, for `associate`."""
         return Destination(
             name="peer", kind="dicom", host=self.host, port=self.port, aet=self.aet, calling=calling, tls=self.tls
         )
@@ -85,9 +85,9 @@ class Destination(Section):
     """Where results go.
 
     `kind`: `dicom` (C-STORE: host, port, aet), `stow` (url), `fhir` (url), `hl7-file` (folder), `hl7-mllp` (host,
-    port). `objects`: `sr`, `sc`, `gsps`, `seg` for the first two; fixed for the others. `give_up_hours`: until then
-    what fails is tried again. `calling`: the title used towards it. `commit`: ask a `dicom` destination to commit what
-    it got; it may then call the listener to report.
+    port). `objects`: `sr`, `sc`, `gsps`, `seg` for the first two; fixed for the others. `give_up_hours`: failed
+    deliveries are tried again until then. `calling`: our title towards it. `commit`: ask a `dicom` destination to
+    commit what it got; it may then call the listener to report.
     """
 
     name: Name
@@ -119,16 +119,15 @@ class Destination(Section):
 
     @property
     def sends(self) -> tuple[str, ...]:
-        """The kinds of objects that go there: those that are named, else a report and a picture, or the only one."""
+        """The kinds of objects that it gets: `objects`, else a report and a picture, or the only kind it takes."""
         return self.objects or _SENDS[self.kind][:2]
 
 
 class Orthanc(Section):
     """An Orthanc that is asked for new images, over its REST API.
 
-    `modalities`: others are not fetched. `start`: where to begin when it is asked for the first time, at its next
-    image or at its first. `user_file`: holds `name:password`; `token_file`: a bearer token. `seconds`: how long it may
-    be silent.
+    `modalities`: others are not fetched. `start`: at its next image or at its first, when it is first asked.
+    `user_file`: holds `name:password`; `token_file`: a bearer token. `seconds`: how long it may be silent.
     """
 
     name: Name

@@ -1,4 +1,4 @@
-"""The processes of a gateway: their kinds, and what each is called."""
+"""The processes of a gateway: their kinds and names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KINDS = ("receive", "poll", "worker", "send", "retain", "web")
 
 
 def names(config: Gateway, kinds: Collection[str] = KINDS) -> tuple[str, ...]:
-    """Return the processes that a configuration asks for, those of some kinds alone where others run elsewhere."""
+    """Return the processes of these kinds that a configuration needs."""
     workers = [f"worker-{number}" for number in range(1, config.worker.count + 1)]
     poll = ["poll"] if config.orthanc else []
     send = ["send"] if config.deliveries else []
@@ -25,5 +25,5 @@ def kind_of(name: str) -> str:
 
 
 def signed(config: Gateway, name: str) -> str:
-    """Return the name under which a process beats and holds jobs: no other host has the same."""
+    """Return the name under which a process beats and leases jobs, with the host where several share a database."""
     return f"{name}@{config.host}" if config.host else name

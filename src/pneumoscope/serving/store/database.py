@@ -62,8 +62,8 @@ class Store:
     def write(self) -> Iterator[Session]:
         """Yield a session that is committed at the end, or not at all.
 
-        SQLite takes its write lock at the start: a transaction that reads first and then finds that another wrote
-        could only fail. Raises `StorageError` where the database is away or cannot write.
+        SQLite takes its write lock at the start: a transaction that reads first fails if another one writes meanwhile.
+        Raises `StorageError` where the database is away or cannot write.
         """
         engine = self.engine.execution_options(immediate=True)
         with self.errors(), Session(engine) as session, session.begin():
@@ -71,9 +71,9 @@ class Store:
 
     @contextmanager
     def alone(self, task: str) -> Iterator[bool]:
-        """Yield whether nobody else is at this task; nobody else gets it until the end, or until this process dies.
+        """Yield True for one process at a time, until the end of the block or until the process dies.
 
-        PostgreSQL keeps such locks as long as the connection. SQLite is one machine, which has one of each process.
+        PostgreSQL holds the lock as long as the connection. SQLite serves one machine, with one process of each kind.
         """
         if self.sqlite:
             yield True
@@ -83,12 +83,12 @@ class Store:
             yield bool(connection.scalar(select(func.pg_try_advisory_xact_lock(key))))
 
     def beat(self, name: str, pid: int, **facts: Any) -> None:
-        """Say that a process is well."""
+        """Record that a process is alive."""
         with self.write() as session:
             session.merge(Beat(name=name, pid=pid, at=database_time(session), facts=facts))
 
     def forget(self) -> None:
-        """Empty SQLite's log, in which what was erased still lies; other databases see to that in their own time."""
+        """Empty SQLite's log, which still holds erased rows; other databases do so in their own time."""
         if self.sqlite:
             with self.engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -99,7 +99,7 @@ class Store:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn the driver's failure to reach or use the database into a `StorageError`."""
+        """Turn the driver's errors into a `StorageError`."""
         try:
             yield
         except (OperationalError, InterfaceError, InternalError, PoolTimeout) as error:  # internal: now read-only
@@ -117,9 +117,9 @@ def now() -> datetime:
 
 
 def database_time(session: Session) -> datetime:
-    """Return the time by the one clock that all hosts share, the database's, aware, in UTC.
+    """Return the time of the database, the one clock that all hosts share, aware, in UTC.
 
-    It goes on within a transaction, which may have waited for a lock.
+    It advances within a transaction, which may have waited for a lock.
     """
     if session.get_bind().dialect.name == "sqlite":
         return now()
@@ -141,13 +141,13 @@ def open_store(url: str, *, migrate: bool = False, create: bool = False) -> Stor
         StorageError: it cannot be opened, or its tables are of another version.
     """
     store = Store(url)
-    found, wanted = revision(store)
-    if (migrate and found != wanted) or (create and found is None):
+    version, needed = revision(store)
+    if (migrate and version != needed) or (create and version is None):
         upgrade(store)
-        found, wanted = revision(store)
-    if found != wanted:
+        version, needed = revision(store)
+    if version != needed:
         raise StorageError(
-            f"the database has tables of version {found}, this version needs {wanted}",
+            f"the database has tables of version {version}, this version needs {needed}",
             path=hidden(url),
             remedy="start `pneumoscope serve`, which brings them up to date, or install the newer version",
         )
@@ -162,12 +162,12 @@ def hidden(url: str) -> str:
 
 
 def revision(store: Store) -> tuple[str | None, str]:
-    """Return the version of the tables found, and the one that this code needs."""
-    # Without Alembic, which takes longer to load than every process of a gateway that starts has to spare.
+    """Return the version of the tables, None where there are none, and the one that this code needs."""
+    # Without Alembic, whose import would slow down the start of every process.
     with store.errors(), store.engine.connect() as connection:
         table = connection.dialect.has_table(connection, "alembic_version")
-        found = connection.scalar(text("SELECT version_num FROM alembic_version")) if table else None
-    return found, max(file.name[1:5] for file in (MIGRATIONS / "versions").glob("v*.py"))
+        version = connection.scalar(text("SELECT version_num FROM alembic_version")) if table else None
+    return version, max(file.name[1:5] for file in (MIGRATIONS / "versions").glob("v*.py"))
 
 
 def upgrade(store: Store) -> None:
@@ -183,7 +183,7 @@ def upgrade(store: Store) -> None:
             connection,
             opts={
                 "target_metadata": Base.metadata,
-                "fn": lambda found, context: scripts._upgrade_revs("head", found),  # as in Alembic's cookbook
+                "fn": lambda current, context: scripts._upgrade_revs("head", current),  # as in Alembic's cookbook
                 "transactional_ddl": True,
             },
         )

@@ -1,12 +1,12 @@
-"""The queue: who is analysed next, who does it, and what becomes of what fails.
+"""The queue: which image is analysed next, by which worker, and what follows a failure.
 
     waiting ─▶ running ─▶ done
        ▲          ├─▶ waiting      it failed, and is tried again later
        │          └─▶ quarantined  it failed for good; a person may send it back
     declined                       a rule says why it is not analysed
 
-A worker holds a lease, by the clock of the database. Its claim carries the count of claims, so that a worker that was
-thought dead cannot write over the one that took its job.
+A worker has a lease, by the clock of the database. A claim carries its number, so that a worker thought dead cannot
+overwrite the one that took its job.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sqlalchemy.orm import Session, joinedload
 from pneumoscope.serving.store.database import Store, database_time
 from pneumoscope.serving.store.tables import JOB_STATES, QUARANTINED, RUNNING, WAITING, Image, Job
 
-_CLAIMS = 50  # of one job, whose worker died each time: then the job itself is suspected
+_CLAIMS = 50  # of one job whose worker died each time: then the job is at fault
 _RETRY, _LONGEST = timedelta(seconds=2), timedelta(minutes=5)  # doubled for each attempt up to the longest
-PATIENCE = 300  # attempts, a day of them: for what is no fault of the image
+PATIENCE = 300  # attempts, about a day: for failures that are no fault of the image
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that this worker may run until its lease ends. `header`: DICOM facts; `claims` fences off late writers.
+    """A job that this worker may run until its lease ends. `header`: DICOM facts; `claims` shuts out late writers.
 
     `waited`: seconds since it came in.
     """
@@ -50,10 +50,10 @@ class Claim:
 
 
 def rank(priority: int, created_at: datetime, number: int, moment: datetime, max_wait: timedelta) -> tuple[Any, ...]:
-    """Return what jobs are ordered by, the least first.
+    """Return the key by which jobs are ordered, the least first.
 
-    Who has waited `max_wait` goes first, the longest waiting of them before all others; then the more urgent, then the
-    older. So the wait of each is bounded by `max_wait` and the work on those who came before him.
+    Jobs that have waited `max_wait` go first, the oldest before the others; then the more urgent, then the older. So a
+    job waits at most `max_wait` and the time for those that came before it.
     """
     if moment - created_at >= max_wait:
         return (0, 0, created_at, number)
@@ -83,8 +83,8 @@ def claim(store: Store, owner: str, lease: timedelta, max_wait: timedelta) -> Cl
         if job is None:
             return None
         if job.claims >= _CLAIMS or job.image.file is None:
-            why = f"its worker died {job.claims} times" if job.image.file else "its file was erased"
-            _end(job, QUARANTINED, f"not analysed, because {why}", moment)
+            reason = f"its worker died {job.claims} times" if job.image.file else "its file was erased"
+            _end(job, QUARANTINED, f"not analysed, because {reason}", moment)
             return None
         job.state, job.owner, job.lease_until = RUNNING, owner, moment + lease
         job.claims += 1
@@ -105,13 +105,13 @@ def claim(store: Store, owner: str, lease: timedelta, max_wait: timedelta) -> Cl
         )
 
 
-def end(store: Store, held: Claim, state: str, record: Callable[[Session, Job], None] | None = None) -> bool:
-    """End a job, and let `record` add what came of it to the same transaction.
+def end(store: Store, claim: Claim, state: str, record: Callable[[Session, Job], None] | None = None) -> bool:
+    """End a job, and let `record` add the result in the same transaction.
 
     Returns False, and records nothing, where the job is no longer this worker's.
     """
     with store.write() as session:
-        job = _held(session, held)
+        job = _claimed(session, claim)
         if job is None:
             return False
         _end(job, state, None, database_time(session))
@@ -120,13 +120,13 @@ def end(store: Store, held: Claim, state: str, record: Callable[[Session, Job], 
     return True
 
 
-def fail(store: Store, held: Claim, reason: str, *, attempts: int) -> str | None:
+def fail(store: Store, claim: Claim, reason: str, *, attempts: int) -> str | None:
     """Record that a job failed; returns its state, or None where it is no longer this worker's.
 
-    `attempts`: after as many it is quarantined, at once after 1.
+    `attempts`: after so many it is quarantined.
     """
     with store.write() as session:
-        job = _held(session, held)
+        job = _claimed(session, claim)
         if job is None:
             return None
         job.attempts += 1
@@ -141,7 +141,7 @@ def fail(store: Store, held: Claim, reason: str, *, attempts: int) -> str | None
 
 
 def release(store: Store, owner: str) -> int:
-    """Give back the jobs of a worker that is known to be dead; return how many those were."""
+    """Return the jobs of a dead worker to the queue; returns how many."""
     with store.write() as session:
         jobs = list(session.scalars(select(Job).where(Job.state == RUNNING, Job.owner == owner).with_for_update()))
         for job in jobs:
@@ -150,9 +150,9 @@ def release(store: Store, owner: str) -> int:
 
 
 def try_again(store: Store, job_id: int) -> bool:
-    """Send a quarantined job back to the queue, as a person asked; False where it is not quarantined.
+    """Send a quarantined job back to the queue, as an administrator asked; False where it is not quarantined.
 
-    Nor is it where the image is a later version under its UID: its results would lie beside the pixels of the first.
+    Refused for a later version under the same UID: its results would be shown beside the pixels of the first.
     """
     first = Job.image_id.in_(select(Image.id).where(Image.version == 1))
     with store.write() as session:
@@ -163,34 +163,34 @@ def try_again(store: Store, job_id: int) -> bool:
 
 def counts(session: Session) -> dict[str, int]:
     """Return how many jobs there are of each state, in the order of a job's life."""
-    found = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
-    return {state: found.get(state, 0) for state in JOB_STATES}
+    numbers = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
+    return {state: numbers.get(state, 0) for state in JOB_STATES}
 
 
 def waiting_since(session: Session) -> datetime | None:
-    """Return when the job that has waited longest came in, None where none waits."""
+    """Return when the oldest waiting job came in, None where none waits."""
     return session.scalar(select(Job.created_at).where(Job.state == WAITING).order_by(Job.created_at).limit(1))
 
 
 def commit(session: Session, folder: Path, sop_uids: Sequence[str]) -> set[str]:
-    """Return those SOP instances of which an image lies in `folder`; retention leaves them alone from now on."""
-    here = update(Image).where(Image.sop_uid.in_(sop_uids), Image.file.is_not(None))
-    marked = here.values(committed_at=func.coalesce(Image.committed_at, database_time(session))).returning(
+    """Return the SOP instances whose image lies in `folder`; retention no longer erases them."""
+    images = update(Image).where(Image.sop_uid.in_(sop_uids), Image.file.is_not(None))
+    marked = images.values(committed_at=func.coalesce(Image.committed_at, database_time(session))).returning(
         Image.sop_uid, Image.file
     )
     return {uid for uid, file in session.execute(marked) if file and (folder / file).is_file()}
 
 
 def _due(moment: datetime) -> ColumnElement[bool]:
-    # Only what failed waits for its time: a clock that was set back holds up nobody.
+    # Only failed jobs wait for their time: a clock that was set back delays no new one.
     fresh = and_(Job.state == WAITING, or_(Job.attempts == 0, Job.not_before <= moment))
     abandoned = and_(Job.state == RUNNING, Job.lease_until < moment)
     return or_(fresh, abandoned)
 
 
-def _held(session: Session, held: Claim) -> Job | None:
+def _claimed(session: Session, claim: Claim) -> Job | None:
     query = select(Job).where(
-        Job.id == held.job_id, Job.state == RUNNING, Job.owner == held.owner, Job.claims == held.claims
+        Job.id == claim.job_id, Job.state == RUNNING, Job.owner == claim.owner, Job.claims == claim.claims
     )
     return session.scalar(query.with_for_update())
 

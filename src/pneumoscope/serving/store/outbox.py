@@ -1,8 +1,7 @@
-"""What is owed to destinations: tried again until it is delivered or given up, and never forgotten.
+"""Deliveries to destinations: tried again until they are sent or given up, and never lost.
 
-Rows are written in the transaction that ends the job, so a result is either owed or was never made. Between a
-delivery and the commit that says so lies a moment; who dies in it sends the same bytes under the same UID once more,
-and a destination keeps one of them.
+Their rows are written in the transaction that ends the job, so no result is without them. A process that dies between
+sending and committing sends the same bytes under the same UID again, and the destination keeps one copy.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _FIRST, _LONGEST = timedelta(seconds=2), timedelta(minutes=10)
 
 
 class Outcome(Enum):
-    """What became of one attempt: delivered; to be tried again; or refused for good."""
+    """Outcome of one attempt: delivered, to be tried again, or refused for good."""
 
     DELIVERED = "delivered"
     RETRY = "retry"
@@ -32,7 +31,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a destination said, and why, in words without identity."""
+    """A destination's answer; `reason` is free of identity."""
 
     outcome: Outcome
     reason: str | None = None
@@ -40,7 +39,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A delivery that is due, with the bytes that are sent."""
+    """A delivery that is due, with the bytes to send."""
 
     delivery_id: int
     attempts: int
@@ -52,16 +51,16 @@ class Parcel:
     data: bytes
 
 
-def owe(session: Session, built: Object, destinations: Sequence[str], moment: datetime) -> None:
-    """Add the deliveries of an object to the transaction that makes it."""
+def enqueue(session: Session, row: Object, destinations: Sequence[str], moment: datetime) -> None:
+    """Add an object's deliveries to the transaction that writes it."""
     for name in destinations:
-        built.deliveries.append(
+        row.deliveries.append(
             Delivery(destination=name, state=WAITING, attempts=0, created_at=moment, not_before=moment)
         )
 
 
 def due(store: Store, destination: str, most: int) -> list[Parcel]:
-    """Return what is due at a destination, the oldest first, at most so many."""
+    """Return the deliveries due at a destination, the oldest first, at most so many."""
     query = (
         select(Delivery)
         .join(Delivery.object)
@@ -88,14 +87,14 @@ def due(store: Store, destination: str, most: int) -> list[Parcel]:
 
 
 def is_due(store: Store, destination: str) -> bool:
-    """Say whether anything is due at a destination, without reading it."""
+    """Say whether a delivery is due at a destination."""
     query = select(Delivery.id).join(Delivery.object).where(*_waiting(destination)).limit(1)
     with store.read() as session:
         return session.scalar(query.where(_timely(session))) is not None
 
 
 def record(store: Store, parcel: Parcel, answer: Answer, give_up: timedelta, chance: random.Random) -> str:
-    """Write down what came of an attempt; returns the delivery's new state."""
+    """Record an attempt; returns the delivery's new state."""
     attempts = parcel.attempts + 1
     values: dict[str, object] = {"attempts": attempts, "reason": answer.reason}
     with store.write() as session:
@@ -117,7 +116,7 @@ def _waiting(destination: str) -> tuple[ColumnElement[bool], ...]:
 
 
 def _timely(session: Session) -> ColumnElement[bool]:
-    # Only what failed waits for its time: a clock that was set back holds up nothing.
+    # Only failed deliveries wait for their time: a clock that was set back delays no new one.
     return or_(Delivery.attempts == 0, Delivery.not_before <= database_time(session))
 
 
@@ -132,46 +131,48 @@ def way(store: Store, parcel: Parcel) -> float | None:
 def delay(attempts: int, chance: random.Random, longest: timedelta = _LONGEST) -> timedelta:
     """Return how long to wait after so many failed attempts: doubled each time up to `longest`, half by chance.
 
-    Chance keeps destinations that were down together from being asked together.
+    Chance spreads the attempts at destinations that failed together.
     """
     doubled: timedelta = _FIRST * 2 ** min(attempts - 1, 16)
     return min(longest, doubled) * (0.5 + 0.5 * chance.random())
 
 
 def replay(store: Store, delivery_id: int) -> bool:
-    """Owe a delivery again that was given up, as a person asked; False where it was not, or its bytes were erased."""
-    kept = select(Object.id).where(Object.data.is_not(None))
+    """Queue a delivery again that was given up; False where it was not, or its bytes were erased."""
+    with_bytes = select(Object.id).where(Object.data.is_not(None))
     with store.write() as session:
         moment = database_time(session)
         fresh = {"state": WAITING, "attempts": 0, "refusals": 0, "not_before": moment, "created_at": moment}
-        query = update(Delivery).where(Delivery.id == delivery_id, Delivery.state == DEAD, Delivery.object_id.in_(kept))
+        query = update(Delivery).where(
+            Delivery.id == delivery_id, Delivery.state == DEAD, Delivery.object_id.in_(with_bytes)
+        )
         return session.scalar(query.values(**fresh).returning(Delivery.id)) is not None
 
 
 def give_up_others(store: Store, configured: Collection[str]) -> dict[str, int]:
-    """Give up what is owed to destinations that are no longer configured; returns how much to which."""
+    """Give up waiting deliveries to destinations no longer configured; returns how many to each."""
     with store.write() as session:
         others = (Delivery.state == WAITING, Delivery.destination.not_in(configured))
-        counts = select(Delivery.destination, func.count()).where(*others).group_by(Delivery.destination)
-        found = dict(session.execute(counts).all())
+        query = select(Delivery.destination, func.count()).where(*others).group_by(Delivery.destination)
+        given_up = dict(session.execute(query).all())
         reason = "given up: the destination is no longer configured"
         session.execute(update(Delivery).where(*others).values(state=DEAD, reason=reason))
-    return found
+    return given_up
 
 
 def counts(session: Session) -> dict[tuple[str, str], int]:
-    """Return how many deliveries there are by destination and state, where there are any."""
+    """Return how many deliveries there are by destination and state."""
     query = select(Delivery.destination, Delivery.state, func.count()).group_by(Delivery.destination, Delivery.state)
     return {(name, state): count for name, state, count in session.execute(query).all()}
 
 
 def refused(session: Session, destination: str) -> str | None:
-    """Return why the attempt failed that is to be made again first, None where none failed."""
+    """Return why the delivery failed that is tried next, None where none failed."""
     query = select(Delivery.reason).where(Delivery.destination == destination, Delivery.state == WAITING)
     return session.scalar(query.where(Delivery.attempts > 0).order_by(Delivery.not_before).limit(1))
 
 
-def owed_since(session: Session, destination: str) -> datetime | None:
-    """Return since when the oldest waiting delivery is owed, None where none is."""
+def waiting_since(session: Session, destination: str) -> datetime | None:
+    """Return when the oldest waiting delivery was queued, None where none waits."""
     query = select(Delivery.created_at).where(Delivery.destination == destination, Delivery.state == WAITING)
     return session.scalar(query.order_by(Delivery.created_at).limit(1))

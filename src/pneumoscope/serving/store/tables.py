@@ -1,11 +1,11 @@
-"""The gateway's tables. Everything it promised to a sender or owes to a destination is a row here.
+"""The gateway's tables. Every image it acknowledged and every delivery it has to make is a row here.
 
     images ─ jobs ─ results ─ objects ─ deliveries
     processes, feeds, reports
     users ─ sign-ins ─ events, feedback (of the page)
 
-An image has one job, also where it is not analysed: then the job says why. Identities (patient, accession number) are
-in `images` alone; nothing of them reaches a log.
+An image has one job; where it is not analysed, the job says why. Identities (patient, accession number) are in
+`images` alone, and in no log.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give the database UTC without a zone; a naive time is an error of ours."""
+        """Convert to UTC without a zone; a naive time is a bug."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -64,7 +64,7 @@ class Instant(TypeDecorator[datetime]):
 
 
 class Packed(TypeDecorator[bytes]):
-    """Bytes that lie compressed: a picture takes a tenth of its room. No result begins like a zlib stream."""
+    """Bytes stored compressed: a picture takes a tenth of the room. No result begins like a zlib stream."""
 
     impl = LargeBinary
     cache_ok = True
@@ -74,7 +74,7 @@ class Packed(TypeDecorator[bytes]):
         return None if value is None else zlib.compress(value, level=1)
 
     def process_result_value(self, value: bytes | None, dialect: Dialect) -> bytes | None:
-        """Return the bytes as they were given; those of older versions lie plain."""
+        """Return the original bytes; older versions stored them plain."""
         return zlib.decompress(value) if value is not None and value[:1] == b"x" else value
 
 
@@ -96,9 +96,8 @@ class Image(Base):
     """One version of one SOP instance, as it was received.
 
     `digest`: SHA-256 of data set and transfer syntax. `version` counts different contents under one UID. `file` is
-    relative to the folder of images, None once erased. `size` in bytes. `source`: such as `dicom:TITLE`. `notes`: what
-    a person should know of it. `header`: DICOM facts without identity (`Header.facts`). `committed_at`: since when its
-    sender may rely on it.
+    relative to the folder of images, None once erased. `size` in bytes. `source`: such as `dicom:TITLE`. `notes`: for
+    the reader. `header`: DICOM facts without identity (`Header.facts`). `committed_at`: when its storage was committed.
     """
 
     __tablename__ = "images"
@@ -128,11 +127,11 @@ class Image(Base):
 
 
 class Job(Base):
-    """What is to be done about an image, or why nothing is.
+    """The analysis of an image, or why there is none.
 
-    `state`: one of `JOB_STATES`. `priority`: of the order. `reason`: of `declined` and `quarantined`, and of the last
-    failed attempt. `lease_until`, `owner`: of the worker that runs it; when the lease has passed another may take it.
-    `attempts` counts failures, `claims` how often a worker took it.
+    `state`: one of `JOB_STATES`. `priority`: of the order. `reason`: of `declined`, `quarantined` and the last failed
+    attempt. `lease_until`, `owner`: of the worker that runs it; after the lease another may take it. `attempts` counts
+    failures, `claims` how often a worker took it.
     """
 
     __tablename__ = "jobs"
@@ -156,10 +155,10 @@ class Job(Base):
 
 
 class Result(Base):
-    """What the classifier said; one row per job that is done.
+    """The classifier's answer; one row per job that is done.
 
     Columns as in `records.Prediction`. `map_png`: grey PNG of the heat map over the whole image, None where there is
-    none. `explained_by`: method and verdict. `urgent`: whether it asks to be read earlier. `shadow`: nothing was sent.
+    none. `explained_by`: method and verdict. `urgent`: to be read earlier. `shadow`: nothing was sent.
     """
 
     __tablename__ = "results"
@@ -187,7 +186,7 @@ class Result(Base):
 
 
 class Object(Base):
-    """A built object, byte for byte as it is sent, however often. `data` is None once erased."""
+    """A result object, byte for byte as it is sent. `data` is None once erased."""
 
     __tablename__ = "objects"
 
@@ -204,10 +203,10 @@ class Object(Base):
 
 
 class Delivery(Base):
-    """An object that a destination is to get. `state`: one of `DELIVERY_STATES`; `reason`: of the last failure.
+    """An object for one destination. `state`: one of `DELIVERY_STATES`; `reason`: of the last failure.
 
-    `not_before`: of the next attempt to send it or, once it is sent, to have it committed. `transaction_uid`: of the
-    last question about that. `attempts` counts those to send it, `refusals` reports that it was not committed.
+    `not_before`: the earliest next attempt to send it or, once sent, to have it committed. `transaction_uid`: of the
+    last request for that. `attempts` counts attempts to send it, `refusals` reports that it was not committed.
     """
 
     __tablename__ = "deliveries"
@@ -233,11 +232,11 @@ class Delivery(Base):
 
 
 class Feed(Base):
-    """How far an Orthanc's changes were followed, and what hinders.
+    """The position in an Orthanc's changes.
 
-    `seq`: number of the last change that was dealt with, None until it answered for the first time; `date` (as Orthanc
-    writes it) and `resource` are of that change. `skipped` counts images that could not be taken, `resets` how often
-    its numbering began anew. `fault`: why the last attempt failed, without identity.
+    `seq`: number of the last change dealt with, None until its first answer; `date` (as Orthanc writes it) and
+    `resource` are of that change. `skipped` counts images that could not be taken, `resets` how often its numbering
+    restarted. `fault`: why the last attempt failed, without identity.
     """
 
     __tablename__ = "feeds"
@@ -252,7 +251,7 @@ class Feed(Base):
 
 
 class Report(Base):
-    """What a sender asked to be committed (PS3.4, J), and whether it was told. `content`: DICOM JSON; `peer`: title."""
+    """A report to a sender on storage commitment (PS3.4, J). `content`: DICOM JSON; `peer`: title of the sender."""
 
     __tablename__ = "reports"
     __table_args__ = (Index("ix_reports_queue", "state", "not_before"),)
@@ -268,7 +267,7 @@ class Report(Base):
 
 
 class Beat(Base):
-    """When a process of the gateway last said that it is well."""
+    """A process's last sign of life."""
 
     __tablename__ = "processes"
 
@@ -279,9 +278,9 @@ class Beat(Base):
 
 
 class User(Base):
-    """Who may use the page. `role`: see `serving.people.accounts`. A user is disabled, never erased.
+    """A user of the page. `role`: see `serving.people.accounts`. A user is disabled, never erased.
 
-    `password`: Argon2id, empty where somebody else says who it is: `subject`, issuer and number there.
+    `password`: Argon2id, empty for users of an OpenID issuer; `subject`: that issuer and its number for the user.
     """
 
     __tablename__ = "users"
@@ -311,7 +310,7 @@ class SignIn(Base):
 
 
 class Event(Base):
-    """Who did or saw what on the page, and when. Patients are named by the row of their image alone."""
+    """An entry of the audit trail: who did or saw what on the page. Patients are named by the row of their image."""
 
     __tablename__ = "events"
     __table_args__ = (Index("ix_events_seen", "sign_in_id", "action", "image_id"),)
@@ -328,9 +327,9 @@ class Event(Base):
 
 
 class Feedback(Base):
-    """What a reader says of an answer. `key`: of the form that was sent, so that sent twice it is kept once.
+    """A reader's verdict on an answer. `key`: of the form, so that a form sent twice is kept once.
 
-    `label`: what the reader thus found, None where not sure. `comment` may name a patient and stays here.
+    `label`: the reader's own call, None where not sure. `comment` may name a patient and stays here.
     """
 
     __tablename__ = "feedback"

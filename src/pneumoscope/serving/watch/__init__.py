@@ -1,1 +1,1 @@
-"""Logs without identity, figures for Prometheus."""
+"""Logs without identity, metrics for Prometheus."""

@@ -1,7 +1,7 @@
 """Logs for machines: one JSON object per line, and never a patient.
 
-Own events carry numbers of rows, states and counts. Messages of other packages may quote a header (a name that
-breaks the rules of its value representation, for instance), so of them only who spoke, where and how loudly is kept.
+Own events carry row numbers, states and counts. Messages of other packages may quote a header, such as a name that
+breaks the rules of its value representation, so only their logger and level are kept.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ WITHHELD = "message withheld, because it may quote a patient's header"
 
 
 def configure(settings: Logs) -> None:
-    """Send everything that is logged in this process through one JSON handler; called once, as a process starts."""
+    """Send all logs of this process through one JSON handler; called once, as a process starts."""
     level = getattr(logging, settings.level.upper())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        where_it_broke,
+        error_location,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -56,30 +56,28 @@ def configure(settings: Logs) -> None:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
-def logger(name: str, **known: Any) -> Any:
-    """Return a logger of this package's own events; `known` goes with each of them."""
-    return structlog.stdlib.get_logger(f"pneumoscope.serving.{name}").bind(**known)
+def logger(name: str, **bound: Any) -> Any:
+    """Return a logger for this package's own events; each carries `bound`."""
+    return structlog.stdlib.get_logger(f"pneumoscope.serving.{name}").bind(**bound)
 
 
-def where_it_broke(source: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace an exception by its kind and place: messages and local values may quote a header."""
-    told = event.pop("exc_info", None)
-    if told is True:
-        told = sys.exc_info()
-    if isinstance(told, BaseException):
-        told = (type(told), told, told.__traceback__)
-    if told and told[0] is not None:
-        trace = told[2]
+def error_location(source: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace an exception by its class and line: messages and local values may quote a header."""
+    error = event.pop("exc_info", None)
+    if error is True or isinstance(error, tuple):
+        error = sys.exc_info()[1] if error is True else error[1]
+    if isinstance(error, BaseException):
+        trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
-        event["error"] = told[0].__name__
+        event["error"] = type(error).__name__
         if trace is not None:
             event["place"] = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
     return event
 
 
 def withhold(source: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace the message of a package that knows headers."""
+    """Replace the message of a package that reads headers."""
     if str(event.get("logger", "")).startswith(_TALKATIVE):
         event["event"] = WITHHELD
     return event

@@ -1,6 +1,6 @@
-"""What the processes count and time themselves; each keeps it in a file of its own, the page adds them up.
+"""Counters and times of the processes; each keeps its own in a file, and `/metrics` adds them up.
 
-Labels are stages, and names from the configuration: never an image or a patient.
+Labels are stages and names from the configuration: never an image or a patient.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client reads it as it is im
 
 
 def folder_of(gateway: Path, host: str | None) -> Path:
-    """Return where the processes of one host count."""
+    """Return the folder of the counters of one host's processes."""
     return gateway / "metrics" / (host or "local")
 
 
 def begin_anew(folder: Path) -> None:
-    """Forget what processes that ended have counted, as a gateway starts."""
+    """Remove the counters of earlier processes, as a gateway starts."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def count_in(folder: Path) -> None:
-    """Have this process count in a folder; called before anything of prometheus-client is imported."""
+    """Let this process count in a folder; called before prometheus-client is imported."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ[_VARIABLE] = str(folder)
 
 
 @contextmanager
 def timed(stage: str) -> Iterator[None]:
-    """Time what is done within, also where it fails."""
+    """Time a block, also where it fails."""
     started = time.perf_counter()
     try:
         yield
@@ -42,7 +42,7 @@ def timed(stage: str) -> Iterator[None]:
 
 
 def took(stage: str, seconds: float, destination: str = "") -> None:
-    """Note how long a stage took."""
+    """Record how long a stage took."""
     from pneumoscope.serving.watch.prometheus import STAGES
 
     STAGES.labels(stage, destination).observe(max(0.0, seconds))

@@ -1,4 +1,4 @@
-"""What a page may say of an image: the answer in the words of every other result, or why there is none."""
+"""The answer about an image as a page may show it, in the words of all results, or why there is none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from pneumoscope.bundle.files import Bundle
+from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.numerals import figure, percent
 from pneumoscope.records import PNEUMONIA, Prediction
 from pneumoscope.serving.people.accounts import ADMIN, Person
@@ -21,7 +21,7 @@ FLAGGED, CLEAR, NOT_ANALYSED, PENDING, HIDDEN = "flagged", "not-flagged", "not-a
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`kind`: one of the constants above; only `FLAGGED` and `CLEAR` have a score. All texts are for people."""
+    """`kind`: one of the constants above; only `FLAGGED` and `CLEAR` have a score."""
 
     kind: str
     headline: str
@@ -35,18 +35,18 @@ class Answer:
         return self.kind in (FLAGGED, CLEAR)
 
 
-def answer_of(job: Job, who: Person, bundle: Bundle) -> Answer:
+def answer_of(job: Job, person: Person, bundle: Bundle) -> Answer:
     """Return what a user may see of a job's answer.
 
-    In shadow mode only an administrator sees answers: a reader who knew them would no longer read as without.
+    In shadow mode only administrators see answers, so that they do not influence readers.
     """
     if job.state in (DECLINED, QUARANTINED):
-        return Answer(NOT_ANALYSED, "Not analysed", job.reason or "not analysed", _nothing())
+        return Answer(NOT_ANALYSED, "Not analysed", job.reason or "not analysed", words.NO_ANSWER)
     if job.result is None:
-        told = "The network is at it." if job.state == RUNNING else "It waits for the network."
-        return Answer(PENDING, "No answer yet", told)
-    if hidden(job.result, who):
-        return Answer(HIDDEN, "Answer kept back", "The gateway runs in shadow: answers are recorded and not shown.")
+        detail = "The network is analysing it." if job.state == RUNNING else "It waits for the network."
+        return Answer(PENDING, "No answer yet", detail)
+    if hidden(job.result, person):
+        return Answer(HIDDEN, "Answer kept back", "The gateway runs in shadow mode: answers are recorded, not shown.")
     finding = _finding(job.result, bundle)
     if not words.analysed(finding):
         return Answer(NOT_ANALYSED, "Not analysed", words.score(finding), words.caution(finding))
@@ -55,16 +55,16 @@ def answer_of(job: Job, who: Person, bundle: Bundle) -> Answer:
     return Answer(kind, words.headline(finding), words.score(finding), words.caution(finding), score)
 
 
-def hidden(result: Result, who: Person) -> bool:
-    """Say whether an answer is kept from a user."""
-    return result.shadow and not who.may(ADMIN)
+def hidden(result: Result, person: Person) -> bool:
+    """Say whether an answer is hidden from a user."""
+    return result.shadow and not person.may(ADMIN)
 
 
 def calibration(result: Result, bundle: Bundle) -> list[tuple[str, str]]:
-    """Return what to know of the score, as names and values; little where another bundle answered than runs now."""
+    """Return facts about the score, as names and values; few where another bundle answered than runs now."""
     rows = [("Answered by", result.bundle), ("Flagged from", percent(result.threshold))]
     if bundle.sha256 != result.bundle_sha256:
-        return [*rows, ("Calibration", "not known here: another bundle answered than runs now")]
+        return [*rows, ("Calibration", "unknown: another bundle answered than runs now")]
     card = bundle.card
     fitted = card["calibration"]
     rows.append(("Calibration", f"{fitted['method']}, {fitted['n']} images"))
@@ -73,8 +73,8 @@ def calibration(result: Result, bundle: Bundle) -> list[tuple[str, str]]:
         rows.append(("Sensitivity on validation images", figure(point.get("sensitivity"))))
         rows.append(("Specificity on validation images", figure(point.get("specificity"))))
     population = card.get("population", {})
-    if told := population.get("description"):
-        rows.append(("Learned from", str(told)))
+    if description := population.get("description"):
+        rows.append(("Learned from", str(description)))
     return rows
 
 
@@ -83,13 +83,9 @@ def limits(result: Result, bundle: Bundle) -> tuple[str, ...]:
     return tuple(map(str, bundle.card.get("limits", ()))) if bundle.sha256 == result.bundle_sha256 else ()
 
 
-def _nothing() -> str:
-    return "This says nothing about pneumonia: read the radiograph as if no software had been there."
-
-
 def _finding(result: Result, bundle: Bundle) -> Finding:
     card: Mapping[str, Any] = bundle.card if bundle.sha256 == result.bundle_sha256 else {}
-    said = Prediction(
+    prediction = Prediction(
         path="",
         probability=result.probability,
         label=result.label,
@@ -100,7 +96,7 @@ def _finding(result: Result, bundle: Bundle) -> Finding:
     )
     return Finding(
         source=Dataset(),
-        prediction=said,
+        prediction=prediction,
         image=None,
         heatmap=None,
         bundle=card,

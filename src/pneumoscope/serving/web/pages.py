@@ -1,4 +1,4 @@
-"""What the pages of one gateway share: its configuration, tables, journal, bundle and templates."""
+"""Shared by the pages: configuration, tables, journal, bundle and templates of the gateway."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import Depends, Path, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pneumoscope.bundle.files import Bundle, load_bundle
+from pneumoscope.bundle.bundle import Bundle, load_bundle
 from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.records import RESEARCH_ONLY
@@ -25,57 +25,57 @@ from pneumoscope.version import __version__
 
 @dataclass(frozen=True)
 class Pages:
-    """One gateway as its pages see it; what is costly is opened when it is first asked for."""
+    """The gateway behind the pages; costly parts are opened on first use."""
 
     config: Gateway
     store: Store
 
     @cached_property
     def bundle(self) -> Bundle:
-        """The bundle that answers now; raises `BundleError` where it is damaged."""
+        """The current bundle; raises `BundleError` where it is damaged."""
         return load_bundle(self.config.bundle.path)
 
     @cached_property
     def intake(self) -> Intake:
-        """The one way in."""
+        """The intake for uploads and STOW-RS."""
         return open_intake(self.config, self.store)
 
     @cached_property
     def journal(self) -> Journal:
-        """The record that monitoring reads."""
+        """The journal that monitoring reads."""
         return Journal(self.config.journal_file)
 
     @cached_property
     def pseudonyms(self) -> Pseudonyms:
-        """Under which names the journal knows studies."""
+        """The pseudonyms of the journal."""
         return Pseudonyms.load(self.config.journal.key or default_key(self.config.journal_file))
 
     @cached_property
     def templates(self) -> Environment:
         """Every value is escaped, and a missing one is an error."""
-        loader = PackageLoader("pneumoscope.serving.web")
-        found = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        found.filters |= {"ago": ago, "clock": clock, "day": day, "person_name": person_name}
-        return found
+        environment = Environment(
+            loader=PackageLoader("pneumoscope.serving.web"), autoescape=True, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        environment.filters |= {"ago": ago, "clock": clock, "day": day, "person_name": person_name}
+        return environment
 
 
 def pages_of(request: Request) -> Pages:
-    """Return what the pages share that a request is about."""
-    found: Pages = request.app.state.pages
-    return found
+    """Return the shared parts of the pages of a request."""
+    pages: Pages = request.app.state.pages
+    return pages
 
 
-Here = Annotated[Pages, Depends(pages_of)]
+Shared = Annotated[Pages, Depends(pages_of)]
 PRINTABLE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f]*$"  # of texts; databases refuse some control characters
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]  # of a row
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """Return a page from a template; it knows who asks and what its forms must carry."""
+    """Return a page from a template, with the signed-in user and the secret of its forms."""
     token = request.cookies.get(COOKIE, "")
-    known = {
+    shared = {
         "person": getattr(request.state, "person", None),
         "path": request.url.path,
         "form_field": FIELD,
@@ -86,12 +86,12 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         "admin": ADMIN,
         "now": now(),
     }
-    text = pages_of(request).templates.get_template(template).render(known | values)
+    text = pages_of(request).templates.get_template(template).render(shared | values)
     return HTMLResponse(text, status)
 
 
 def ago(moment: datetime | None, until: datetime) -> str:
-    """Write how long ago, in the largest fitting unit: `40 s`, `12 min`, `3 h`, `2 d`."""
+    """Write a time span in the largest fitting unit: `40 s`, `12 min`, `3 h`, `2 d`."""
     if moment is None:
         return "never"
     seconds = max(timedelta(0), until - moment).total_seconds()
@@ -107,14 +107,14 @@ def clock(moment: datetime | None) -> str:
 
 
 def day(date: str | None) -> str:
-    """Write a DICOM date (PS3.5, 6.2) as `2026-03-04`; what is none stays as it is."""
+    """Write a DICOM date (PS3.5, 6.2) as `2026-03-04`; other text stays as it is."""
     if date is None:
-        return "not told"
+        return "unknown"
     return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date
 
 
 def person_name(name: str | None) -> str:
-    """Write a DICOM name (PS3.5, 6.2.1) for people: `Doe, Jane`; the first representation that is told."""
+    """Write a DICOM name (PS3.5, 6.2.1) for people: `Doe, Jane`; the first representation that is not empty."""
     if not name:
         return "no name"
     first = next((part for part in name.split("=") if part.strip("^ ")), "")

@@ -1,4 +1,4 @@
-"""The stored pixels of a radiograph for the viewer, which windows them in the browser at their full depth."""
+"""The stored pixels of a radiograph for the viewer, which windows them in the browser at full depth."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _TOP = 65535
 
 @dataclass(frozen=True)
 class Rendition:
-    """A radiograph with air dark. `values`: uint16 [H, W]; `center`, `width`: the window it is first shown with.
+    """A radiograph with air dark. `values`: uint16 [H, W]; `center`, `width`: the initial window.
 
-    `first`, `last`: which values of the file 0 and 65535 stand for; `first` is the higher one where air was bright.
+    `first`, `last`: the values of the file at 0 and 65535; `first` is the higher one where air was bright.
     """
 
     values: NDArray[np.uint16]

@@ -1,4 +1,4 @@
-"""The web application: pages for people; health, readiness, figures and STOW-RS for machines."""
+"""The web application: pages for people; health, readiness, metrics and STOW-RS for machines."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from pneumoscope.serving.web.pages import Pages, page
 from pneumoscope.serving.web.stow import create_router
 from pneumoscope.version import __version__
 
-_SILENT = timedelta(seconds=60)  # a process that said nothing for so long is not well
+_SILENT = timedelta(seconds=60)  # without a sign of life a process is not ready
 _BEAT = 5.0
 _EVERYWHERE = faults(
     {
         401: "nobody is signed in",
         403: "the role or the secret of the form does not fit",
-        411: "the size of the request is not told",
+        411: "the request has no Content-Length",
         413: "the request is too large",
         422: "the request does not fit its description",
         429: "too many requests or attempts",
-        500: "the gateway is at fault",
+        500: "a fault of the gateway",
     }
 )
 _STORED = {"content": {"application/dicom+json": {"schema": {"type": "object"}}}}
@@ -60,7 +60,7 @@ _STOW = faults(  # PS3.18, table 10.5.3-1
 
 
 class Readiness(BaseModel):
-    """Whether the gateway is at work, and which of its processes are not well."""
+    """Whether the gateway is ready, and which of its processes are not."""
 
     ready: bool
     not_ready: list[str]
@@ -74,7 +74,7 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url=None,  # the description is a route of its own, and guarded like any other
+        openapi_url=None,  # the description is its own route, guarded like any other
         responses=_EVERYWHERE,
         dependencies=[Depends(signed_in), Depends(from_our_page)],
     )
@@ -102,13 +102,13 @@ def _add_machines(app: FastAPI, config: Gateway, store: Store) -> None:
 
     @app.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
     def readyz() -> JSONResponse:
-        """Say whether images can come in, be analysed and leave: 503 names who is not well."""
+        """Say whether images can be received, analysed and sent: 503 names the processes that are not ready."""
         missing = not_ready(config, store)
         return JSONResponse({"ready": not missing, "not_ready": missing}, 503 if missing else 200)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
-        """Return the figures of the service."""
+        """Return the metrics of the service."""
         return Response(render(config, store), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/api/openapi.json", include_in_schema=False)
@@ -118,62 +118,62 @@ def _add_machines(app: FastAPI, config: Gateway, store: Store) -> None:
 
     @app.get("/", include_in_schema=False)
     def home() -> RedirectResponse:
-        """Lead to the worklist."""
+        """Redirect to the worklist."""
         return RedirectResponse(signin.HOME, 303)
 
 
 def _add_faults(app: FastAPI, config: Gateway) -> None:
-    """Say what went wrong as a page to browsers, as JSON to programs."""
+    """Report faults as a page to browsers, as JSON to programs."""
 
     @app.exception_handler(SignInNeededError)
-    def nobody(request: Request, error: SignInNeededError) -> Response:
+    def sign_in_first(request: Request, error: SignInNeededError) -> Response:
         return RedirectResponse(f"/signin?back={error.back}", 303)
 
     @app.exception_handler(HTTPException)
-    def refused(request: Request, error: HTTPException) -> Response:
+    def http_fault(request: Request, error: HTTPException) -> Response:
         return _fault(request, error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(PneumoscopeError)
-    def unable(request: Request, error: PneumoscopeError) -> Response:
+    def known_fault(request: Request, error: PneumoscopeError) -> Response:
         logger("web").error("page failed", error=type(error).__name__)
         return _fault(request, 500, error.what)
 
     @app.exception_handler(RequestValidationError)
-    def odd(request: Request, error: RequestValidationError) -> Response:
+    def invalid(request: Request, error: RequestValidationError) -> Response:
         wrong = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
         return _fault(request, 422, f"the request does not fit: {wrong}")
 
     @app.exception_handler(Exception)  # answered outside the guard, and raised again for the server to log
     def unforeseen(request: Request, error: Exception) -> Response:
-        answered = _fault(request, 500, "the gateway met a fault of its own; its log says where")
+        answered = _fault(request, 500, "an internal fault of the gateway; its log says where")
         dress(answered.headers, config.web)
         return answered
 
 
-def _fault(request: Request, status: int, what: str, headers: Mapping[str, str] | None = None) -> Response:
+def _fault(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     if "text/html" in request.headers.get("accept", ""):
-        return page(request, "fault.html.j2", status, what=what, code=status)
-    return JSONResponse({"detail": what}, status, headers)
+        return page(request, "fault.html.j2", status, message=message, code=status)
+    return JSONResponse({"detail": message}, status, headers)
 
 
 def not_ready(config: Gateway, store: Store) -> list[str]:
-    """Return who is not well: processes that did not speak for a minute, or the database.
+    """Return what is not ready: processes without a sign of life for a minute, or the database.
 
-    With several hosts one of each kind must be well, on whichever.
+    With several hosts one process of each kind must be ready, on any host.
     """
     try:
         with store.read() as session:
             moment = database_time(session)
-            well = set(session.scalars(select(Beat.name).where(Beat.at >= moment - _SILENT)))
+            alive = set(session.scalars(select(Beat.name).where(Beat.at >= moment - _SILENT)))
     except StorageError:
         return ["database"]
-    missing = [name for name in names(config) if name != "web" and signed(config, name) not in well]
-    elsewhere = {kind_of(name) for name in well} if config.host else set()
+    missing = [name for name in names(config) if name != "web" and signed(config, name) not in alive]
+    elsewhere = {kind_of(name) for name in alive} if config.host else set()
     return [name for name in missing if kind_of(name) not in elsewhere]
 
 
 def run(config: Gateway, store: Store, stop: threading.Event, name: str = "web") -> None:
-    """Serve until told to stop. `name`: under which it beats."""
+    """Serve until `stop` is set. `name`: of the process."""
     settings = uvicorn.Config(
         create_app(config, store),
         host=config.web.bind,

@@ -1,4 +1,4 @@
-"""Receiving over DICOMweb: STOW-RS (PS3.18, 10.5). What is told as stored cannot be lost any more, as with C-STORE."""
+"""Receiving over DICOMweb: STOW-RS (PS3.18, 10.5). An object reported as stored cannot be lost, as with C-STORE."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _DICOM = "application/dicom"
 
 @dataclass
 class _Answer:
-    """What became of the objects of one request: UIDs of class and instance, and of failures the reason."""
+    """The outcome of one request: UIDs of class and instance, and the reasons of failures."""
 
     stored: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str, int]] = field(default_factory=list)
-    others: list[int] = field(default_factory=list)  # failures of what does not say which object it is
+    others: list[int] = field(default_factory=list)  # reasons of parts without readable UIDs
 
     @property
     def status(self) -> int:
@@ -54,16 +54,16 @@ class _Answer:
         return 503 if set(failures) == {OUT_OF_RESOURCES} else 409
 
     def dataset(self) -> Dataset:
-        """PS3.18, table 10.5.3-2; nothing can be retrieved here, so no URL is told."""
-        told = Dataset()
-        told.RetrieveURL = None
+        """PS3.18, table 10.5.3-2; without a URL, since nothing can be retrieved here."""
+        dataset = Dataset()
+        dataset.RetrieveURL = None
         if self.stored:
-            told.ReferencedSOPSequence = [reference(*uids) for uids in self.stored]
+            dataset.ReferencedSOPSequence = [reference(*uids) for uids in self.stored]
         if self.failed:
-            told.FailedSOPSequence = [reference(*failure) for failure in self.failed]
+            dataset.FailedSOPSequence = [reference(*failure) for failure in self.failed]
         if self.others:
-            told.OtherFailuresSequence = [_failure(reason) for reason in self.others]
-        return told
+            dataset.OtherFailuresSequence = [_failure(reason) for reason in self.others]
+        return dataset
 
 
 def _failure(reason: int) -> Dataset:
@@ -73,7 +73,7 @@ def _failure(reason: int) -> Dataset:
 
 
 class _Parts:
-    """The parts of a multipart body as files, each given out once it is complete."""
+    """The parts of a multipart body as files, each yielded once complete."""
 
     def __init__(self, boundary: str, folder: Path) -> None:
         self.folder, self.ended, self.count = folder, False, 0
@@ -96,7 +96,7 @@ class _Parts:
         )
 
     def feed(self, chunk: bytes) -> Iterator[Path | None]:
-        """Take bytes in; yield the parts that they complete, None for a part that is not DICOM.
+        """Parse bytes; yield the parts that they complete, None for a part that is not DICOM.
 
         Raises:
             FormParserError: the body is not multipart.
@@ -108,9 +108,9 @@ class _Parts:
             yield self._done.pop(0)
 
     def close(self) -> None:
-        """Remove what was not given out."""
+        """Remove parts that were not yielded."""
         if self._stream is not None:
-            Path(self._stream.name).unlink(missing_ok=True)  # first: to close it flushes what found no room
+            Path(self._stream.name).unlink(missing_ok=True)  # first: closing flushes bytes for which there is no space
             with suppress(OSError):
                 self._stream.close()
         for path in self._done:
@@ -159,7 +159,7 @@ def create_router(config: Gateway, intake: Intake) -> APIRouter:
     """
     settings = config.stow or Stow()
     token = None if settings.token_file is None else read_secret(settings.token_file, shortest=SHORTEST_TOKEN)
-    folder = out_folder(config.incoming / "stow")  # apart from the listener's, which clears its own as it starts
+    folder = out_folder(config.incoming / "stow")  # not in the listener's own, which it clears at its start
     sweep(folder, older_seconds=0)
     router = APIRouter(prefix="/dicom-web")
     log = logger("stow")
@@ -167,7 +167,7 @@ def create_router(config: Gateway, intake: Intake) -> APIRouter:
     @router.post("/studies")
     @router.post("/studies/{study}")
     async def store(request: Request, study: str | None = None) -> JSONResponse:
-        """Store the objects of a request, and say of each what became of it."""
+        """Store the objects of a request, and report on each."""
         _admit(request, token)
         parts = _Parts(_boundary(request), folder)
         answer = _Answer()
@@ -191,7 +191,7 @@ def create_router(config: Gateway, intake: Intake) -> APIRouter:
 
 
 def _admit(request: Request, token: str | None) -> None:
-    """Let in who shows the token; where there is none, this machine alone."""
+    """Require the token, or, without one, a request from this machine."""
     if token is None:
         if not _is_this_machine(request.client.host if request.client else ""):
             raise HTTPException(403, "only this machine may send, because no stow.token_file is configured")
@@ -204,12 +204,12 @@ def _admit(request: Request, token: str | None) -> None:
 def _is_this_machine(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # no address, but a name that the server made up
+    except ValueError:  # not an address
         return False
 
 
 def _boundary(request: Request) -> str:
-    """Return what separates the parts; 415 where they are not DICOM files."""
+    """Return the boundary of the parts; 415 where they are not DICOM files."""
     parsed = Message()
     parsed["Content-Type"] = request.headers.get("content-type", "")
     boundary, kind = parsed.get_param("boundary"), parsed.get_param("type")
@@ -253,10 +253,10 @@ def _take(part: Path | None, study: str | None, intake: Intake, answer: _Answer)
         part.unlink(missing_ok=True)
 
 
-def _refused(sop_class: str, of: str, study: str | None) -> int | None:
+def _refused(sop_class: str, study_uid: str, study: str | None) -> int | None:
     if sop_class not in accepted_classes():
         return CLASS_UNKNOWN
-    return NOT_ITS_STUDY if study is not None and of != study else None
+    return NOT_ITS_STUDY if study is not None and study_uid != study else None
 
 
 def _stored(part: Path, header: Header, intake: Intake) -> int | None:

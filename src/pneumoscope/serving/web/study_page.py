@@ -1,4 +1,4 @@
-"""One radiograph with its answer: the viewer, what to know of the score, and what the reader says of it."""
+"""One radiograph with its answer: viewer, facts about the score, and feedback of readers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pneumoscope.serving.store.database import database_time
 from pneumoscope.serving.store.tables import Feedback, Image, Job, Result
 from pneumoscope.serving.web.answers import answer_of, calibration, hidden, limits
 from pneumoscope.serving.web.guard import faults, needs
-from pneumoscope.serving.web.pages import PRINTABLE, Here, Number, Pages, page
+from pneumoscope.serving.web.pages import PRINTABLE, Number, Pages, Shared, page
 from pneumoscope.serving.web.pixels import rendition
 
 AGREE, DISAGREE, UNSURE = "agree", "disagree", "unsure"
 VERDICTS = {AGREE: "Agree", DISAGREE: "Disagree", UNSURE: "Not sure"}
 SOURCE = "page"  # of the journal's labels
-# What programs are told of a header; descriptions are free text, in which some hospitals write names.
-_TOLD = ("modality", "view", "body_part", "age_years", "sex", "rows", "columns", "bits", "photometric")
+# Header values for programs; descriptions are free text, in which some hospitals write names.
+_HEADER_KEYS = ("modality", "view", "body_part", "age_years", "sex", "rows", "columns", "bits", "photometric")
 _OTHER = {NORMAL: PNEUMONIA, PNEUMONIA: NORMAL}
 _ONE_BY_ONE = threading.Lock()
 
@@ -58,10 +58,10 @@ def router() -> APIRouter:
     routes = APIRouter(responses=faults({404: "there is no such image, or no map of it"}))
 
     @routes.get("/study/{image_id}", response_class=HTMLResponse)
-    def study(request: Request, pages: Here, who: Viewer, image_id: Number) -> HTMLResponse:
+    def study_page(request: Request, pages: Shared, person: Viewer, image_id: Number) -> HTMLResponse:
         """Show a radiograph with its answer."""
-        trail.note(pages.store, who, trail.VIEWED, image_id if _exists(pages, image_id) else None)
-        return page(request, "study.html.j2", **_content(pages, who, image_id))
+        trail.note(pages.store, person, trail.VIEWED, image_id if _exists(pages, image_id) else None)
+        return page(request, "study.html.j2", **_content(pages, person, image_id))
 
     @routes.post(
         "/study/{image_id}/feedback",
@@ -70,32 +70,28 @@ def router() -> APIRouter:
         responses=faults({409: "there is no answer that could be agreed with"}),
     )
     def feedback(
-        pages: Here,
-        who: Reader,
+        pages: Shared,
+        person: Reader,
         image_id: Number,
         verdict: Annotated[Literal["agree", "disagree", "unsure"], Form()],
         key: Annotated[str, Form(pattern=r"^[0-9a-f]{32}$")],
         comment: Annotated[str, Form(max_length=2000, pattern=PRINTABLE)] = "",
     ) -> Response:
-        """Keep what the reader says of the answer, and tell the journal what the study then is."""
-        keep_feedback(pages, who, image_id, verdict, key, comment.strip() or None)
+        """Keep the reader's verdict, and write the resulting label into the journal."""
+        keep_feedback(pages, person, image_id, verdict, key, comment.strip() or None)
         return RedirectResponse(f"/study/{image_id}#feedback", 303)
 
     @routes.get("/api/studies/{image_id}", tags=["api"])
-    def told(pages: Here, who: Viewer, image_id: Number) -> Study:
+    def answer(pages: Shared, person: Viewer, image_id: Number) -> Study:
         """Return an image's state and answer, without identity."""
         with pages.store.read() as session:
             image = _image(session, image_id)
-            answer = answer_of(image.job, who, pages.bundle)
-            known: dict[str, Any] = {name: getattr(answer, name) for name in ("kind", "headline", "detail", "score")}
-            found = Study(
-                image_id=image.id,
-                state=image.job.state,
-                header={name: image.header.get(name) for name in _TOLD},
-                **known,
-            )
-        trail.note(pages.store, who, trail.VIEWED, image_id)
-        return found
+            shown = answer_of(image.job, person, pages.bundle)
+            values: dict[str, Any] = {name: getattr(shown, name) for name in ("kind", "headline", "detail", "score")}
+            header = {name: image.header.get(name) for name in _HEADER_KEYS}
+            study = Study(image_id=image.id, state=image.job.state, header=header, **values)
+        trail.note(pages.store, person, trail.VIEWED, image_id)
+        return study
 
     routes.include_router(_pictures())
     return routes
@@ -104,33 +100,33 @@ def router() -> APIRouter:
 def _pictures() -> APIRouter:
     routes = APIRouter()
 
-    @routes.get("/study/{image_id}/pixels", response_class=Response, responses=_told("application/octet-stream"))
-    def pixels(pages: Here, who: Viewer, image_id: Number) -> Response:
+    @routes.get("/study/{image_id}/pixels", response_class=Response, responses=_binary("application/octet-stream"))
+    def pixels(pages: Shared, person: Viewer, image_id: Number) -> Response:
         """Return the stored pixels, uint16 little-endian, row by row; size and first window in `X-Rendition`."""
         with pages.store.read() as session:
             file = _image(session, image_id).file
         if file is None:
             raise HTTPException(410, "the file of this image was erased")
-        trail.note(pages.store, who, trail.PIXELS, image_id)
+        trail.note(pages.store, person, trail.PIXELS, image_id)
         try:
-            found = rendition(pages.config.images / file)
+            image = rendition(pages.config.images / file)
         except ImageError as error:
             raise HTTPException(422, error.what) from error
-        height, width = found.values.shape
-        told = {"columns": width, "rows": height}
-        told |= {name: getattr(found, name) for name in ("center", "width", "first", "last")}
-        body = np.ascontiguousarray(found.values, "<u2").tobytes()
-        return Response(body, media_type="application/octet-stream", headers={"X-Rendition": json.dumps(told)})
+        height, width = image.values.shape
+        facts = {"columns": width, "rows": height}
+        facts |= {name: getattr(image, name) for name in ("center", "width", "first", "last")}
+        body = np.ascontiguousarray(image.values, "<u2").tobytes()
+        return Response(body, media_type="application/octet-stream", headers={"X-Rendition": json.dumps(facts)})
 
-    @routes.get("/study/{image_id}/overlay.png", response_class=Response, responses=_told("image/png"))
-    def overlay(pages: Here, who: Viewer, image_id: Number) -> Response:
+    @routes.get("/study/{image_id}/overlay.png", response_class=Response, responses=_binary("image/png"))
+    def overlay(pages: Shared, person: Viewer, image_id: Number) -> Response:
         """Return the heat map as a layer over the whole image."""
         with pages.store.read() as session:
             result = _image(session, image_id).job.result
-            if result is None or result.map_png is None or hidden(result, who):
+            if result is None or result.map_png is None or hidden(result, person):
                 raise HTTPException(404, "there is no map of this image")
             stored = result.map_png
-        trail.note(pages.store, who, trail.OVERLAY, image_id)
+        trail.note(pages.store, person, trail.OVERLAY, image_id)
         with PIL.Image.open(io.BytesIO(stored), formats=("PNG",)) as grey:
             heat = np.asarray(grey.convert("L"), np.float32) / np.float32(255)
         buffer = io.BytesIO()
@@ -140,63 +136,63 @@ def _pictures() -> APIRouter:
     return routes
 
 
-def _told(kind: str) -> dict[int | str, dict[str, Any]]:
+def _binary(kind: str) -> dict[int | str, dict[str, Any]]:
     binary = {kind: {"schema": {"type": "string", "format": "binary"}}}
     return {200: {"content": binary}, **faults({410: "the file of this image was erased"})}
 
 
-def keep_feedback(pages: Pages, who: Person, image_id: int, verdict: str, key: str, comment: str | None) -> bool:
+def keep_feedback(pages: Pages, person: Person, image_id: int, verdict: str, key: str, comment: str | None) -> bool:
     """Keep feedback in the tables, and its label in the journal; False where this form was sent before.
 
-    The comment stays out of the journal: it may name a patient. The journal first, under the form's key: whoever
-    crashes between the two and sends the form again is written once in both. The journal is written outside of any
-    transaction, because it may be locked for long, as while months of it are archived.
+    The comment stays out of the journal: it may name a patient. The journal first, under the form's key: a form sent
+    again after a crash between the two is written once in both. The journal is written outside of a transaction,
+    because it may be locked for long, as while months of it are archived.
     """
-    with _ONE_BY_ONE:  # one form sent twice with two verdicts has the same one in journal and tables
+    with _ONE_BY_ONE:  # so that journal and tables agree where one form is sent with two verdicts
         with pages.store.read() as session:
-            result = _answered(session, image_id, who)
-            if _known(session, key):
+            result = _answered(session, image_id, person)
+            if _is_kept(session, key):
                 return False
             label = None if verdict == UNSURE else result.label if verdict == AGREE else _OTHER[str(result.label)]
             moment, study = database_time(session), pages.pseudonyms.of("study", result.job.image.study_uid)
         if label is not None and study is not None:
             pages.journal.append_label(Label(f"page-{key}", moment, study, label, SOURCE, verdict))
         with pages.store.write() as session:
-            result = _answered(session, image_id, who)  # it may have been erased meanwhile
-            if _known(session, key):
+            result = _answered(session, image_id, person)  # it may have been erased meanwhile
+            if _is_kept(session, key):
                 return False
             session.add(
                 Feedback(
                     key=key,
                     result_id=result.id,
-                    user_id=who.user_id,
+                    user_id=person.user_id,
                     verdict=verdict,
                     label=label,
                     comment=comment,
                     created_at=moment,
                 )
             )
-            trail.add(session, who, trail.FEEDBACK, image_id, verdict)
+            trail.add(session, person, trail.FEEDBACK, image_id, verdict)
             return True
 
 
-def _answered(session: Session, image_id: int, who: Person) -> Result:
+def _answered(session: Session, image_id: int, person: Person) -> Result:
     result = _image(session, image_id).job.result
-    if result is None or result.label is None or hidden(result, who):
+    if result is None or result.label is None or hidden(result, person):
         raise HTTPException(409, "there is no answer that could be agreed with")
     return result
 
 
-def _known(session: Session, key: str) -> bool:
+def _is_kept(session: Session, key: str) -> bool:
     return session.scalar(select(Feedback.id).where(Feedback.key == key)) is not None
 
 
-def _content(pages: Pages, who: Person, image_id: int) -> dict[str, Any]:
+def _content(pages: Pages, person: Person, image_id: int) -> dict[str, Any]:
     with pages.store.read() as session:
         image = _image(session, image_id)
         result = image.job.result
-        answer = answer_of(image.job, who, pages.bundle)
-        shown = result is not None and not hidden(result, who)
+        answer = answer_of(image.job, person, pages.bundle)
+        shown = result is not None and not hidden(result, person)
         others = select(Image.id, Image.received_at).where(
             Image.study_uid == image.study_uid, Image.patient_id == image.patient_id, Image.id != image.id
         )
@@ -226,8 +222,8 @@ def _feedback(session: Session, result: Result | None) -> list[dict[str, Any]]:
 
 
 def _facts(image: Image) -> dict[str, Any]:
-    known = image.header.get
-    age = known("age_years")
+    value = image.header.get
+    age = value("age_years")
     return {
         "id": image.id,
         "name": image.patient_name,
@@ -235,12 +231,12 @@ def _facts(image: Image) -> dict[str, Any]:
         "birth_date": image.birth_date,
         "accession": image.accession,
         "age": None if age is None else f"{age:g} years",
-        "sex": known("sex"),
-        "view": known("view"),
-        "description": known("description"),
-        "study_date": known("study_date"),
-        "device": " ".join(filter(None, (known("manufacturer"), known("model")))) or None,
-        "size": f"{known('columns')} × {known('rows')}",
+        "sex": value("sex"),
+        "view": value("view"),
+        "description": value("description"),
+        "study_date": value("study_date"),
+        "device": " ".join(filter(None, (value("manufacturer"), value("model")))) or None,
+        "size": f"{value('columns')} × {value('rows')}",
         "received_at": image.received_at,
         "source": image.source,
         "notes": image.notes,
@@ -249,11 +245,10 @@ def _facts(image: Image) -> dict[str, Any]:
 
 def _image(session: Session, image_id: int) -> Image:
     query = select(Image).join(Image.job).where(Image.id == image_id)
-    query = query.options(joinedload(Image.job).joinedload(Job.result))
-    found = session.scalar(query)
-    if found is None:
+    image = session.scalar(query.options(joinedload(Image.job).joinedload(Job.result)))
+    if image is None:
         raise HTTPException(404, "there is no such image")
-    return found
+    return image
 
 
 def _exists(pages: Pages, image_id: int) -> bool:

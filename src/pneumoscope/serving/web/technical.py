@@ -1,4 +1,4 @@
-"""What who keeps the gateway running looks at: queue, debts, processes, times, disk, versions, and the audit trail."""
+"""The technical page, with queue, deliveries, processes, times, disk and versions, and the audit trail."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from pneumoscope.serving.store.tables import (
     Result,
 )
 from pneumoscope.serving.web.guard import faults, needs
-from pneumoscope.serving.web.pages import Here, Number, Pages, page
+from pneumoscope.serving.web.pages import Number, Pages, Shared, page
 from pneumoscope.version import __version__
 
-_LATEST = 500  # answers that times are told of
+_LATEST = 500  # answers over which times are computed
 _MOST = 100  # rows of each list
 _EVENTS = 300
 
@@ -50,13 +50,13 @@ def router() -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/technical", response_class=HTMLResponse)
-    def technical(request: Request, pages: Here, who: Admin) -> HTMLResponse:
-        """Show how the gateway is."""
+    def technical(request: Request, pages: Shared, person: Admin) -> HTMLResponse:
+        """Show the state of the gateway."""
         return page(request, "technical.html.j2", **content(pages))
 
     @routes.get("/technical/rows", response_class=HTMLResponse)
-    def rows(request: Request, pages: Here, who: Admin) -> HTMLResponse:
-        """Return the same without its frame, which an open page asks for again and again."""
+    def rows(request: Request, pages: Shared, person: Admin) -> HTMLResponse:
+        """Return the tables alone, with which an open page renews itself."""
         return page(request, "technical_rows.html.j2", **content(pages))
 
     stale = faults({409: "it is not in the state that allows this"})
@@ -64,32 +64,32 @@ def router() -> APIRouter:
     @routes.post(
         "/technical/deliveries/{delivery_id}/replay", response_class=RedirectResponse, status_code=303, responses=stale
     )
-    def replay(pages: Here, who: Admin, delivery_id: Number) -> Response:
-        """Owe again what was given up."""
+    def replay(pages: Shared, person: Admin, delivery_id: Number) -> Response:
+        """Queue a given-up delivery again."""
         if not outbox.replay(pages.store, delivery_id):
             raise HTTPException(409, "this delivery is not given up, or its bytes were erased")
-        trail.note(pages.store, who, trail.REPLAYED, detail=f"delivery {delivery_id}")
+        trail.note(pages.store, person, trail.REPLAYED, detail=f"delivery {delivery_id}")
         return RedirectResponse("/technical", 303)
 
     @routes.post("/technical/jobs/{job_id}/again", response_class=RedirectResponse, status_code=303, responses=stale)
-    def again(pages: Here, who: Admin, job_id: Number) -> Response:
+    def again(pages: Shared, person: Admin, job_id: Number) -> Response:
         """Send an image that could not be analysed back to the queue."""
         if not jobs.try_again(pages.store, job_id):
             raise HTTPException(409, "this image is not quarantined")
-        trail.note(pages.store, who, trail.AGAIN, detail=f"job {job_id}")
+        trail.note(pages.store, person, trail.AGAIN, detail=f"job {job_id}")
         return RedirectResponse("/technical", 303)
 
     @routes.get("/audit", response_class=HTMLResponse)
-    def trail_page(request: Request, pages: Here, who: Admin) -> HTMLResponse:
+    def trail_page(request: Request, pages: Shared, person: Admin) -> HTMLResponse:
         """Show who saw or did what, the newest first."""
-        trail.note(pages.store, who, trail.READ_AUDIT)
+        trail.note(pages.store, person, trail.READ_AUDIT)
         return page(request, "audit.html.j2", events=trail.latest(pages.store, _EVENTS), most=_EVENTS)
 
     return routes
 
 
 def content(pages: Pages) -> dict[str, Any]:
-    """Return what the page shows."""
+    """Return the values of the page."""
     disk = shutil.disk_usage(pages.config.folder)
     with pages.store.read() as session:
         images = select(func.sum(Image.size)).where(Image.file.is_not(None))
@@ -117,30 +117,30 @@ def content(pages: Pages) -> dict[str, Any]:
 
 def _destinations(pages: Pages, session: Session) -> list[dict[str, Any]]:
     counts = outbox.counts(session)
-    known = {item.name: item for item in pages.config.destination}
-    every = list(dict.fromkeys([*known, *(name for name, _ in counts)]))
+    configured = {item.name: item for item in pages.config.destination}
+    every = list(dict.fromkeys([*configured, *(name for name, _ in counts)]))
     return [
         {
             "name": name,
-            "kind": known[name].kind if name in known else "no longer configured",
+            "kind": configured[name].kind if name in configured else "no longer configured",
             "counts": [counts.get((name, state), 0) for state in DELIVERY_STATES],
-            "owed_since": outbox.owed_since(session, name),
-            "refused": outbox.refused(session, name),
+            "waiting_since": outbox.waiting_since(session, name),
+            "reason": outbox.refused(session, name),
         }
         for name in every
     ]
 
 
 def _feeds(pages: Pages, session: Session) -> list[dict[str, Any]]:
-    found = {feed.name: feed for feed in session.scalars(select(Feed))}
-    return [{"name": item.name, "feed": found.get(item.name)} for item in pages.config.orthanc]
+    feeds = {feed.name: feed for feed in session.scalars(select(Feed))}
+    return [{"name": item.name, "feed": feeds.get(item.name)} for item in pages.config.orthanc]
 
 
 def _dead(session: Session) -> list[dict[str, Any]]:
     kind = joinedload(Delivery.object).load_only(Object.kind)
     query = select(Delivery).where(Delivery.state == DEAD).options(kind)
     return [
-        {"id": row.id, "to": row.destination, "kind": row.object.kind, "at": row.created_at, "why": row.reason}
+        {"id": row.id, "to": row.destination, "kind": row.object.kind, "at": row.created_at, "reason": row.reason}
         for row in session.scalars(query.order_by(Delivery.id.desc()).limit(_MOST))
     ]
 
@@ -153,7 +153,7 @@ def _quarantined(session: Session) -> list[dict[str, Any]]:
             "id": job.id,
             "image_id": job.image_id,
             "at": job.ended_at,
-            "why": job.reason,
+            "reason": job.reason,
             "attempts": job.attempts,
             "again": job.image.version == 1,
         }
@@ -163,14 +163,14 @@ def _quarantined(session: Session) -> list[dict[str, Any]]:
 
 def _processes(pages: Pages, session: Session) -> list[dict[str, Any]]:
     beats = {beat.name: (beat.at, beat.pid) for beat in session.scalars(select(Beat))}
-    mine = [] if pages.config.host else names(pages.config)  # which of them run here is told at the start alone
+    mine = [] if pages.config.host else names(pages.config)  # with several hosts only the start says which run here
     every = dict.fromkeys([*mine, *sorted(beats)])
     return [{"name": name, "at": beats.get(name, (None, None))[0], "pid": beats.get(name, (None, None))[1]}
             for name in every]  # fmt: skip
 
 
 def _stages(session: Session) -> list[dict[str, Any]]:
-    """Return how long each stage took, over the latest answers: median and 95th percentile in seconds."""
+    """Return the seconds of each stage over the latest answers: median and 95th percentile."""
     answered = select(Image.received_at, Job.ended_at, Result.milliseconds).join(Image.job).join(Job.result)
     rows = session.execute(
         answered.where(Job.state == DONE).order_by(Result.id.desc()).limit(_LATEST)
@@ -194,11 +194,11 @@ def _times(name: str, seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def _versions(pages: Pages) -> list[tuple[str, str]]:
-    found, _ = revision(pages.store)
+    version, _ = revision(pages.store)
     return [
         ("Pneumoscope", __version__),
         ("Bundle", pages.bundle.label),
-        ("Tables", f"{pages.store.engine.dialect.name}, version {found}"),
+        ("Tables", f"{pages.store.engine.dialect.name}, version {version}"),
         ("Python", platform.python_version()),
         ("System", platform.system()),
     ]

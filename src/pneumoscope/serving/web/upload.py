@@ -1,4 +1,4 @@
-"""A DICOM file brought by hand; it goes the way of every image."""
+"""Uploading a DICOM file, which goes through the intake like every image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pneumoscope.serving.intake.receipt import OWN_RESULT, Receipt
 from pneumoscope.serving.people import trail
 from pneumoscope.serving.people.accounts import READER, Person
 from pneumoscope.serving.web.guard import UPLOAD, faults, needs
-from pneumoscope.serving.web.pages import Here, Pages, page
+from pneumoscope.serving.web.pages import Pages, Shared, page
 
 Reader = Annotated[Person, Depends(needs(READER))]
 _BODY = {
@@ -44,11 +44,11 @@ def router() -> APIRouter:
     routes = APIRouter()
 
     @routes.get(UPLOAD, response_class=HTMLResponse)
-    def form(request: Request, pages: Here, who: Reader) -> HTMLResponse:
+    def form(request: Request, pages: Shared, person: Reader) -> HTMLResponse:
         """Show the form."""
         return _form(request, pages, None)
 
-    # The form is read by the guard, after it knows who asks: nobody else fills the disk.
+    # The guard reads the form after the sign-in is checked, so that no stranger fills the disk.
     @routes.post(
         UPLOAD,
         response_class=RedirectResponse,
@@ -56,13 +56,13 @@ def router() -> APIRouter:
         responses=faults({507: "the disk is full"}),
         openapi_extra=_BODY,
     )
-    async def take(request: Request, pages: Here, who: Reader) -> Response:
-        """Take a file, and show what became of it."""
-        given = (await request.form()).get("file")
-        if not isinstance(given, UploadFile):
+    async def take(request: Request, pages: Shared, person: Reader) -> Response:
+        """Take a file, and show the image."""
+        file = (await request.form()).get("file")
+        if not isinstance(file, UploadFile):
             raise HTTPException(422, "the form holds no file")
         try:
-            receipt = await run_in_threadpool(bring, pages, who, given)
+            receipt = await run_in_threadpool(bring, pages, person, file)
         except ImageError as error:
             return _form(request, pages, f"The file was not taken: {error.what}.", 422)
         except StorageError as error:
@@ -74,8 +74,8 @@ def router() -> APIRouter:
     return routes
 
 
-def bring(pages: Pages, who: Person, given: UploadFile) -> Receipt:
-    """Copy what was sent beside what comes in over the network, and take it; its name is not used.
+def bring(pages: Pages, person: Person, upload: UploadFile) -> Receipt:
+    """Copy an upload into the folder of incoming files, and take it; its name is not used.
 
     Raises:
         ImageError: it is no DICOM object.
@@ -89,11 +89,11 @@ def bring(pages: Pages, who: Person, given: UploadFile) -> Receipt:
             arrival = Path(empty.name)
     try:
         with storage_errors(arrival), arrival.open("wb") as target:
-            shutil.copyfileobj(given.file, target)
-        receipt = pages.intake.take(arrival, f"page:{who.name}")
+            shutil.copyfileobj(upload.file, target)
+        receipt = pages.intake.take(arrival, f"page:{person.name}")
     finally:
         arrival.unlink(missing_ok=True)
-    trail.note(pages.store, who, trail.UPLOADED, receipt.image_id, receipt.outcome)
+    trail.note(pages.store, person, trail.UPLOADED, receipt.image_id, receipt.outcome)
     return receipt
 
 

@@ -1,4 +1,4 @@
-"""The worklist: what is to be read, the most urgent first, and among equals who waits longest."""
+"""The worklist: images to read, the most urgent first, then the longest waiting."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pneumoscope.serving.store.tables import (
 )
 from pneumoscope.serving.web.answers import Answer, answer_of
 from pneumoscope.serving.web.guard import needs
-from pneumoscope.serving.web.pages import Here, Pages, page
+from pneumoscope.serving.web.pages import Pages, Shared, page
 
 MOST = 200  # rows on one page
 Show = Literal["all", "flagged", "not-flagged", "pending", "not-analysed"]
@@ -47,7 +47,7 @@ _PRIORITIES = {URGENT: "STAT", HIGH: "High"}
 
 
 class Filters(BaseModel, extra="forbid"):
-    """What the list is to hold. Nothing that names a patient: these stand in addresses."""
+    """The filters of the list. None names a patient: they stand in addresses."""
 
     show: Show = "all"
     read: Read = "any"
@@ -74,7 +74,7 @@ class Line(BaseModel):
 
 @dataclass(frozen=True)
 class Listing:
-    """One page of a list: page `number` of `pages`, which hold `total` rows."""
+    """Page `number` of the `pages` of a list with `total` rows."""
 
     rows: list[Row]
     total: int
@@ -84,7 +84,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Row:
-    """One image of the list with what identifies it."""
+    """One image of the list with its identity."""
 
     image: Image
     answer: Answer
@@ -93,7 +93,7 @@ class Row:
 
 
 Filtered = Annotated[Filters, Query()]
-_WORDS = r"^[^\x00-\x1f]*[^\x00-\x20,^=][^\x00-\x1f]*$"  # at least something to look for
+_WORDS = r"^[^\x00-\x1f]*[^\x00-\x20,^=][^\x00-\x1f]*$"  # at least one character to look for
 Sought = Annotated[str, Form(min_length=2, max_length=64, pattern=_WORDS)]
 Viewer = Annotated[Person, Depends(needs(VIEWER))]
 
@@ -103,20 +103,19 @@ def router() -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/worklist", response_class=HTMLResponse)
-    def worklist(request: Request, pages: Here, who: Viewer, filters: Filtered) -> HTMLResponse:
+    def worklist(request: Request, pages: Shared, person: Viewer, filters: Filtered) -> HTMLResponse:
         """Show the list with its filters."""
         names: dict[str, Any] = {"shows": SHOWS, "reads": READS, "spans": SPANS, "sought": ""}
-        return page(request, "worklist.html.j2", **names, **_content(pages, who, filters))
+        return page(request, "worklist.html.j2", **names, **_content(pages, person, filters))
 
     @routes.get("/worklist/rows", response_class=HTMLResponse)
-    def rows(request: Request, pages: Here, who: Viewer, filters: Filtered) -> HTMLResponse:
-        """Return the list alone, which an open page asks for again and again."""
-        return page(request, "rows.html.j2", **_content(pages, who, filters))
+    def rows(request: Request, pages: Shared, person: Viewer, filters: Filtered) -> HTMLResponse:
+        """Return the list alone, with which an open page renews itself."""
+        return page(request, "rows.html.j2", **_content(pages, person, filters))
 
     @routes.get("/api/worklist", tags=["api"])
-    def listing(pages: Here, who: Viewer, filters: Filtered) -> list[Line]:
+    def api_worklist(pages: Shared, person: Viewer, filters: Filtered) -> list[Line]:
         """Return the list without identities, in its order."""
-        found = lines(pages, who, filters)
         return [
             Line(
                 image_id=row.image.id,
@@ -128,49 +127,51 @@ def router() -> APIRouter:
                 received_at=row.image.received_at,
                 read=row.read,
             )
-            for row in found.rows
+            for row in listing_of(pages, person, filters).rows
         ]
 
     @routes.post("/worklist/search", response_class=HTMLResponse)
-    def search(request: Request, pages: Here, who: Viewer, text: Sought) -> HTMLResponse:
-        """Show the images of a patient or an order. What is sought is a form's, so that no address names a patient."""
-        found = lines(pages, who, text)
-        trail.note(pages.store, who, trail.SEARCHED, detail=f"{found.total} found")
-        trail.listed(pages.store, who, [row.image.id for row in found.rows])
-        return page(request, "search.html.j2", listing=found, sought=text, filters=None)
+    def search(request: Request, pages: Shared, person: Viewer, text: Sought) -> HTMLResponse:
+        """Show the images of a patient or an order. The text comes from a form, so that no address names a patient."""
+        listing = listing_of(pages, person, text)
+        trail.note(pages.store, person, trail.SEARCHED, detail=f"{listing.total} found")
+        trail.listed(pages.store, person, [row.image.id for row in listing.rows])
+        return page(request, "search.html.j2", listing=listing, sought=text, filters=None)
 
     return routes
 
 
-def lines(pages: Pages, who: Person, asked: Filters | str) -> Listing:
-    """Return a page of the list: what fits the filters, or a text that is sought, in order."""
+def listing_of(pages: Pages, person: Person, wanted: Filters | str) -> Listing:
+    """Return a page of the list: images that fit the filters, or that a text names, in order."""
     read = exists().where(Feedback.result_id == Result.id)
-    visible = Result.id.is_not(None) if who.may(ADMIN) else Result.shadow.is_(False)
+    visible = Result.id.is_not(None) if person.may(ADMIN) else Result.shadow.is_(False)
     query = select(Image).join(Image.job).outerjoin(Job.result)
-    query = query.where(_named(asked) if isinstance(asked, str) else and_(true(), *_wanted(asked, read, visible)))
-    found: list[Row] = []
+    query = query.where(
+        _named(wanted) if isinstance(wanted, str) else and_(true(), *_conditions(wanted, read, visible))
+    )
+    rows: list[Row] = []
     with pages.store.read() as session:
         total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
         last = max(1, -(-total // MOST))
-        number = 1 if isinstance(asked, str) else min(asked.page, last)
+        number = 1 if isinstance(wanted, str) else min(wanted.page, last)
         ordered: Select[Any] = query.add_columns(read).order_by(*_order(read, visible))
         ordered = ordered.limit(MOST).offset((number - 1) * MOST)
         loaded = ordered.options(joinedload(Image.job).joinedload(Job.result).defer(Result.map_png))
-        for image, seen in session.execute(loaded):
-            answer = answer_of(image.job, who, pages.bundle)
-            found.append(Row(image, answer, _PRIORITIES.get(image.job.priority, "Routine"), bool(seen)))
+        for image, has_feedback in session.execute(loaded):
+            answer = answer_of(image.job, person, pages.bundle)
+            rows.append(Row(image, answer, _PRIORITIES.get(image.job.priority, "Routine"), bool(has_feedback)))
         session.expunge_all()
-    return Listing(found, total, number, last)
+    return Listing(rows, total, number, last)
 
 
-def _content(pages: Pages, who: Person, filters: Filters) -> dict[str, Any]:
-    found = lines(pages, who, filters)
-    trail.listed(pages.store, who, [row.image.id for row in found.rows])
-    return {"listing": found, "filters": filters}
+def _content(pages: Pages, person: Person, filters: Filters) -> dict[str, Any]:
+    listing = listing_of(pages, person, filters)
+    trail.listed(pages.store, person, [row.image.id for row in listing.rows])
+    return {"listing": listing, "filters": filters}
 
 
 def _named(text: str) -> ColumnElement[bool]:
-    """Return what holds a text as number of patient or order, or each of its words in any of these and the name."""
+    """Return the condition that a number of patient or order contains the text, or these and the name all its words."""
     numbers, words = (Image.patient_id, Image.accession), re.split(r"[\s,^=]+", text.strip(" ,^="))
     whole = [column.icontains(text.strip(), autoescape=True) for column in numbers]
     each = [or_(*(column.icontains(word, autoescape=True) for column in (*numbers, Image.patient_name)))
@@ -178,7 +179,7 @@ def _named(text: str) -> ColumnElement[bool]:
     return or_(*whole, and_(*each))
 
 
-def _wanted(filters: Filters, read: ColumnElement[bool], visible: ColumnElement[bool]) -> list[ColumnElement[bool]]:
+def _conditions(filters: Filters, read: ColumnElement[bool], visible: ColumnElement[bool]) -> list[ColumnElement[bool]]:
     not_analysed = or_(Job.state.in_((DECLINED, QUARANTINED)), (Result.abstained & visible))
     scored = Result.label.is_not(None) & visible
     conditions: dict[str, ColumnElement[bool]] = {
@@ -196,7 +197,7 @@ def _wanted(filters: Filters, read: ColumnElement[bool], visible: ColumnElement[
 
 
 def _order(read: ColumnElement[bool], visible: ColumnElement[bool]) -> tuple[ColumnElement[Any], ...]:
-    """Unread first; then what the order or the network calls urgent; then who waits longest."""
+    """Unread first; then urgent by order or network; then the longest waiting."""
     raised = case((Result.urgent.is_(True) & visible, URGENT), else_=Job.priority)
     urgency = case((Job.priority > raised, Job.priority), else_=raised)
     return (case((read, 1), else_=0), urgency.desc(), Image.received_at.asc(), Image.id.asc())

@@ -1,1 +1,1 @@
-"""How it speaks: associations, HTTP, TLS, Orthanc, and what is private to pynetdicom."""
+"""Protocols: associations, HTTP, TLS, Orthanc, and the private parts of pynetdicom that they need."""

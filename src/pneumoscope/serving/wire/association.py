@@ -1,4 +1,4 @@
-"""An association with a destination, as its configuration says."""
+"""Associations with destinations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pneumoscope.serving.wire.tls import client_tls
 
 VERIFICATION = UID("1.2.840.10008.1.1")  # PS3.4, annex A
 COMMITMENT = UID("1.2.840.10008.1.20.1")  # PS3.4, annex J: storage commitment push model
-INSTANCE = UID("1.2.840.10008.1.20.1.1")  # the well-known instance of it that is asked
+INSTANCE = UID("1.2.840.10008.1.20.1.1")  # its well-known instance
 SUCCESS, NO_SUCH_ACTION, INVALID_ARGUMENT, NOT_AUTHORIZED = 0x0000, 0x0123, 0x0115, 0x0124  # PS3.7, annex C
 TITLE = "PNEUMOSCOPE"
 
@@ -27,10 +27,10 @@ def associate(
     roles: Sequence[Any] = (),
     handlers: Sequence[Any] = (),
 ) -> Association:
-    """Ask for an association; the caller looks whether it is established.
+    """Request an association; the caller checks whether it is established.
 
-    `contexts`: SOP class and transfer syntaxes. `seconds`: how long the destination may be silent. `roles`: asked for,
-    where they are not the usual ones (PS3.7, D.3.3.4). `handlers`: of pynetdicom's events.
+    `contexts`: SOP class and transfer syntaxes. `seconds`: how long the destination may be silent. `roles`: unusual
+    roles to request (PS3.7, D.3.3.4). `handlers`: of pynetdicom's events.
 
     Raises:
         ConfigError: a certificate cannot be used.

@@ -1,4 +1,4 @@
-"""A client towards a server that speaks HTTP, as the configuration says."""
+"""HTTP clients, as the configuration says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_client(
 ) -> httpx.Client:
     """Return a client; `seconds`: how long the server may be silent.
 
-    No proxy is taken from the environment, and no redirection is followed: what is sent goes where it was configured.
+    Proxies of the environment and redirections are ignored: data go to the configured server alone.
 
     Raises:
         ConfigError: a certificate or a secret cannot be used.

@@ -1,4 +1,4 @@
-"""The few requests to Orthanc's REST API that following its changes needs (Orthanc Book, "Tracking changes")."""
+"""Requests to Orthanc's REST API for following its changes (Orthanc Book, "Tracking changes")."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel, Field, ValidationError
 
 from pneumoscope.errors import storage_errors
-from pneumoscope.serving.wire.tls import why
+from pneumoscope.serving.wire.tls import reason_of
 
 NEW = "NewInstance"
 PAGE = 100  # changes of one request
@@ -20,7 +20,7 @@ _Read = TypeVar("_Read", bound=BaseModel)
 
 
 class Change(BaseModel):
-    """One change. `date`: UTC as Orthanc writes it, such as 20260304T050000, so that texts order as times do."""
+    """One change. `date`: UTC as Orthanc writes it, such as 20260304T050000; sorts as text."""
 
     seq: Annotated[int, Field(alias="Seq", ge=1)]
     kind: Annotated[str, Field(alias="ChangeType")]
@@ -29,7 +29,7 @@ class Change(BaseModel):
 
 
 class Page(BaseModel):
-    """Some changes in order. `done`: no later ones were there; `last`: the highest number given out, or asked from."""
+    """Some changes in order. `done`: there are no later ones; `last`: the highest number, or the one asked from."""
 
     changes: Annotated[tuple[Change, ...], Field(alias="Changes")]
     done: Annotated[bool, Field(alias="Done")]
@@ -48,15 +48,15 @@ class _Series(BaseModel):
 
 
 class OrthancError(Exception):
-    """It did not answer as it should, said without identity. `status`: of HTTP, where it answered at all."""
+    """A wrong or missing answer of Orthanc, without identity. `status`: of HTTP, None without an answer."""
 
-    def __init__(self, what: str, status: int | None = None) -> None:
-        super().__init__(what)
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
         self.status = status
 
 
 class Gone(OrthancError):  # noqa: N818 - no fault of anybody
-    """What was asked for was erased meanwhile."""
+    """The resource was erased meanwhile."""
 
 
 class Client:
@@ -69,28 +69,28 @@ class Client:
         self.url, self.http = url.rstrip("/"), http
 
     def version(self) -> str:
-        """Return the version that it names."""
-        told = self._json("/system")
-        if not isinstance(told, dict) or "Version" not in told:
-            raise OrthancError("what answers is no Orthanc")
-        return str(told["Version"])
+        """Return Orthanc's version."""
+        system = self._json("/system")
+        if not isinstance(system, dict) or "Version" not in system:
+            raise OrthancError("the server is no Orthanc")
+        return str(system["Version"])
 
     def changes(self, since: int) -> Page:
         """Return the changes after number `since`, the first hundred of them."""
         return self._read(f"/changes?since={since}&limit={PAGE}", Page)
 
     def newest(self) -> Page:
-        """Return the page of the last change alone, empty where none is kept."""
+        """Return a page with the last change, empty where Orthanc keeps none."""
         return self._read("/changes?last", Page)
 
     def instance(self, resource: str) -> Instance:
-        """Return what is known of an instance; raises `Gone` where it was erased."""
+        """Return series and size of an instance; raises `Gone` where it was erased."""
         return self._read(f"/instances/{resource}", Instance)
 
     def modality(self, series: str) -> str | None:
-        """Return the modality of a series, None where it tells none; raises `Gone` where it was erased."""
-        told = self._read(f"/series/{series}", _Series).tags.get("Modality")
-        return str(told).strip().upper() or None if told else None
+        """Return the modality of a series, None where it has none; raises `Gone` where it was erased."""
+        value = self._read(f"/series/{series}", _Series).tags.get("Modality")
+        return str(value).strip().upper() or None if value else None
 
     def fetch(self, resource: str, size: int, to: Path) -> None:
         """Write the file of an instance, `size` bytes, to `to`.
@@ -113,15 +113,15 @@ class Client:
                             break
                         stream.write(chunk)
         except httpx.HTTPError as error:
-            raise OrthancError(why(error)) from error
+            raise OrthancError(reason_of(error)) from error
         if written != size:
-            raise OrthancError("a file had another length than was told", response.status_code)
+            raise OrthancError("a file has another length than announced", response.status_code)
 
     def _read(self, path: str, kind: type[_Read]) -> _Read:
         try:
             return kind.model_validate(self._json(path))
         except ValidationError as error:
-            raise OrthancError("an answer is not as Orthanc's are", 200) from error
+            raise OrthancError("an answer is not Orthanc's", 200) from error
 
     def _json(self, path: str) -> Any:
         try:
@@ -129,7 +129,7 @@ class Client:
             _checked(response)
             return response.json()
         except httpx.HTTPError as error:
-            raise OrthancError(why(error)) from error
+            raise OrthancError(reason_of(error)) from error
         except ValueError as error:
             raise OrthancError("an answer is no JSON", 200) from error
 

@@ -1,7 +1,7 @@
-"""Who is connected and how fast: a peer that is too slow or has too many connections is cut off.
+"""Connected peers: one that is too slow or has too many connections is cut off.
 
-pynetdicom looks at its timers between two PDUs, and waits for the rest of one for as long as it takes. A connection
-that is shut down ends that waiting.
+pynetdicom checks its timers between two PDUs, and waits for the rest of one without limit. Shutting down the
+connection ends that wait.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOOK = 0.5  # seconds between two looks
 
 @dataclass
 class _Line:
-    """A connection. `moved`, `began`: when its last PDU, its last message was complete; at first, its opening."""
+    """A connection. `moved`, `began`: time of its last complete PDU and message, or of its opening."""
 
     host: str
     moved: float
@@ -44,7 +44,7 @@ class Peers:
 
     @property
     def handlers(self) -> list[tuple[evt.NotificationEvent, Callable[[Any], None]]]:
-        """What the listener must tell."""
+        """Handlers of the listener's events."""
         return [
             (evt.EVT_CONN_OPEN, lambda event: self.opened(event.assoc, str(event.address[0]))),
             (evt.EVT_PDU_RECV, lambda event: self._advanced(event.assoc, message=False)),
@@ -54,16 +54,16 @@ class Peers:
         ]
 
     def opened(self, association: Association, host: str) -> None:
-        """Count a connection; cut it off where its host has as many as one may have."""
+        """Add a connection; cut it off where its host has too many."""
         moment = self.clock()
         with self._lock:
-            held = sum(line.host == host and not line.cut and not is_over(known) for known, line in self._lines.items())
+            count = sum(line.host == host and not line.cut and not is_over(one) for one, line in self._lines.items())
             self._lines[association] = _Line(host, moment, moment)
-        if held >= self.settings.peer_associations:
-            self._cut(association, f"its host has {held} associations already")
+        if count >= self.settings.peer_associations:
+            self._cut(association, f"its host has {count} associations already")
 
     def look(self) -> None:
-        """Cut off who takes longer than allowed, and let go of what has ended."""
+        """Cut off peers that take too long, and drop connections that have ended."""
         moment = self.clock()
         with self._lock:
             lines = dict(self._lines)
@@ -78,7 +78,7 @@ class Peers:
                 self._cut(association, f"one object took longer than {self.settings.object_seconds:g} s")
 
     def watch(self, stop: threading.Event) -> None:
-        """Look until told to stop."""
+        """Look until `stop` is set."""
         while not stop.wait(_LOOK):
             self.look()
 
@@ -89,17 +89,17 @@ class Peers:
                 if message:
                     line.began = line.moved
 
-    def _cut(self, association: Association, why: str) -> None:
+    def _cut(self, association: Association, reason: str) -> None:
         with self._lock:
             self._lines[association].cut = True
-        self._log.warning("cut off", caller=str(association.requestor.ae_title), reason=why)
+        self._log.warning("cut off", caller=str(association.requestor.ae_title), reason=reason)
         _shut(association)
 
     def _let_go(self, association: Association) -> None:
         with self._lock:
             del self._lines[association]
-        _shut(association)  # after a command that cannot be decoded pynetdicom leaves it open
-        end_waiting(association)  # it would count as an association for as long as a peer may be silent
+        _shut(association)  # pynetdicom leaves it open after a command that cannot be decoded
+        end_waiting(association)  # it would count as an association until its timeout
 
 
 def _shut(association: Association) -> None:
@@ -107,7 +107,7 @@ def _shut(association: Association) -> None:
     if plain is None:
         return
     try:
-        # Of the class below TLS, whose own would say goodbye first.
+        # Not the method of the TLS class, which would wait for a closing message.
         socket.socket.shutdown(plain, socket.SHUT_RDWR)
     except OSError:  # the peer was faster
         return

@@ -1,7 +1,7 @@
-"""What an object is written to while it comes in: a file that keeps its fault until the sender can be answered.
+"""The file into which an object is received: it keeps an error until the sender can be answered.
 
-pynetdicom writes in the thread that reads the network, where any error ends the association without a word of why.
-So a full disk is noted, what follows is dropped, and the request, once it is complete, is refused for that reason.
+pynetdicom writes in the thread that reads the network, where an error ends the association without a reason. So a full
+disk is noted, later bytes are dropped, and the complete request is refused with that reason.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pynetdicom.association import Association
 from pneumoscope.errors import ImageError, PneumoscopeError, storage_errors
 from pneumoscope.serving.wire.internals import half_sent, receive_into
 
-_EVERY = 16 << 20  # bytes between two looks at how much room is left
+_EVERY = 16 << 20  # bytes between two checks of the free space
 
 
 class Spool:
-    """A file in `folder`, as pynetdicom uses one. `fault`: why it is not what was sent; None while it is.
+    """A file in `folder`, as pynetdicom uses one. `fault`: why it is incomplete, else None.
 
-    `most`: bytes it may take. `room`: raises `StorageError` where the disk is too full to go on.
+    `most`: bytes it may take. `room`: raises `StorageError` where the disk is too full.
     """
 
     def __init__(self, folder: Path, most: int, room: Callable[[], None], **ignored: Any) -> None:
@@ -36,16 +36,16 @@ class Spool:
 
     @property
     def file(self) -> Self:
-        """What is flushed after each write."""
+        """The object that pynetdicom flushes after each write."""
         return self
 
     def write(self, data: bytes) -> int:
-        """Append, or drop what can no longer be kept."""
+        """Append; after a fault, drop the bytes."""
         self._try(lambda: self._append(data))
         return len(data)
 
     def flush(self) -> None:
-        """Hand over to the system what was written."""
+        """Hand written bytes to the system."""
         self._try(lambda: None if self._stream is None else self._stream.flush())
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Spool:
             self.fault = error
             stream, self._stream = self._stream, None
             if stream is not None:
-                Path(self.name).unlink(missing_ok=True)  # first: to close it flushes what found no room
+                Path(self.name).unlink(missing_ok=True)  # first: closing flushes bytes for which there is no space
                 _close(stream)
 
 
@@ -96,12 +96,12 @@ def _close(stream: IO[bytes]) -> None:
 
 
 def spool_into(folder: Path, most: int, room: Callable[[], None]) -> None:
-    """Have this process's listeners write what comes into such files."""
+    """Let this process's listeners receive into such files."""
     receive_into(partial(Spool, folder, most, room))
 
 
 def discard(association: Association) -> None:
-    """Remove what an association that has ended left half-sent."""
+    """Remove the half-received object of an association that has ended."""
     half = half_sent(association)
     if isinstance(half, Spool):
         half.remove()

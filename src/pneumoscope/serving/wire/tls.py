@@ -1,4 +1,4 @@
-"""Certificates: TLS towards destinations and of the listener, and what is wrong with them in words without identity."""
+"""TLS towards destinations and of the listener, and its errors in words without identity."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def client_tls(settings: ClientTls | None) -> ssl.SSLContext:
 
 
 class _Unhurried(ssl.SSLContext):
-    """Shakes no hands when a connection is accepted.
+    """Makes no handshake when a connection is accepted; see `greet`.
 
-    pynetdicom accepts all connections in one thread, and would wait there for a peer that says nothing. See `greet`.
+    pynetdicom accepts all connections in one thread, where a silent peer would delay the others.
     """
 
     def wrap_socket(self, sock: socket.socket, *arguments: Any, **options: Any) -> ssl.SSLSocket:
@@ -34,7 +34,7 @@ class _Unhurried(ssl.SSLContext):
 
 
 def server_tls(settings: Tls) -> ssl.SSLContext:
-    """Return the TLS context of a listener; with `ca`, who shows no certificate of that authority is turned away.
+    """Return the TLS context of a listener; with `ca`, peers need a certificate of that authority.
 
     Raises:
         ConfigError: a file is missing or is no certificate.
@@ -52,7 +52,7 @@ def server_tls(settings: Tls) -> ssl.SSLContext:
 
 
 def greet(link: socket.socket, seconds: float) -> str | None:
-    """Shake hands with a peer that connected, and close where that fails; returns why it did.
+    """Make the handshake with a peer, and close the connection where it fails; returns the reason.
 
     `seconds`: how long the peer may be silent, from now on.
     """
@@ -63,14 +63,14 @@ def greet(link: socket.socket, seconds: float) -> str | None:
         link.do_handshake()
     except OSError as error:
         link.close()
-        return why(error)
+        return reason_of(error)
     return None
 
 
 def refusal(host: str, port: int, settings: ClientTls, seconds: float) -> str | None:
-    """Say what keeps TLS towards a peer from working, None where it works or the peer cannot be reached.
+    """Return why TLS towards a peer fails, None where it works or the peer cannot be reached.
 
-    A server of TLS 1.3 refuses a certificate of ours only after the handshake, so an answer is waited for.
+    A TLS 1.3 server refuses our certificate only after the handshake, so this waits for an answer.
     """
     try:
         with (
@@ -80,16 +80,16 @@ def refusal(host: str, port: int, settings: ClientTls, seconds: float) -> str | 
             link.settimeout(min(1.0, seconds))
             link.recv(1)
     except ssl.SSLError as error:
-        return why(error)
+        return reason_of(error)
     except OSError:
         return None
     return None
 
 
-def why(error: BaseException) -> str:
-    """Return what an error of a connection was: of TLS in the library's own words, else its kind.
+def reason_of(error: BaseException) -> str:
+    """Return the reason of a connection error: of TLS in the library's words, else the name of its class.
 
-    Those words name no patient, and neither host nor certificate.
+    These words name no patient, host or certificate.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -105,5 +105,5 @@ def _words(text: str) -> str:
     return text.partition(", certificate is not valid for")[0].replace("_", " ").lower()
 
 
-def _unusable(what: str, path: Path | None, error: OSError) -> ConfigError:
-    return ConfigError(f"{what} cannot be used ({error.strerror or error})", path=path, remedy="give PEM files")
+def _unusable(subject: str, path: Path | None, error: OSError) -> ConfigError:
+    return ConfigError(f"{subject} cannot be used ({error.strerror or error})", path=path, remedy="give PEM files")

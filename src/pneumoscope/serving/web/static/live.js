@@ -1,4 +1,4 @@
-// Renews a part of the page: asks for it again and again, and puts it in where it changed.
+// Renews a part of the page: requests it again and again, and replaces it where it changed.
 "use strict";
 
 const part = document.getElementById("live");
@@ -22,7 +22,7 @@ async function renew() {
     }
     show(settled, false);
   } catch {
-    show("The server does not answer: what you see may be old.", true);
+    show("The server does not answer: this page may be out of date.", true);
   }
   window.setTimeout(renew, 1000 * Number(part.dataset.seconds));
 }

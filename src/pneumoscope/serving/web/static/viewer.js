@@ -1,4 +1,4 @@
-// Shows a radiograph at its full depth: window, level, zoom, move, invert, and the map over it when asked for.
+// Shows a radiograph at full depth: window, level, zoom, move, invert, and the map as an overlay.
 "use strict";
 
 const TOP = 65535;
@@ -11,13 +11,12 @@ const view = { center: 0, width: 0, zoom: 1, x: 0, y: 0, invert: false, overlay:
 let first = null; // the window that the header asks for
 let values = null; // Uint16Array, row by row
 let picture = null; // the windowed image, at its own size
-let map = null; // the layer, once asked for
+let map = null; // the overlay, once loaded
 
 async function load() {
   const answer = await fetch(canvas.dataset.pixels);
   if (!answer.ok) {
-    const told = await answer.json();
-    throw new Error(told.detail);
+    throw new Error((await answer.json()).detail);
   }
   first = JSON.parse(answer.headers.get("X-Rendition"));
   values = new Uint16Array(await answer.arrayBuffer()); // little-endian, as browsers' machines are
@@ -66,7 +65,7 @@ function draw() {
     context.drawImage(map, left, upper, first.columns, first.rows);
     context.globalAlpha = 1;
   }
-  tell();
+  showState();
 }
 
 // Pixels of the canvas for one pixel of the image.
@@ -74,13 +73,13 @@ function scaled() {
   return view.zoom * Math.min(canvas.width / first.columns, canvas.height / first.rows);
 }
 
-function tell() {
+function showState() {
   control("level").value = view.center;
   control("window").value = view.width;
   document.querySelector("[data-do=invert]").setAttribute("aria-pressed", view.invert);
   const toggle = control("overlay");
   if (toggle) toggle.setAttribute("aria-pressed", view.overlay);
-  const unit = (first.last - first.first) / TOP; // what one step stands for in the file
+  const unit = (first.last - first.first) / TOP; // one step, in values of the file
   const center = Math.round(first.first + view.center * unit);
   status_.textContent =
     `Level ${center}, window ${Math.round(Math.abs(view.width * unit))}; zoom ${view.zoom.toFixed(1)}` +

@@ -1,34 +1,21 @@
-"""What bad input meets at the command line: every case, its exit code, and the line that is printed.
-
-    python benchmarks/quality/bad_input.py             run every case and print a Markdown table
-    python benchmarks/quality/bad_input.py NAME ...    only the cases whose name holds one of these words
-
-Exit code 1 where a case does not behave. The tests run the same cases within one process.
-"""
+"""What bad input meets at the command line: every case, its exit code, and the line that is printed."""
 
 from __future__ import annotations
 
 import json
-import os
-import resource
 import shutil
-import struct
-import subprocess
-import sys
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from tests.support.dicom_files import encoded, image_object
+from tests.support.raster_files import png_of
 
 FULL = Path("/dev/full")  # Linux: a device on which every write finds the disk full
 SIDE = 64
@@ -118,37 +105,12 @@ def animated(path: Path) -> None:
     save(path, grey(0), save_all=True, append_images=[grey(1), grey(2)])
 
 
-def huge(path: Path, side: int = 30_000) -> None:
-    """Write the beginning of a PNG of side x side black pixels: the size in its header is what counts."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1_000_000))) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+def huge(path: Path) -> None:
+    path.write_bytes(png_of(30_000, 30_000))
 
 
-def dicom(path: Path, pixels: Pixels | None, **elements: object) -> None:
-    """Write a greyscale DICOM file."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
-    meta.MediaStorageSOPInstanceUID = UID("2.25.1")
-    dataset = Dataset()
-    dataset.file_meta = meta
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    dataset.PatientID = "made-up"
-    dataset.Rows = dataset.Columns = SIDE
-    if pixels is not None:
-        dataset.Rows, dataset.Columns = pixels.shape
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
-        dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
-        dataset.PixelData = pixels.tobytes()
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+def dicom(path: Path, pixels: Pixels | None, **elements: Any) -> None:
+    path.write_bytes(encoded(image_object(pixels, PatientID="made-up", Rows=SIDE, Columns=SIDE, **elements)))
 
 
 def monochrome1(path: Path) -> None:
@@ -163,7 +125,7 @@ def make_bundle(path: Path) -> Path:
     """Write a bundle of an untrained network: it answers, and knows nothing."""
     import torch
 
-    from pneumoscope.bundle.files import save_bundle
+    from pneumoscope.bundle.bundle import save_bundle
     from pneumoscope.images.preparation import Preparation
     from pneumoscope.networks.network import build_network, round_weights
 
@@ -426,51 +388,3 @@ def prepared(case: Case, bundle: Path) -> Iterator[tuple[Path, list[str]]]:
         root = Path(name)
         (root / "bundle").symlink_to(bundle.resolve(), target_is_directory=True)
         yield root, case.build(root)
-
-
-def run_case(case: Case, bundle: Path) -> tuple[list[str], Outcome]:
-    """Run one case in a process of its own."""
-
-    def limit() -> None:
-        if case.limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (case.limit, case.limit))
-
-    with prepared(case, bundle) as (root, arguments):
-        before = files(root)
-        environment: Mapping[str, str] = {**os.environ, "PNEUMOSCOPE_CACHE": "cache"}
-        command = [sys.executable, "-c", "from pneumoscope.cli import main; main()", *arguments]
-        with tempfile.TemporaryFile("w+") as spool:
-            target = case.stdout.open("w") if case.stdout else spool
-            done = subprocess.run(
-                command, cwd=root, env=environment, stdout=target, stderr=subprocess.PIPE, text=True,
-                preexec_fn=limit, check=False,
-            )  # fmt: skip
-            if case.stdout:
-                target.close()
-            spool.seek(0)
-            new = tuple(sorted(files(root) - before))
-            return arguments, Outcome(done.returncode, spool.read(), done.stderr, new)
-
-
-def main() -> int:
-    """Run the cases and print the table."""
-    chosen = [case for case in CASES if not sys.argv[1:] or any(word in case.name for word in sys.argv[1:])]
-    wrong: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = make_bundle(Path(folder) / "bundle")
-        print("| case | command | exit | what is printed |\n|---|---|---|---|")
-        for case in chosen:
-            if not possible(case):
-                continue
-            arguments, outcome = run_case(case, bundle)
-            found = complaints(case, outcome)
-            wrong += [f"{case.name}: {text}" for text in found]
-            text = outcome.stderr if found else printed(case, outcome)
-            cells = (case.name, f"`{' '.join(arguments)}`", str(outcome.code), " ⏎ ".join(text.strip().splitlines()))
-            print("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |", flush=True)
-    print("\n".join(["", *wrong]) if wrong else f"\nAll {len(chosen)} cases behave.")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""Which images are analysed by what their DICOM header says: the one place that judges, for `predict` and the gateway.
+"""Which images are refused by their DICOM header, for `predict` and the gateway alike.
 
 Files without a header, such as JPEG, are not refused by it.
 """
@@ -21,8 +21,8 @@ Names = Annotated[tuple[str, ...], AfterValidator(lambda names: tuple(name.strip
 PLAIN = ("CR", "DX", "RG")  # DICOM PS3.3 C.7.3.1.1.1: the modalities of plain radiographs
 # PS3.6: Digital X-Ray, Mammography X-Ray and Intra-Oral X-Ray Image Storage, For Processing.
 _RAW = frozenset(f"1.2.840.10008.5.1.4.1.1.{number}.1" for number in ("1.1", "1.2", "1.3"))
-# Words that tell how the patient was held, and change no projection. AXIAL is none of them: with the tube tilted the
-# clavicles lie above the apices, and the bases look denser (DICOM CID 4010 lists it apart). Nor is a decubitus view.
+# Postures, which change no projection. AXIAL is none: with the tube tilted the clavicles lie above the apices, and the
+# bases look denser (DICOM CID 4010 lists it apart). Nor is a decubitus view.
 _POSTURES = frozenset({"ERECT", "UPRIGHT", "STANDING", "SITTING", "SUPINE", "PORTABLE"})
 # Words of descriptions, where no view is given: English, German, French, Spanish. A study's may name both views.
 _FRONTAL = re.compile(r"\b(ap|pa|p\.a|a\.p|frontal|de face)\b", re.IGNORECASE)
@@ -32,10 +32,9 @@ _LATERAL = re.compile(r"\b(lateral|lat|ll|rl|seitlich|seitl|profil|perfil|obliqu
 class Rules(Section):
     """Which headers are analysed; upper and lower case are the same.
 
-    `views`: values of View Position, beside which words of the patient's posture may stand. `body_parts`: of which a
-    Body Part Examined must contain one. `age_years`: lowest and highest age; the bundle's own where it is missing, and
-    no limit where the bundle names none either. `unknown`: whether an image is analysed whose modality, view, body
-    part or age is not given.
+    `views`: values of View Position; postures may stand beside them. `body_parts`: Body Part Examined must contain one.
+    `age_years`: lowest and highest age, the bundle's own where missing, no limit where the bundle names none.
+    `unknown`: whether an image without modality, view, body part or age is analysed.
     """
 
     modalities: Names = PLAIN
@@ -52,9 +51,9 @@ class Rules(Section):
 
 
 def ages_of(rules: Rules, card: Mapping[str, Any]) -> Ages | None:
-    """Return the ages that are analysed, in years: those of the rules, else of the bundle's card, or None.
+    """Return the ages that are analysed, in years: the rules', else those of the card's gate, else of its population.
 
-    The gate's go before the population's: a bundle that was adapted to a site has a gate of that site.
+    None where there are none. A bundle that was adapted to a site has a gate of that site.
     """
     if rules.age_years is not None:
         return rules.age_years
@@ -65,8 +64,7 @@ def ages_of(rules: Rules, card: Mapping[str, Any]) -> Ages | None:
 def judge(header: Header | None, rules: Rules, ages: Ages | None, *, gate: bool = True) -> Refusal | None:
     """Return why an image is not analysed, or None where its header gives no reason.
 
-    `header`: None where the file has none. `gate`: False leaves out view, body part and age; what is no plain
-    radiograph is refused always.
+    `header`: None where the file has none. `gate`: False leaves out view, body part and age, not the modality.
     """
     if header is None:
         return None
@@ -101,9 +99,9 @@ def _view(header: Header, rules: Rules) -> Refusal | None:
         return None
     if projection:
         return Refusal("view", f"its view is {header.view}, not {_either(rules.views)}")
-    said = (header.description or "").replace("_", " ")
+    description = (header.description or "").replace("_", " ")
     wanted = any(_LATERAL.search(view) for view in rules.views)  # a site may have lateral views analysed as well
-    if not wanted and _LATERAL.search(said) and not _FRONTAL.search(said):
+    if not wanted and _LATERAL.search(description) and not _FRONTAL.search(description):
         return Refusal("view", "its description says that it is no frontal view")
     return None if rules.unknown else Refusal("view", "its view is not given")
 
@@ -121,10 +119,10 @@ def _age(header: Header, rules: Rules, ages: Ages | None) -> Refusal | None:
         return None
     if header.age_years is None:
         return None if rules.unknown else Refusal("age", "the patient's age is not given")
-    if ages[0] <= header.age_years < int(ages[1]) + 1:  # who is five years old is so until the sixth birthday
+    if ages[0] <= header.age_years < int(ages[1]) + 1:  # five years old lasts until the sixth birthday
         return None
-    meant = f"answers are for {ages[0]:g} to {ages[1]:g} years"
-    return Refusal("age", f"the patient is {header.age_years:.3g} years old, and {meant}")
+    answers = f"answers are for {ages[0]:g} to {ages[1]:g} years"
+    return Refusal("age", f"the patient is {header.age_years:.3g} years old, and {answers}")
 
 
 def _either(names: tuple[str, ...]) -> str:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pneumoscope.bundle.bundle import add_evidence, load_bundle, save_bundle
 from pneumoscope.bundle.card import identity, sealed
-from pneumoscope.bundle.files import add_evidence, load_bundle, save_bundle
 from pneumoscope.errors import BundleError, StorageError
 from pneumoscope.files import sha256_bytes, sha256_file
 from pneumoscope.images.preparation import Preparation

@@ -1,7 +1,7 @@
-"""Which images are refused by what their pixels show, after the header was judged.
+"""Which images are refused by their pixels, after the header was judged.
 
-Which check refused is certain; what is wrong with the image is a guess, made from the way it would fit best and from
-where lungs are found.
+Which check refused is certain. What is wrong with the image is a guess: from the turn that would fit best, and from the
+lungs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def by_size(gate: Gate, radiograph: Radiograph) -> Refusal | None:
 
 
 class LungMasks:
-    """Finds lungs, with a segmenter that is loaded when it is first needed; None where it cannot compute."""
+    """Finds lungs with a segmenter, loaded at first need; None where it cannot compute."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -58,25 +58,25 @@ def by_pixels(
         return None
     turn = gate.best_turn(canvas) if over["turned"] else None
     if turn is not None:
-        why = "its greys look inverted" if turn == "inverted" else f"it looks {turn}"
-        return Refusal("inverted" if turn == "inverted" else "rotated", why)
+        inverted = turn == "inverted"
+        return Refusal("inverted", "its greys look inverted") if inverted else Refusal("rotated", f"it looks {turn}")
     mask = lungs(canvas)
-    missing = None if mask is None else mask_fault(mask)
-    one = missing is not None and missing.key == "one region"
-    if over["unlike"] and (scores[CHECKS.index("unlike")] > _FAR or (missing is not None and not one)):
+    fault = None if mask is None else mask_fault(mask)
+    one_lung = fault is not None and fault.key == "one region"
+    if over["unlike"] and (scores[CHECKS.index("unlike")] > _FAR or (fault is not None and not one_lung)):
         return Refusal("not a chest", "it looks like no chest radiograph")
     if over["exposure"]:
         return Refusal("exposure", f"it is {_exposure(gate, canvas)} than the images it learned from")
     if mask is not None and _cut_by_border(mask):
         return Refusal("cropped", "it looks cropped: a lung is cut by the border")
     lateral = Refusal("lateral", "it looks like a lateral view, or cropped: one lung is seen")
-    return lateral if one else Refusal("unlike", "it is unlike the images it learned from")
+    return lateral if one_lung else Refusal("unlike", "it is unlike the images it learned from")
 
 
 def _exposure(gate: Gate, canvas: Pixels) -> str:
-    """Return what is most unusual about the greys: their level, or their contrast."""
-    mean, now = gate.densities["greys"].mean, greys(canvas[None])[0]
-    level, contrast = float(now.mean() - mean.mean()), float(np.ptp(now) - np.ptp(mean))
+    """Say what is most unusual about the greys: their level, or their contrast."""
+    usual, levels = gate.densities["greys"].mean, greys(canvas[None])[0]
+    level, contrast = float(levels.mean() - usual.mean()), float(np.ptp(levels) - np.ptp(usual))
     if abs(level) >= abs(contrast) / 2:  # a dark or bright image is flatter as well
         return "brighter" if level > 0 else "darker"
     return "richer in contrast" if contrast > 0 else "flatter"

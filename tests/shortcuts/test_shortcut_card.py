@@ -15,8 +15,8 @@ from PIL import Image
 from pneumoscope.errors import DataError
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Sample
-from pneumoscope.shortcuts.card import shortcut_card
 from pneumoscope.shortcuts.radiographs import drawn
+from pneumoscope.shortcuts.shortcut_card import shortcut_card
 from pneumoscope.shortcuts.verdict import AMBER, GREEN, LIGHTS, NOT_TESTED, RED
 
 Card = dict[str, Any]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydicom import uid
 from tests.support.findings import radiograph
 
-from pneumoscope.gate.header import Rules, ages_of, judge
+from pneumoscope.gate.header_rules import Rules, ages_of, judge
 from pneumoscope.images.header import Header, header_of
 from pneumoscope.predict import Classifier
 from pneumoscope.records import Prediction
