@@ -57,7 +57,7 @@ def page() -> str:
 
 
 def shipped() -> list[str]:
-    """Return what shift.py measured of the shipped network."""
+    """Return what shift.py measured of the network of version 0.1.0."""
     (entry,) = read_json(shift.RESULT)["runs"].values()
     clean = entry["clean"]
     figures = {
@@ -70,7 +70,7 @@ def shipped() -> list[str]:
     adults = entry["other"]["auroc"]
     low, high = adults["ci95"]
     return [
-        "## The shipped network under shift",
+        "## The network of version 0.1.0 under shift",
         "",
         f"`benchmarks/quality/shift.py` on the {entry['n']} held-out images of {entry['n_patients']} patients,",
         f"threshold frozen on validation images. Clean: {told}.",

@@ -26,7 +26,7 @@ def load(bundle: str | Path = "default", **options: Any) -> Classifier:
     >>> import pneumoscope
     >>> classifier = pneumoscope.load()
     >>> classifier.bundle.name, classifier.threshold > 0
-    ('lite0-lungs', True)
+    ('lite0-styles', True)
     """
     from pneumoscope.predict import Classifier
 
