@@ -90,20 +90,6 @@ def test_it_says_what_one_process_says(bundle: Bundle, files: list[str], tmp_pat
     assert list(tmp_path.iterdir()) == [out], "finished shards are cleared away"
 
 
-@needs_ray
-def test_what_is_done_is_not_done_again(bundle: Bundle, files: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "lines.jsonl"
-    unfinished(bundle, files, out)
-    done = shard_file(tmp_path / "lines.jsonl.shards", 1)
-    answers = Classifier(bundle).predict(files[4:8])
-    done.write_text("".join(as_line(replace(answer, milliseconds=1234.0)) for answer in answers))
-    kept = done.read_text().splitlines()
-    score_archive(files, out, bundle, shard_size=4, workers=1)
-    found = out.read_text().splitlines()
-    assert found[4:8] == kept
-    assert [json.loads(line)["path"] for line in found] == files
-
-
 def unfinished(bundle: Bundle, files: list[str], out: Path) -> None:
     """Leave what a run leaves that was stopped before its first shard."""
     from pneumoscope.archive import scoring as archive
@@ -139,7 +125,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(bundle: Bundle, files: list[s
 
 @needs_ray
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found in /proc")
-def test_a_killed_driver_takes_its_workers_along_and_its_work_goes_on(
+def test_a_killed_driver_takes_its_workers_along_and_what_is_done_is_not_done_again(
     bundle: Bundle, files: list[str], tmp_path: Path
 ) -> None:
     many = (files * 60)[:600]
@@ -154,8 +140,13 @@ def test_a_killed_driver_takes_its_workers_along_and_its_work_goes_on(
         time.sleep(0.05)
     assert not list(scorers())
     assert not out.exists()
+    done = min(out.with_name("lines.jsonl.shards").glob("0*.jsonl"))
+    answers = Classifier(bundle).predict(many[10 * int(done.stem) :][:10])
+    done.write_text("".join(as_line(replace(answer, milliseconds=1234.0)) for answer in answers))
+    kept = done.read_text().splitlines()
     score_archive(many, out, bundle, shard_size=10, workers=2)
     assert [line["path"] for line in lines(out)] == many
+    assert out.read_text().splitlines()[10 * int(done.stem) :][:10] == kept
 
 
 @contextmanager

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.support.fresh import start
 
 from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.config import load_experiment
@@ -58,27 +57,25 @@ def killed(chests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = build_network("custom-cnn", classes=2)[0].encoder.model.state_dict()
     save_file({key: value.contiguous() for key, value in weights.items()}, folder / "w.safetensors")
     # The same number of threads as here: sums are taken in their order.
-    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    processes: dict[str, subprocess.Popen[bytes]] = {}
+    threads = f"import torch; torch.set_num_threads({torch.get_num_threads()})"
+    program = f"{threads}\nfrom pneumoscope.cli import main; main()"
+    processes: dict[str, BaseProcess] = {}
     rng = random.Random(20)
     try:
         for name, (settings, _, _) in VARIANTS.items():
-            (folder / f"{name}.toml").write_text(BASE + settings)
-            with (folder / f"{name}.log").open("wb") as log:
-                processes[name] = subprocess.Popen(
-                    [
-                        sys.executable, "-c", "from pneumoscope.cli import main; main()", "train",
-                        str(folder / f"{name}.toml"), "--data", str(chests), "--out", str(folder / name),
-                    ],
-                    env=env, stdout=log, stderr=log,
-                )  # fmt: skip
+            experiment, printed = folder / f"{name}.toml", folder / f"{name}-printed"
+            experiment.write_text(BASE + settings)
+            printed.mkdir()
+            processes[name] = start(
+                printed, program, "train", str(experiment), "--data", str(chests), "--out", str(folder / name)
+            )
         waiting = {name: rng.uniform(0, 0.2) for name in VARIANTS}
         due: dict[str, float] = {}
         deadline = time.monotonic() + 240
         while waiting or due:
             for name in list(waiting):
                 _, phase, epochs = VARIANTS[name]
-                assert processes[name].poll() is None, (folder / f"{name}.log").read_text()
+                assert processes[name].is_alive(), (folder / f"{name}-printed" / "stderr").read_text()
                 if rows(folder / name / "checkpoints" / phase / "history.json") >= epochs:
                     due[name] = time.monotonic() + waiting.pop(name)
             for name in [name for name, moment in due.items() if moment <= time.monotonic()]:
@@ -90,7 +87,8 @@ def killed(chests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for process in processes.values():
             process.kill()
     for name, process in processes.items():
-        assert process.wait() == -signal.SIGKILL, (folder / f"{name}.log").read_text()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, (folder / f"{name}-printed" / "stderr").read_text()
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from pneumoscope.report import run_report
 from pneumoscope.statistics.reliability import reliability_diagram
 
 SHA = "a3f1" * 16
@@ -259,22 +261,25 @@ def run_folder(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run", tmp_path / "data", "efficientnet-lite0")
 
 
-@pytest.fixture
-def three_runs(tmp_path: Path) -> list[Path]:
+def make_three_runs(folder: Path) -> list[Path]:
     kinds = (
         ("custom-cnn", "scratch", 1.7),
         ("vgg16-frozen", "frozen", 2.2),
         ("efficientnet-finetuned", "finetune", 2.3),
     )
     return [
-        make_run(tmp_path / name, tmp_path / "data", name, strategy, seed=seed, separation=separation)
+        make_run(folder / name, folder / "data", name, strategy, seed=seed, separation=separation)
         for seed, (name, strategy, separation) in enumerate(kinds, 1)
     ]
 
 
+def make_two_runs(folder: Path) -> list[Path]:
+    return [make_run(folder / name, folder / "data", name, seed=7) for name in ("custom-cnn", "vgg16-frozen")]
+
+
 @pytest.fixture
 def two_runs(tmp_path: Path) -> list[Path]:
-    return [make_run(tmp_path / name, tmp_path / "data", name, seed=7) for name in ("custom-cnn", "vgg16-frozen")]
+    return make_two_runs(tmp_path)
 
 
 @pytest.fixture
@@ -282,11 +287,42 @@ def comparison_folder(tmp_path: Path) -> Path:
     return make_comparison(tmp_path / "comparison", ["custom-cnn", "vgg16-frozen", "efficientnet-finetuned"])
 
 
+@pytest.fixture(scope="module")
+def one_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the report of one run, drawn once, which points to a page of its data; `../run` is the run."""
+    folder = tmp_path_factory.mktemp("one")
+    data = folder / "described"
+    data.mkdir()
+    (data / "index.html").write_text("x", encoding="utf-8")
+    run = make_run(folder / "run", folder / "data", "efficientnet-lite0")
+    return run_report.write([run], folder / "out", data=data).parent
+
+
+@pytest.fixture(scope="module")
+def two_reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the report of two runs, drawn once: no comparison, the second synthetic, one augmentation sheet."""
+    folder = tmp_path_factory.mktemp("two")
+    runs = make_two_runs(folder)
+    replace_keys(runs[1] / "run.json", data={"source": "made", "synthetic": True, "splits": {}})
+    shutil.copyfile(*(run / "figures" / "augmentation.png" for run in runs))
+    return run_report.write(runs, folder / "out").parent
+
+
+@pytest.fixture(scope="module")
+def three_reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the report of three runs and their comparison, drawn once."""
+    folder = tmp_path_factory.mktemp("three")
+    runs = make_three_runs(folder)
+    comparison = make_comparison(folder / "comparison", [run.name for run in runs])
+    return run_report.write(runs, folder / "out", comparison).parent
+
+
+def replace_keys(path: Path, **values: Any) -> None:
+    """Replace keys of a JSON object on disk."""
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | values)
+
+
 @pytest.fixture
 def change_json() -> Callable[..., None]:
     """Return a function that replaces keys of a JSON object on disk."""
-
-    def change(path: Path, **values: Any) -> None:
-        write_json(path, json.loads(path.read_text(encoding="utf-8")) | values)
-
-    return change
+    return replace_keys

@@ -23,11 +23,10 @@ def markdown(out: Path) -> tuple[str, str]:
     return text, MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
 
 
-def test_one_run(run_folder: Path, tmp_path: Path, read_page: Read) -> None:
-    path = run_report.write([run_folder], tmp_path / "out")
-    assert path == tmp_path / "out" / "report.html"
-    page = read_page(path)
-    metrics = json.loads((run_folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+def test_one_run(one_report: Path, read_page: Read) -> None:
+    page = read_page(one_report / "report.html")
+    run = one_report.parent / "run"
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     assert f"{metrics['auroc']['value']:.3f}" in page.text
     assert f"flags {round(100 * metrics['recall']['value'])} (95 % CI" in page.text
     assert "Paired comparison" not in page.text
@@ -38,10 +37,8 @@ def test_one_run(run_folder: Path, tmp_path: Path, read_page: Read) -> None:
         assert said in page.text
 
 
-def test_three_runs_and_their_comparison(
-    three_runs: list[Path], comparison_folder: Path, tmp_path: Path, read_page: Read
-) -> None:
-    page = read_page(run_report.write(three_runs, tmp_path / "out", comparison_folder))
+def test_three_runs_and_their_comparison(three_reported: Path, read_page: Read) -> None:
+    page = read_page(three_reported / "report.html")
     assert "vgg16-frozen has the higher AUROC than custom-cnn." in page.text
     assert "No difference in AUROC was shown" in page.text
     assert "does not hold after correction for 3 comparisons" in page.text
@@ -50,18 +47,13 @@ def test_three_runs_and_their_comparison(
     assert len(page.all("details")) == 6
 
 
-def test_the_markdown_has_the_same_figures_and_its_pictures_exist(
-    three_runs: list[Path], comparison_folder: Path, tmp_path: Path, read_page: Read
-) -> None:
-    out = tmp_path / "out"
-    path = run_report.write(three_runs, out, comparison_folder)
-    read_page(path)
-    text, rendered = markdown(out)
+def test_the_markdown_has_the_same_figures_and_its_pictures_exist(three_reported: Path) -> None:
+    text, rendered = markdown(three_reported)
     assert RESEARCH_ONLY in text
     pictures = re.findall(r'<img src="([^"]+)"', rendered)
     assert len(pictures) > 20
-    assert all((out / picture).is_file() for picture in pictures)
-    shown = re.findall(r'class="(?:value|ci)">([^<]+)<', path.read_text(encoding="utf-8"))
+    assert all((three_reported / picture).is_file() for picture in pictures)
+    shown = re.findall(r'class="(?:value|ci)">([^<]+)<', (three_reported / "report.html").read_text("utf-8"))
     assert len(shown) > 50
     assert all(figure in text for figure in shown)
     tables = [len(set(map(len, rows))) for rows in _tables(text)]
@@ -113,18 +105,15 @@ def test_scores_without_calibration_are_not_called_probabilities(
     assert "probability of pneumonia" not in page.text
 
 
-def test_synthetic_images_raise_a_banner(
-    two_runs: list[Path], tmp_path: Path, read_page: Read, change_json: Any
-) -> None:
-    change_json(two_runs[1] / "run.json", data={"source": "made", "synthetic": True, "splits": {}})
-    page = read_page(run_report.write(two_runs, tmp_path / "out"))
+def test_synthetic_images_raise_a_banner(two_reported: Path, read_page: Read) -> None:
+    page = read_page(two_reported / "report.html")
     assert "Synthetic images. vgg16-frozen: trained and measured on computer-made radiographs" in page.text
     assert "does not record how many images each split holds" in page.text
-    assert "Synthetic images." in markdown(tmp_path / "out")[0]
+    assert "Synthetic images." in markdown(two_reported)[0]
 
 
-def test_a_comparison_that_is_not_there_is_said(two_runs: list[Path], tmp_path: Path, read_page: Read) -> None:
-    page = read_page(run_report.write(two_runs, tmp_path / "out"))
+def test_a_comparison_that_is_not_there_is_said(two_reported: Path, read_page: Read) -> None:
+    page = read_page(two_reported / "report.html")
     assert "The runs were not compared on the same images. Run pneumoscope compare" in page.text
     assert "not measured on the same images" not in page.text
 
@@ -167,13 +156,10 @@ def test_names_cannot_inject(
         assert {len(set(map(len, rows))) for rows in _tables(text)} == {1}
 
 
-def test_the_data_page_is_linked(run_folder: Path, tmp_path: Path, read_page: Read) -> None:
-    data = tmp_path / "described"
-    data.mkdir()
+def test_the_data_page_is_linked(one_report: Path, read_page: Read, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no HTML page"):
-        run_report.write([run_folder], tmp_path / "out", data=data)
-    (data / "index.html").write_text("x", encoding="utf-8")
-    page = read_page(run_report.write([run_folder], tmp_path / "out", data=data))
+        run_report.write([one_report.parent / "run"], tmp_path / "out", data=tmp_path)
+    page = read_page(one_report / "report.html")
     assert "../described/index.html" in [link.get("href") for link in page.all("a")]
 
 
@@ -184,15 +170,16 @@ def test_runs_need_names_of_their_own(run_folder: Path, tmp_path: Path) -> None:
         run_report.write([], tmp_path / "out")
 
 
-def test_the_same_files_give_the_same_page(run_folder: Path, tmp_path: Path) -> None:
-    first = run_report.write([run_folder], tmp_path / "out").read_bytes()
-    assert run_report.write([run_folder], tmp_path / "out").read_bytes() == first
+def test_the_same_files_give_the_same_page(one_report: Path) -> None:
+    first = (one_report / "report.html").read_bytes()
+    around = one_report.parent
+    path = run_report.write([around / "run"], one_report, data=around / "described")
+    assert path == one_report / "report.html"
+    assert path.read_bytes() == first
 
 
-def test_one_sheet_of_augmentation_is_shown_once(two_runs: list[Path], tmp_path: Path, read_page: Read) -> None:
-    for run in two_runs[1:]:
-        shutil.copyfile(two_runs[0] / "figures" / "augmentation.png", run / "figures" / "augmentation.png")
-    page = read_page(run_report.write(two_runs, tmp_path / "out"))
+def test_one_sheet_of_augmentation_is_shown_once(two_reported: Path, read_page: Read) -> None:
+    page = read_page(two_reported / "report.html")
     sheets = [image for image in page.all("img") if image["alt"] == "Sheet of augmented training images"]
     assert len(sheets) == 1
-    assert len(list((tmp_path / "out" / "figures").glob("augmentation-*.png"))) == 1
+    assert len(list((two_reported / "figures").glob("augmentation-*.png"))) == 1

@@ -25,16 +25,27 @@ def _begin(folder: Path, arguments: tuple[str, ...], environment: Mapping[str, s
     runpy.run_path(str(folder / "program.py"), run_name="__main__")
 
 
+def start(
+    folder: Path, program: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> multiprocessing.process.BaseProcess:
+    """Start the text of a program, as `python -c` would; `folder` keeps what it prints, as `stdout` and `stderr`.
+
+    PyTorch is imported before `environment` applies: the program itself sets the number of its threads.
+    """
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    given = dict(os.environ if environment is None else environment)
+    process = FORKS.Process(target=_begin, args=(folder, arguments, given))
+    process.start()
+    return process
+
+
 def run(
     program: str, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the text of a program to its end, as `python -c` would; what it prints is kept."""
+    """Run the text of a program to its end; what it prints is kept."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "program.py").write_text(program, encoding="utf-8")
-        given = dict(os.environ if environment is None else environment)
-        process = FORKS.Process(target=_begin, args=(folder, arguments, given))
-        process.start()
+        process = start(folder, program, *arguments, environment=environment)
         process.join(120)
         if process.exitcode is None:
             process.kill()

@@ -136,6 +136,8 @@ def _end_with_parent() -> None:
 def _scored(
     shards: Sequence[tuple[int, Sequence[str]]], scoring: Scoring, workers: int, address: str | None
 ) -> Iterator[dict[str, Any]]:
+    if address is not None and address != "auto":
+        _reach(address)
     ray = _ray(address)
     _start(ray, address, workers)
     context = ray.data.DataContext.get_current()
@@ -152,6 +154,21 @@ def _scored(
     )
     for row in scored.iter_rows():
         yield {"lines": int(row["lines"]), "fault": json.loads(row["fault"])}
+
+
+def _reach(address: str) -> None:
+    """Raise where nobody listens: Ray itself would try for minutes, and end the process."""
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise _out_of_reach(address, error) from error
+
+
+def _out_of_reach(address: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())[:200]
+    fault = f"the Ray cluster at {address} cannot be reached ({reason})"
+    return ConfigError(fault, remedy="ask `ray status` on its head")
 
 
 def _ray(address: str | None) -> Any:
@@ -172,14 +189,9 @@ def _start(ray: Any, address: str | None, workers: int) -> None:
         ray.init(num_cpus=max(2, workers), object_store_memory=_STORE, include_dashboard=False, **quiet)
         return
     try:
-        if address != "auto":  # Ray itself would try for minutes, and end the process
-            parts = urlsplit(address if "//" in address else f"//{address}")
-            socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10).close()
         ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        fault = f"the Ray cluster at {address} cannot be reached ({reason})"
-        raise ConfigError(fault, remedy="ask `ray status` on its head") from error
+        raise _out_of_reach(address, error) from error
 
 
 class Scorer:

@@ -8,6 +8,7 @@ import io
 import mimetypes
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,12 @@ def render(template_name: str, **context: Any) -> str:
     Raises:
         jinja2.UndefinedError: the context lacks a name.
     """
+    return _environment().get_template(template_name).render(**context)
+
+
+@cache
+def _environment() -> Environment:
+    """Return the environment of all pages; it keeps each template compiled."""
     environment = Environment(
         loader=PackageLoader("pneumoscope.report"),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
@@ -168,4 +175,4 @@ def render(template_name: str, **context: Any) -> str:
         environment.filters[filter_.__name__] = filter_
     environment.globals["research_only"] = RESEARCH_ONLY
     environment.globals["version"] = __version__
-    return environment.get_template(template_name).render(**context)
+    return environment
