@@ -86,7 +86,7 @@ def texture(images: Pixels) -> Floats:
         spectrum = style_of(np.asarray(image)).spectrum[_FINE:]
         rows.append([band.mean() for band in np.array_split(spectrum.astype(np.float64), BANDS)])
     values = np.array(rows)
-    return values - values.mean(axis=1, keepdims=True)
+    return np.asarray(values - values.mean(axis=1, keepdims=True))
 
 
 def overlays(images: Pixels) -> dict[str, Floats]:
@@ -111,7 +111,7 @@ def machines(texture: Floats, overlays: Mapping[str, Floats], *, seed: int = 0, 
         raise DataError(f"{clusters} clusters need as many images", remedy="give more images")
     label = KMeans(clusters, n_init=10, random_state=seed).fit_predict(values)
     order = np.argsort(-np.bincount(label, minlength=clusters), kind="stable")
-    return np.argsort(order)[label].astype(np.int64)
+    return np.asarray(np.argsort(order)[label], np.int64)
 
 
 def with_machines(manifest: Manifest, *, seed: int = 0, progress: Progress | None = None) -> Manifest:

@@ -95,7 +95,9 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
         self.targets = torch.from_numpy(allowed if soft is None else soft)
         self.weights = torch.from_numpy(weights.astype(np.float32))
         self.preparation, self.augmenter = preparation, augmenter
-        self.exchange = augmenter and Exchange(augmenter.config, augmenter.seed, pixels, rows, ~allowed[:, 0], lungs)
+        self.exchange: Exchange | None = None
+        if augmenter is not None:
+            self.exchange = Exchange(augmenter.config, augmenter.seed, pixels, rows, ~allowed[:, 0], lungs)
 
     def __len__(self) -> int:
         return len(self.rows)

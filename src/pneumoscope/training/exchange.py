@@ -76,7 +76,8 @@ class Exchange:
 
 def _boxes(lungs: Pixels, rows: Ints) -> Floats:
     """Return top, bottom, left, right of the lungs in each row, float64 [n, 4] in fractions of the side."""
-    return np.array([lung_box(lungs[row] / np.float32(255), 0) for row in rows]) / lungs.shape[1]
+    boxes = [lung_box(lungs[row] / np.float32(255), 0) for row in rows]
+    return np.asarray(np.array(boxes) / lungs.shape[1])
 
 
 def by_lungs(box: Floats, rng: np.random.Generator) -> Crop:
