@@ -194,7 +194,7 @@ def boxes(canvases: Pixels) -> Floats:
     segmenter = LungSegmenter.load()
     rows = [lung_box(mask, 0) for start in range(0, len(canvases), _BATCH)
             for mask in segmenter.masks(canvases[start : start + _BATCH])]  # fmt: skip
-    return np.array(rows, np.float64).reshape(-1, 4) / canvases.shape[1]
+    return np.asarray(np.array(rows, np.float64).reshape(-1, 4) / canvases.shape[1], np.float64)
 
 
 # --- cutting down to the lungs ----------------------------------------------------------------------------
