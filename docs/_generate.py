@@ -148,8 +148,8 @@ MEANING = {
     "`predictions.csv` files about the training images.",
     "train.teacher_share": "Weight of the teachers' mean opinion in the target; the label has the rest.",
     "train.attention": "Weight in the loss of the share of evidence that lies outside the lungs; 0 is off.",
-    "train.stress": "Draws of the validation images in the style of the other class, from which calibration and "
-    "operating points come; 0: from the images as they are.",
+    "train.stress": "Draws of the validation images, in turn in the style, and in the style and framing, of the other "
+    "class: they choose the epoch, calibrate, and give the operating points; 0: the images as they are do.",
     "train.precision": "Arithmetic of training, as Lightning names it.",
     "train.workers": "Processes that prepare batches; 0 prepares them in the training process.",
 }

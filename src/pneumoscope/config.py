@@ -83,6 +83,9 @@ class AugmentConfig(Section):
     `frame`: how often up to an eighth of each side is painted over, where markers, borders and labels are.
     `surroundings`: how often all but the lungs is that of another training image, of whatever class, so that
     nothing outside the lungs goes with the label.
+    `transplant`: how often the lungs are those of another training image, of either class alike, and so is the label;
+    so that neither the outline of the lungs nor what lies around them goes with it.
+    `blank`: how often the lungs are painted over; the label is then none, both classes alike.
     `lungs`: how often the crop is the box of the lungs, each edge moved by up to a quarter inward or 8 % outward.
     `framing`: how often the crop is that in which the lungs lie as those of another training image do.
     `style`: how often the radial power spectrum is moved, by 30 to 100 %, to that of a training image of the other
@@ -103,6 +106,8 @@ class AugmentConfig(Section):
     erase: Annotated[float, Field(ge=0, le=1)] = 0.0
     frame: Annotated[float, Field(ge=0, le=1)] = 0.0
     surroundings: Annotated[float, Field(ge=0, le=1)] = 0.0
+    transplant: Annotated[float, Field(ge=0, le=1)] = 0.0
+    blank: Annotated[float, Field(ge=0, le=1)] = 0.0
     lungs: Annotated[float, Field(ge=0, le=1)] = 0.0
     framing: Annotated[float, Field(ge=0, le=1)] = 0.0
     style: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -111,12 +116,14 @@ class AugmentConfig(Section):
     def _fits(self) -> AugmentConfig:
         if self.lungs + self.framing > 1:
             raise ValueError("lungs and framing exclude each other in one image: together they may be 1 at most")
+        if self.transplant + self.blank > 1:
+            raise ValueError("transplant and blank exclude each other in one image: together they may be 1 at most")
         return self
 
     @property
     def needs_lungs(self) -> bool:
         """True where the lungs of the training images must be known."""
-        return bool(self.surroundings or self.lungs or self.framing)
+        return bool(self.surroundings or self.transplant or self.blank or self.lungs or self.framing)
 
     @property
     def off(self) -> bool:
@@ -208,7 +215,7 @@ class Experiment(Section):
     @property
     def lungs(self) -> bool:
         """True where training needs to know where the lungs are."""
-        return self.augment.needs_lungs or self.train.attention > 0
+        return self.augment.needs_lungs or self.train.attention > 0 or self.train.stress > 0
 
     @property
     def division_seed(self) -> int:

@@ -37,7 +37,10 @@ _APART = 0.15  # of the width, between the centres of two lungs
 _MARGIN = 0.08  # of the lungs' height and width, around them in a crop: ribs and diaphragm stay in sight
 _BATCH = 16
 
+_LEAST_CROP = 0.25  # of the side; a smaller crop shows no chest
+
 Mask = NDArray[np.bool_]
+Crop = tuple[float, float, float, float]  # top, left, height, width in fractions of the side
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,25 @@ def mask_fault(mask: FloatArray) -> MaskFault | None:
     return None
 
 
+def lung_sides(mask: Mask) -> NDArray[np.int64]:
+    """Return top, left, bottom, right (half-open) of the lung on the image's left and of the other, int64 [2, 4].
+
+    `mask`: bool [S, S]. Told apart at the emptiest column in the middle third of both; empty without lungs.
+    """
+    boxes = np.zeros((2, 4), np.int64)
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not len(columns):
+        return boxes
+    first, last = int(columns[0]), int(columns[-1]) + 1
+    third = (last - first) // 3
+    middle = first + third + int(np.argmin(mask[:, first + third : last - third].sum(axis=0)))
+    for box, (start, stop) in zip(boxes, ((first, middle), (middle, last)), strict=True):
+        rows = np.flatnonzero(mask[:, start:stop].any(axis=1))
+        if len(rows):
+            box[:] = rows[0], start, rows[-1] + 1, stop
+    return boxes
+
+
 def zones(mask: FloatArray) -> NDArray[np.int64]:
     """Return int64 [S, S] from a mask float32 [S, S] of probabilities: an index into `ZONES` for each pixel.
 
@@ -195,6 +217,21 @@ def boxes(canvases: Pixels) -> Floats:
     rows = [lung_box(mask, 0) for start in range(0, len(canvases), _BATCH)
             for mask in segmenter.masks(canvases[start : start + _BATCH])]  # fmt: skip
     return np.asarray(np.array(rows, np.float64).reshape(-1, 4) / canvases.shape[1], np.float64)
+
+
+def framed_as(box: Floats, other: Floats) -> Crop:
+    """Return the crop in which lungs with this box lie as those of the other image do, as far as the image goes."""
+    scale = (box[1] - box[0]) / (other[1] - other[0]), (box[3] - box[2]) / (other[3] - other[2])
+    top, left = box[0] - other[0] * scale[0], box[2] - other[2] * scale[1]
+    return crop_inside(top, top + scale[0], left, left + scale[1])
+
+
+def crop_inside(top: float, bottom: float, left: float, right: float) -> Crop:
+    """Return the part of a crop that lies in the image; the whole image where next to nothing does."""
+    top, left, bottom, right = max(0.0, top), max(0.0, left), min(1.0, bottom), min(1.0, right)
+    if min(bottom - top, right - left) < _LEAST_CROP:
+        return 0.0, 0.0, 1.0, 1.0
+    return float(top), float(left), float(bottom - top), float(right - left)
 
 
 # --- cutting down to the lungs ----------------------------------------------------------------------------

@@ -191,7 +191,7 @@ def calibration_sections(
     """Return the sections of a bundle's card that `calibrate` decides; `draws`: of stressed images, which are even."""
     method = "temperature and bias fitted on the validation split"
     if draws:
-        method += f", {draws} times in the style of the other class, both classes weighing alike"
+        method += f", {draws} times changed in style and framing towards the other class, both classes weighing alike"
     share = {"prevalence": 0.5} if draws else {}
     return {
         "calibration": {"method": method, **share, **asdict(fitted)},

@@ -310,7 +310,8 @@ def evaluate(
     ] = False,
     explanations: Annotated[int, typer.Option(min=0, max=50, help="Images to explain of each kind of answer.")] = 3,
     stress: Annotated[
-        int, typer.Option(min=0, max=20, help="Measure each image so often in the style of the other class.")
+        int,
+        typer.Option(min=0, max=20, help="Measure each image so often in the style and framing of the other class."),
     ] = 0,
     seed: Seed = 0,
     gate: Gate = True,

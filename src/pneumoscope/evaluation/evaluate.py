@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.ledger import Look, record
 from pneumoscope.evaluation.metrics import evaluate_predictions, subtype_metrics
 from pneumoscope.evaluation.stress import evaluate_stressed
-from pneumoscope.files import out_folder, write_json, write_text
+from pneumoscope.files import atomic_path, out_folder, write_json, write_text
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA, VIRAL, Prediction, Progress, Sample
 from pneumoscope.statistics.rates import confusion
@@ -37,7 +38,7 @@ def evaluate(
 
     The threshold is the bundle's: nothing is chosen on these images. Those that were not analysed are counted, and left
     out of the figures. `look`: announced in the ledger, where this is a locked test set.
-    `stress`: how often each image is measured once more in the style of the other class, or 0.
+    `stress`: how often each image is measured once more, changed towards the other class, or 0.
 
     Raises:
         DataError: no image has a label, or not one could be analysed.
@@ -62,7 +63,9 @@ def evaluate(
         },
     }
     if stress:
-        metrics["stressed"] = evaluate_stressed(classifier, manifest.samples, draws=stress, seed=seed)
+        metrics["stressed"], picture = evaluate_stressed(classifier, manifest.samples, draws=stress, seed=seed)
+        with atomic_path(out_folder(out / "figures") / "stress.png") as temporary:
+            Image.fromarray(picture).save(temporary, format="PNG")
     if look is not None:
         metrics["official"] = asdict(record(look, metrics))
     write_text(out / "predictions.csv", prediction_table(manifest, predictions).to_csv(index=False))

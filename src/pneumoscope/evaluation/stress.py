@@ -1,47 +1,77 @@
-"""A bundle's figures on images in the style of the other class: what is left where the machine speaks against it."""
+"""A bundle's figures on images in the style and framing of the other class, which then speak against it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pneumoscope.bundle.calibration import probabilities
+from pneumoscope.data.acquisition import Boxes
 from pneumoscope.errors import DataError, ImageError
+from pneumoscope.evaluation.adjusted import adjusted
 from pneumoscope.evaluation.metrics import evaluate_predictions
 from pneumoscope.images import read_image
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.images.style import donors, restyled, style_of
+from pneumoscope.lungs import boxes, framed_as
 from pneumoscope.predict import Classifier
 from pneumoscope.records import PNEUMONIA, Bools, FloatArray, Floats, Progress, Sample
 
-STRESSES: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"spectrum": (1.0, 0.0), "greys": (0.0, 1.0), "both": (1.0, 1.0)}
+
+@dataclass(frozen=True, slots=True)
+class Stress:
+    """What an image takes from one of the other class; 0..1 how far, and whether the lungs lie as in that one."""
+
+    spectrum: float = 0.0
+    greys: float = 0.0
+    framing: bool = False
+
+
+CALIBRATING = ("both", "all")  # in turn
+STRESSES: Mapping[str, Stress] = MappingProxyType(
+    {
+        "spectrum": Stress(spectrum=1.0),
+        "greys": Stress(greys=1.0),
+        "both": Stress(1.0, 1.0),
+        "framing": Stress(framing=True),
+        "all": Stress(1.0, 1.0, framing=True),
+    }
 )
 FIGURES = ("auroc", "recall", "specificity", "balanced_accuracy", "ece")
 _BATCH = 32
 
 
-def stressed(
-    canvases: Pixels,
-    positive: Bools,
-    others: Pixels,
-    others_positive: Bools,
-    rng: np.random.Generator,
-    stress: str = "both",
-) -> Pixels:
-    """Return images uint8 [n, S, S], each in the style of one of `others` [m, S, S] that is of the other class.
+@dataclass(frozen=True)
+class Labelled:
+    """Images uint8 [n, S, S], bool [n] which are of pneumonia, and for `framing` the boxes of their lungs, [n, 4]."""
 
-    `positive`, `others_positive`: bool [n] and [m], which are of pneumonia. `stress`: a key of `STRESSES`.
+    images: Pixels
+    positive: Bools
+    boxes: Floats | None = None
+
+
+def stressed(own: Labelled, others: Labelled, rng: np.random.Generator, stress: Stress) -> Pixels:
+    """Return the own images uint8 [n, S, S], each changed towards one of the others that is of the other class.
+
+    The framing changes as far as the image goes: what lies outside it cannot be shown.
     """
-    spectrum, greys = STRESSES[stress]
-    chosen = donors(positive, others_positive, rng)
-    changed = [
-        restyled(np.asarray(canvas), style_of(np.asarray(others[donor])), spectrum=spectrum, greys=greys)
-        for canvas, donor in zip(canvases, chosen, strict=True)
-    ]
+    chosen = donors(own.positive, others.positive, rng)
+    changed = []
+    for index, donor in enumerate(chosen):
+        image = np.asarray(own.images[index])
+        if stress.framing and own.boxes is not None and others.boxes is not None:
+            top, left, height, width = (len(image) * v for v in framed_as(own.boxes[index], others.boxes[donor]))
+            box = (left, top, left + width, top + height)
+            image = np.asarray(Image.fromarray(image).resize(image.shape, Image.Resampling.BILINEAR, box))
+        if stress.spectrum or stress.greys:
+            style = style_of(np.asarray(others.images[donor]))
+            image = restyled(image, style, spectrum=stress.spectrum, greys=stress.greys)
+        changed.append(image)
     return np.stack(changed)
 
 
@@ -51,12 +81,16 @@ def evaluate_stressed(
     *,
     draws: int,
     seed: int = 0,
+    find: Boxes = boxes,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Pixels]:
     """Return `FIGURES` at the bundle's threshold, with intervals by patient, under each of `STRESSES` and under none.
 
-    Every image is measured `draws` times, in the style of another of these images that is of the other class. Images
-    that cannot be read are left out; the gate is not asked.
+    Every image is measured `draws` times, changed towards another of these images that is of the other class. Beside
+    them `adjusted`: figures of the unchanged images that framing and machine cannot lift, where there are enough.
+    Images that cannot be read are left out; the gate is not asked. `find`: where the lungs are.
+
+    The second result is a picture uint8: a row for an image of each class, as it is and under each stress.
 
     Raises:
         DataError: the readable images are all of one class.
@@ -64,15 +98,22 @@ def evaluate_stressed(
     canvases, positive, patients = _read(classifier, samples, progress)
     if positive.all() or not positive.any():
         raise DataError("a stressed evaluation needs images of both classes", remedy="give labelled images of both")
+    own = Labelled(canvases, positive, find(canvases))
+    plain = _logits(classifier, canvases)
     result: dict[str, Any] = {"draws": draws, "n": len(positive)}
-    result["none"] = _figures(classifier, [_logits(classifier, canvases)], positive, patients, seed)
-    for number, name in enumerate(STRESSES):
+    result["none"] = _figures(classifier, [plain], positive, patients, seed)
+    score = probabilities(plain, *classifier.calibration)[0]
+    result["adjusted"] = adjusted(own.images, own.boxes, positive, score, patients, classifier.threshold, seed=seed)
+    shown = [int(np.flatnonzero(positive == ill)[0]) for ill in (False, True)]
+    columns = [canvases[shown]]
+    for number, (name, stress) in enumerate(STRESSES.items()):
         rng = np.random.default_rng([seed, number])
-        logits = [
-            _logits(classifier, stressed(canvases, positive, canvases, positive, rng, name)) for _ in range(draws)
-        ]
+        drawn = [stressed(own, own, rng, stress) for _ in range(draws)]
+        columns.append(drawn[0][shown])
+        logits = [_logits(classifier, images) for images in drawn]
         result[name] = _figures(classifier, logits, positive, patients, seed)
-    return result
+    picture = np.concatenate([np.concatenate(list(column), axis=0) for column in columns], axis=1)
+    return result, picture
 
 
 def _read(

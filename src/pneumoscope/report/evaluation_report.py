@@ -14,6 +14,15 @@ from pneumoscope.report import figures, html, wording
 from pneumoscope.report.folders import Evaluation, Explained, read_evaluation, thumbnail
 
 WORST = 6
+STRESSED = ("auroc", "recall", "specificity", "balanced_accuracy", "ece")
+STRESSES = {
+    "none": "nothing",
+    "spectrum": "noise spectrum",
+    "greys": "greys",
+    "both": "spectrum and greys",
+    "framing": "framing of the lungs",
+    "all": "all of them",
+}
 EXPLAINED = 24
 
 Drawings = Mapping[str, html.Drawing]
@@ -33,6 +42,7 @@ def write(folder: Path, name: str) -> Path:
         ("summary", "In short"),
         ("figures", "Figures"),
         ("curves", "Curves"),
+        ("stressed", "With frame and machine against it"),
         ("errors", "Worst errors"),
         ("subtype", "Bacterial and viral"),
         ("unread", "Not analysed"),
@@ -74,6 +84,7 @@ def view(
         "drawings": [(drawing.inline(key), drawing.caption) for drawing in drawn.values()],
         "undrawn": _undrawn(evaluation),
         "mismatch": _mismatch(evaluation),
+        "stressed": stressed(evaluation),
         "errors": worst_errors(evaluation, worst),
         "errors_known": evaluation.predictions is not None,
         "unread": not_analysed(evaluation),
@@ -169,6 +180,42 @@ def _groups(rows: pd.DataFrame) -> dict[str, Floats]:
     if scores[PNEUMONIA].size and scores[BACTERIAL].size:
         scores["PNEUMONIA, subtype unknown"] = scores.pop(PNEUMONIA)
     return {name: values for name, values in scores.items() if values.size}
+
+
+def stressed(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what the page shows of the figures under stress: rows of estimates, sentences, a picture."""
+    section = evaluation.metrics.get("stressed") or {}
+    picture = evaluation.folder / "figures" / "stress.png"
+    names = [name for name in STRESSES if name in section]
+    return {
+        "draws": section.get("draws"),
+        "headings": [wording.METRICS.get(key, (key,))[0] for key in STRESSED],
+        "rows": [(STRESSES[name], [section[name][key] for key in STRESSED]) for name in names],
+        "names": [STRESSES[name] for name in names if name != "none"],
+        "adjusted": _adjusted(section.get("adjusted")),
+        "picture": html.image_uri(picture) if names and picture.is_file() else "",
+    }
+
+
+def _adjusted(section: Mapping[str, Any] | None) -> list[str]:
+    if not section:
+        return []
+    shortcut, weighted = (html.figure(section[key]) for key in ("shortcut_auroc", "auroc"))
+    sentences = [
+        f"Framing and machine alone have AUROC {shortcut}. With images weighted so that these say nothing of the class "
+        f"the network has {weighted}; that is worth {section['effective_n']:.0f} images."
+    ]
+    conflict = [
+        f"{wording.METRICS[key][0]} {html.figure(section[f'conflict_{key}'])}"
+        for key in ("recall", "specificity")
+        if section[f"conflict_{key}"]
+    ]
+    if conflict:
+        sentences.append(
+            f"Among the {section['conflict_n']} images of which frame and machine say the wrong class: "
+            f"{', '.join(conflict)}."
+        )
+    return sentences
 
 
 def worst_errors(evaluation: Evaluation, most: int) -> list[dict[str, Any]]:

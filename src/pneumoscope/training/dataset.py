@@ -13,9 +13,10 @@ from torch.utils.data import Dataset, Sampler
 
 from pneumoscope.config import AugmentConfig
 from pneumoscope.images.preparation import Pixels, Preparation, toned
+from pneumoscope.lungs import Crop
 from pneumoscope.networks.transforms import Augmentation, draw, normalise, prepare
 from pneumoscope.records import BACTERIAL, NORMAL, VIRAL, Sample
-from pneumoscope.training.exchange import Crop, Exchange
+from pneumoscope.training.exchange import NOBODY, Exchange
 
 CLASSES = {2: ("normal", "pneumonia"), 3: ("normal", BACTERIAL, VIRAL)}
 
@@ -76,8 +77,9 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
     """Cached images with targets and weights.
 
     Items are keyed by (epoch, index): float32 [3, S, S], bool [classes] (float32 where `soft` targets, [n, classes],
-    take the place of `allowed`), float32 []. Without an augmenter the epoch does not matter. With `lungs`, masks like
-    `pixels`, an augmented item has a fourth part: where the image's lungs lie, uint8 [1, S, S] in 0..255.
+    take the place of `allowed`, or where some images show no lungs), float32 []. Without an augmenter the epoch does
+    not matter. With `lungs`, masks like `pixels`, an augmented item has a fourth part: where the image's lungs lie,
+    uint8 [1, S, S] in 0..255.
     """
 
     def __init__(
@@ -98,6 +100,10 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
         self.exchange: Exchange | None = None
         if augmenter is not None:
             self.exchange = Exchange(augmenter.config, augmenter.seed, pixels, rows, ~allowed[:, 0], lungs)
+            if augmenter.config.blank:
+                self.targets = self.targets.float()
+        rest = allowed.shape[1] - 1
+        self.even = torch.tensor([0.5] + [0.5 / rest] * rest)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,7 +115,9 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
         if self.augmenter is None or self.exchange is None:
             return prepare(torch.from_numpy(np.array(self.pixels[row]))[None], self.preparation)[0], *target
         crop = self.exchange.crop(epoch, index)
-        image = self.augmenter(self.exchange.canvas(epoch, index), epoch, index, crop)
+        canvas, owner = self.exchange.canvas(epoch, index)
+        target = (self.even, self.weights[index]) if owner == NOBODY else (self.targets[owner], self.weights[owner])
+        image = self.augmenter(canvas, epoch, index, crop)
         if self.lungs is None:
             return image, *target
         size, drawn = self.augmenter.drawn(epoch, index, crop)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 from scipy.ndimage import gaussian_filter, maximum_filter
 
 from pneumoscope.config import AugmentConfig
 from pneumoscope.images.preparation import Pixels
 from pneumoscope.images.style import restyled, style_of
-from pneumoscope.lungs import lung_box
-from pneumoscope.records import Bools, Floats, Ints
+from pneumoscope.lungs import Crop, crop_inside, framed_as, lung_box, lung_sides
+from pneumoscope.records import Bools, FloatArray, Floats, Ints
 
 _MARGIN = 0.03  # of the side, kept around the lungs
 _SEAM = 0.01  # of the side, standard deviation
 _INWARD, _OUTWARD = 0.25, 0.08  # of the lungs' height and width, by which an edge of their box moves at most
 _LEAST_STYLE = 0.3  # of the way to the other image's style
-_LEAST_CROP = 0.25  # of the side; a smaller crop shows no chest
-
-Crop = tuple[float, float, float, float]  # top, left, height, width in fractions of the side
+_GROWN = 0.04  # of the side, by which what is replaced reaches beyond the lungs at most
+NOBODY = -1  # whose lungs an image shows that shows none
 
 
 class Exchange:
@@ -42,25 +42,47 @@ class Exchange:
         self.pixels, self.rows, self.lungs = pixels, np.asarray(rows), lungs
         self.positive, self.of_class = positive, (np.flatnonzero(~positive), np.flatnonzero(positive))
         self.styles = [style_of(np.asarray(pixels[row])) for row in rows] if config.style else []
-        self.boxes = np.zeros((0, 4))
+        self.boxes, self.sides = np.zeros((0, 4)), np.zeros((0, 2, 4), np.int64)
+        if lungs is not None and config.transplant:
+            self.sides = np.array([lung_sides(lungs[row] > 127) for row in rows])
         if lungs is not None and config.lungs + config.framing > 0:
-            self.boxes = _boxes(lungs, self.rows)
+            self.boxes = boxes_of(lungs, rows)
 
-    def canvas(self, epoch: int, index: int) -> Pixels:
-        """Return an image, uint8 [S, S], among another's surroundings and in another's style where that is drawn."""
-        row = self.rows[index]
+    def canvas(self, epoch: int, index: int) -> tuple[Pixels, int]:
+        """Return an image, uint8 [S, S], changed as drawn, and the index of whose lungs it shows, or `NOBODY`.
+
+        Other surroundings first, then other lungs or none, then another style.
+        """
+        row, owner = self.rows[index], index
         canvas = np.asarray(self.pixels[row])
         # Each kind has a generator of its own, so that one switched on leaves the draws of the others as they were.
         rng = np.random.default_rng([self.seed, epoch, index, 1])
         if self.lungs is not None and rng.random() < self.config.surroundings:
             other = self.rows[int(rng.integers(len(self.rows)))]
             canvas = in_other_surroundings(canvas, self.lungs[row], self.pixels[other], self.lungs[other])
+        if self.lungs is not None and self.config.transplant + self.config.blank:
+            canvas, owner = self._lungs_changed(canvas, index, np.random.default_rng([self.seed, epoch, index, 4]))
         rng = np.random.default_rng([self.seed, epoch, index, 2])
         if self.config.style:
-            donor = int(rng.choice(self.of_class[not self.positive[index]]))
+            donor = int(rng.choice(self.of_class[not self.positive[owner if owner != NOBODY else index]]))
             shares = (rng.random(2) < self.config.style) * rng.uniform(_LEAST_STYLE, 1, 2)
             canvas = restyled(canvas, self.styles[donor], spectrum=float(shares[0]), greys=float(shares[1]))
-        return canvas
+        return canvas, owner
+
+    def _lungs_changed(self, canvas: Pixels, index: int, rng: np.random.Generator) -> tuple[Pixels, int]:
+        """Return the image with other lungs, none or its own, and whose they are."""
+        assert self.lungs is not None
+        drawn, mask = rng.random(), self.lungs[self.rows[index]]
+        if drawn >= self.config.transplant + self.config.blank or not mask.any():
+            return canvas, index
+        if drawn >= self.config.transplant:
+            return without_lungs(canvas, mask, rng), NOBODY
+        # Both classes alike, so that nothing of the image that receives goes with the label.
+        donor = int(rng.choice(self.of_class[int(rng.integers(2))]))
+        theirs = self.rows[donor]
+        if not self.lungs[theirs].any():
+            return canvas, index
+        return with_other_lungs(canvas, mask, self.sides[index], self.pixels[theirs], self.sides[donor], rng), donor
 
     def crop(self, epoch: int, index: int) -> Crop | None:
         """Return the crop of an image where one by the lungs or by another's framing is drawn, else None."""
@@ -74,8 +96,11 @@ class Exchange:
         return framed_as(box, self.boxes[int(rng.integers(len(self.rows)))])
 
 
-def _boxes(lungs: Pixels, rows: Ints) -> Floats:
-    """Return top, bottom, left, right of the lungs in each row, float64 [n, 4] in fractions of the side."""
+def boxes_of(lungs: Pixels, rows: Sequence[int]) -> Floats:
+    """Return top, bottom, left, right of the lungs in these masks, float64 [n, 4] in fractions of the side.
+
+    `lungs`: uint8 [M, S, S], 0..255.
+    """
     boxes = [lung_box(lungs[row] / np.float32(255), 0) for row in rows]
     return np.asarray(np.array(boxes) / lungs.shape[1])
 
@@ -85,21 +110,7 @@ def by_lungs(box: Floats, rng: np.random.Generator) -> Crop:
     height, width = box[1] - box[0], box[3] - box[2]
     inward = np.where(rng.random(4) < 0.5, rng.uniform(0, _INWARD, 4), rng.uniform(-_OUTWARD, 0, 4))
     inward *= [height, -height, width, -width]
-    return _inside(*(box + inward))
-
-
-def framed_as(box: Floats, other: Floats) -> Crop:
-    """Return the crop in which lungs with this box lie as those of the other image do, as far as the image goes."""
-    scale = (box[1] - box[0]) / (other[1] - other[0]), (box[3] - box[2]) / (other[3] - other[2])
-    top, left = box[0] - other[0] * scale[0], box[2] - other[2] * scale[1]
-    return _inside(top, top + scale[0], left, left + scale[1])
-
-
-def _inside(top: float, bottom: float, left: float, right: float) -> Crop:
-    top, left, bottom, right = max(0.0, top), max(0.0, left), min(1.0, bottom), min(1.0, right)
-    if min(bottom - top, right - left) < _LEAST_CROP:
-        return 0.0, 0.0, 1.0, 1.0
-    return float(top), float(left), float(bottom - top), float(right - left)
+    return crop_inside(*(box + inward))
 
 
 def in_other_surroundings(image: Pixels, lungs: Pixels, other: Pixels, other_lungs: Pixels) -> Pixels:
@@ -115,3 +126,47 @@ def in_other_surroundings(image: Pixels, lungs: Pixels, other: Pixels, other_lun
     own = maximum_filter(np.maximum(lungs, other_lungs), margin) > 127
     keep = gaussian_filter(own.astype(np.float32), seam)
     return np.asarray(np.round(other + keep * (image.astype(np.float32) - other)), np.uint8)
+
+
+def with_other_lungs(
+    image: Pixels, mask: Pixels, sides: Ints, other: Pixels, other_sides: Ints, rng: np.random.Generator
+) -> Pixels:
+    """Return an image uint8 [S, S] with another's lungs in place of its own, each stretched to its place.
+
+    `mask`: the image's lungs, uint8 [S, S] in 0..255. `sides`, `other_sides`: `lung_sides` of both. Their greys stay
+    or are moved to the image's mean and spread; how far beyond the lungs they reach and how soft the seam is are drawn.
+    """
+    side = len(image)
+    donor = Image.fromarray(other)
+    canvas = image.astype(np.float32)
+    grown = round(_GROWN * side)
+    for own, theirs in zip(sides, other_sides, strict=True):
+        top, left, bottom, right = own + grown * np.array([-1, -1, 1, 1])
+        scale = (theirs[2:] - theirs[:2]) / np.maximum(own[2:] - own[:2], 1)
+        (upper, outer), (lower, inner) = theirs[:2] - grown * scale, theirs[2:] + grown * scale
+        box = np.clip([outer, upper, inner, lower], 0, side)
+        size = right - left, bottom - top
+        piece = np.asarray(donor.resize(size, Image.Resampling.BILINEAR, box=tuple(box)), np.float32)
+        inside = np.s_[max(0, top) : bottom, max(0, left) : right]
+        canvas[inside] = piece[max(0, -top) :, max(0, -left) :][: canvas[inside].shape[0], : canvas[inside].shape[1]]
+    if rng.random() < 0.5:
+        mean, spread = float(other.mean()), max(1.0, float(other.std()))
+        canvas = (canvas - mean) * (float(image.std()) / spread) + float(image.mean())
+    return _blended(image, canvas, mask, rng)
+
+
+def without_lungs(image: Pixels, mask: Pixels, rng: np.random.Generator) -> Pixels:
+    """Return an image uint8 [S, S] whose lungs, uint8 [S, S] in 0..255, are one grey, or its own pixels shuffled."""
+    if rng.random() < 0.3:
+        fill = rng.permutation(image.ravel()).reshape(image.shape).astype(np.float32)
+    else:
+        grey = rng.choice([0.0, float(image.mean()), rng.uniform(0, 255)])
+        fill = np.full(image.shape, grey, np.float32)
+    return _blended(image, fill, mask, rng)
+
+
+def _blended(image: Pixels, inside: FloatArray, mask: Pixels, rng: np.random.Generator) -> Pixels:
+    side = len(image)
+    grown = 2 * round(float(rng.uniform(0, _GROWN)) * side) + 1
+    keep = gaussian_filter((maximum_filter(mask, grown) > 127).astype(np.float32), float(rng.uniform(0, _SEAM)) * side)
+    return np.asarray(np.clip(np.rint(image + keep * (inside - image)), 0, 255), np.uint8)

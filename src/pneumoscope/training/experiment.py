@@ -30,7 +30,6 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
 from pneumoscope.evaluation.evaluate import evaluate
-from pneumoscope.evaluation.stress import stressed
 from pneumoscope.files import atomic_path, out_folder, read_json, write_json, write_text
 from pneumoscope.gate.fitting import add_gate, drawn, least_side
 from pneumoscope.images.preparation import Pixels, Preparation
@@ -44,7 +43,7 @@ from pneumoscope.training.exchange import Exchange
 from pneumoscope.training.features import best_device, predict_logits
 from pneumoscope.training.fit import Hardware, Report, Row
 from pneumoscope.training.provenance import ages, environment, is_synthetic, limits, population, split_counts
-from pneumoscope.training.strategy import TrainingRun, make_part, train_network
+from pneumoscope.training.strategy import TrainingRun, make_part, stressed_validation, train_network
 
 _BATCH = 64
 
@@ -279,14 +278,12 @@ def _logits(run: TrainingRun, cache: PixelCache, rows: Sequence[int]) -> Floats:
 
 
 def _stressed_logits(run: TrainingRun, draws: int) -> Floats:
-    """Return logits float64 [draws * n, C] of the validation images in the style of the other class in training."""
+    """Return logits float64 [draws * n, C] of the validation images changed towards the other class."""
     rng = np.random.default_rng([run.experiment.seed, 5])
-    val, train = (run.cache.pixels[part.rows] for part in (run.val, run.train))
-    positive, others_positive = (~part.allowed[:, 0] for part in (run.val, run.train))
-    parts = []
-    for _ in range(draws):
-        images = stressed(val, positive, train, others_positive, rng)
-        parts.append(_logits(run, replace(run.cache, pixels=images), range(len(images))))
+    parts = [
+        _logits(run, replace(run.cache, pixels=images), range(len(images)))
+        for images in stressed_validation(run, draws, rng)
+    ]
     return np.concatenate(parts)
 
 
@@ -369,7 +366,7 @@ def draw_augmentation(run: TrainingRun, path: Path) -> None:
     sheet = np.zeros((5 * size, 5 * size), np.uint8)
     for i, index in enumerate(chosen):
         for epoch in range(5):
-            canvas = torch.from_numpy(np.array(exchange.canvas(epoch, index)))
+            canvas = torch.from_numpy(np.array(exchange.canvas(epoch, index)[0]))
             image = augmenter.drawn(epoch, index, exchange.crop(epoch, index))[1].apply(canvas[None], size)
             sheet[i * size : (i + 1) * size, epoch * size : (epoch + 1) * size] = image[0].numpy()
     with atomic_path(path) as temporary:

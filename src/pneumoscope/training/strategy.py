@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from pneumoscope.config import Experiment
 from pneumoscope.data.cache import PixelCache
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.stress import CALIBRATING, STRESSES, Labelled, stressed
 from pneumoscope.images.preparation import Pixels, Preparation
 from pneumoscope.networks.network import Network, freeze, frozen_modules, stages
 from pneumoscope.records import Progress, Sample
 from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets
+from pneumoscope.training.exchange import boxes_of
 from pneumoscope.training.features import best_device, encode
 from pneumoscope.training.fit import Hardware, Phase, Report, Row, fit
 from pneumoscope.training.teachers import PREDICTIONS, Ensemble, soft_targets
@@ -148,7 +150,7 @@ def _on_images(run: TrainingRun, name: str, unfreeze: int | None) -> list[Row]:
             run.train.soft,
             run.lungs,
         ),
-        ImageDataset(run.cache.pixels, run.val.rows, run.val.allowed, run.val.weights, run.preparation),
+        _validation(run),
         run.train.balance,
     )
     rate = experiment.train.head_rate if head_only else experiment.train.rate
@@ -159,6 +161,32 @@ def _on_images(run: TrainingRun, name: str, unfreeze: int | None) -> list[Row]:
         seed=experiment.seed, hardware=run.hardware, resume=run.resume, report=run.report, loggers=run.loggers,
         bar=run.bar, teachers=teachers,
     )  # fmt: skip
+
+
+def _validation(run: TrainingRun) -> ImageDataset:
+    """Return the validation images, changed towards the other class where the experiment is calibrated on that."""
+    part, pixels, rows = run.val, run.cache.pixels, run.val.rows
+    draws = min(run.experiment.train.stress, len(CALIBRATING))
+    if draws:
+        pixels = np.concatenate(list(stressed_validation(run, draws, np.random.default_rng([run.experiment.seed, 6]))))
+        rows = list(range(len(pixels)))
+    allowed, weights = np.tile(part.allowed, (max(1, draws), 1)), np.tile(part.weights, max(1, draws))
+    return ImageDataset(pixels, rows, allowed, weights, run.preparation)
+
+
+def stressed_validation(run: TrainingRun, draws: int, rng: np.random.Generator) -> Iterator[Pixels]:
+    """Yield the validation images changed towards training images of the other class, uint8 [n, S, S] each.
+
+    In turn by the style alone and by style and framing.
+    """
+    val, train = (_labelled(run, part) for part in (run.val, run.train))
+    for draw in range(draws):
+        yield stressed(val, train, rng, STRESSES[CALIBRATING[draw % len(CALIBRATING)]])
+
+
+def _labelled(run: TrainingRun, part: Part) -> Labelled:
+    boxes = None if run.lungs is None else boxes_of(run.lungs, part.rows)
+    return Labelled(run.cache.pixels[part.rows], ~part.allowed[:, 0], boxes)
 
 
 def sizes(experiment: Experiment, epochs: int) -> list[int]:

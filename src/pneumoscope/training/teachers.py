@@ -120,10 +120,11 @@ class Ensemble:
 def shared_target(allowed: Tensor, opinion: Tensor, share: float) -> Tensor:
     """Return targets [B, C]: the label, and with weight `share` the opinion, a distribution [B, C].
 
-    `allowed`: bool, or a distribution already. A label that leaves the subtype open divides its pneumonia as the
-    opinion does.
+    `allowed`: bool, or rows as `set_loss` takes them. A label that leaves the subtype open divides its pneumonia as
+    the opinion does.
     """
-    label = torch.where(allowed, opinion.clamp_min(_SURE), 0.0) if allowed.dtype == torch.bool else allowed
+    several = allowed.sum(dim=1, keepdim=True) > 1.5
+    label = torch.where(several, allowed * opinion.clamp_min(_SURE), allowed.to(opinion.dtype))
     return (1 - share) * label / label.sum(dim=1, keepdim=True) + share * opinion
 
 
