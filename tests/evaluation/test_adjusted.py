@@ -35,8 +35,8 @@ def test_a_score_that_reads_the_exposure_loses_its_area(study: tuple[np.ndarray,
     of_the_exposure = figures(study, 0.2 + 0.6 * bright + rng.uniform(-0.1, 0.1, COUNT))
     assert of_the_exposure["shortcut_auroc"]["value"] > 0.6
     assert of_the_exposure["auroc"]["value"] < 0.7  # .8 without weights
-    assert of_the_exposure["conflict_specificity"]["value"] < 0.2
-    assert of_the_exposure["conflict_recall"]["value"] < 0.2
+    assert of_the_exposure["conflict_specificity"]["value"] < 0.6  # .8 of all
+    assert of_the_exposure["conflict_recall"]["value"] < 0.6
 
 
 def test_a_score_that_reads_the_disease_keeps_it(study: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:

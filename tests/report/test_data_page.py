@@ -16,7 +16,7 @@ from pneumoscope.data.scan import scan
 from pneumoscope.data.sources import open_source
 from pneumoscope.errors import DataError, StorageError
 from pneumoscope.records import RESEARCH_ONLY
-from pneumoscope.report.data_page import write_page
+from pneumoscope.report.data_page import framing_chart, write_page
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +132,15 @@ def test_a_source_without_readable_images_or_labels_has_a_page(tmp_path: Path) -
         page = write_page(tmp_path / keep).read_text(encoding="utf-8")
         assert "unlabelled" in page
         assert "Not measured" in page
+
+
+def test_framing_is_drawn_from_the_medians_of_both_classes() -> None:
+    sides = ("above", "below", "left of", "right of")
+    medians = {
+        f"{side} the lungs": {"NORMAL": 0.18, "PNEUMONIA": 0.07 + number / 100} for number, side in enumerate(sides)
+    }
+    figure = framing_chart(medians)
+    normal, ill = ([text.get_text() for text in axes.texts] for axes in figure.axes)
+    assert (normal, ill) == (["18% above", "18% below"], ["7% above", "8% below"])
+    width = [axes.patches[1].get_width() for axes in figure.axes]
+    assert width == pytest.approx([0.64, 0.81])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pneumoscope.report import evaluation_report
 
@@ -138,3 +139,33 @@ def test_the_bare_minimum_is_enough(tmp_path: Path, read_page: Callable[[Path], 
     (tmp_path / "metrics.json").write_text("{}", encoding="utf-8")
     page = read_page(evaluation_report.write(tmp_path, "net"))
     assert "not available" in page.text
+
+
+def test_figures_under_stress_stand_in_a_table_with_a_picture(
+    evaluation_folder: Path, read_page: Callable[[Path], Any]
+) -> None:
+    def figures(value: float) -> dict[str, Any]:
+        estimate = {"value": value, "ci95": [value - 0.02, value + 0.02], "method": "by hand"}
+        return dict.fromkeys(evaluation_report.STRESSED, estimate)
+
+    page = read_page(evaluation_report.write(evaluation_folder, "net"))
+    assert "pneumoscope evaluate --stress 4" in page.text
+    adjusted = {
+        "shortcut_auroc": figures(0.941)["auroc"],
+        "auroc": figures(0.877)["auroc"],
+        "effective_n": 61.4,
+        "conflict_n": 33,
+        "conflict_recall": None,
+        "conflict_specificity": figures(0.712)["auroc"],
+    }
+    section = {"draws": 2, "n": 398, "none": figures(0.951), "all": figures(0.823), "adjusted": adjusted}
+    path = evaluation_folder / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**metrics, "stressed": section}), encoding="utf-8")
+    Image.new("L", (60, 20), 90).save(evaluation_folder / "figures" / "stress.png")
+    page = read_page(evaluation_report.write(evaluation_folder, "net"))
+    assert "all of them" in page.text
+    assert page.text.count("0.823 0.803–0.843") == len(evaluation_report.STRESSED)
+    assert "that is worth 61 images" in page.text
+    assert "the 33 images of which frame and machine say the wrong class: Specificity 0.712" in page.text
+    assert "as they are, then all of them" in page.text

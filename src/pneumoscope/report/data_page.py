@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.cbook import boxplot_stats
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pneumoscope.errors import DataError
@@ -18,6 +19,7 @@ from pneumoscope.report.axes import new_figure, plain_legend, quiet_axes
 from pneumoscope.report.html import image_uri, render, svg
 
 MOST = 8  # images of one patient from which on the bars are joined
+_SIDES = ("above the lungs", "below the lungs", "left of the lungs", "right of the lungs")
 _SIZES = (
     ("width", "width, pixels"),
     ("height", "height, pixels"),
@@ -133,8 +135,13 @@ def _describe_charts(describe: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _quality_charts(quality: Mapping[str, Any] | None) -> dict[str, Any]:
     if quality is None or not quality["shortcuts"]["features"]:
-        return {"shortcuts": None}
-    return {"shortcuts": svg(shortcut_chart(quality["shortcuts"]["features"], quality["shortcuts"]["limit"]))}
+        return {"shortcuts": None, "framing": None}
+    features = quality["shortcuts"]["features"]
+    medians = {feature["name"]: feature["medians"] for feature in features if feature.get("medians")}
+    return {
+        "shortcuts": svg(shortcut_chart(features, quality["shortcuts"]["limit"])),
+        "framing": svg(framing_chart(medians)) if set(_SIDES) <= set(medians) else None,
+    }
 
 
 def _varies(groups: Mapping[str, Any]) -> bool:
@@ -220,6 +227,21 @@ def shortcut_chart(features: list[Mapping[str, Any]], limit: float) -> Figure:
     axes.set(xlim=(-0.01, 1.01), ylim=(len(features) - 0.5, -0.5))
     axes.set_xlabel("AUROC for pneumonia, with 95 % interval")
     axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def framing_chart(medians: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw the frame of each class side by side, with the box of the lungs at its median."""
+    figure = new_figure(7.2, 3.6, "Where the lungs lie in the frame, by class")
+    for column, label in enumerate(medians[_SIDES[0]]):
+        axes = figure.add_subplot(1, 2, column + 1)
+        above, below, left, right = (medians[side][label] for side in _SIDES)
+        axes.add_patch(Rectangle((0, 0), 1, 1, fill=False, edgecolor=MUTED, linewidth=1))
+        axes.add_patch(Rectangle((left, above), 1 - left - right, 1 - above - below, color=_colour(label), alpha=0.35))
+        axes.annotate(f"{above:.0%} above", (0.5, above / 2), ha="center", va="center", color=INK)
+        axes.annotate(f"{below:.0%} below", (0.5, 1 - below / 2), ha="center", va="center", color=INK)
+        axes.set(xlim=(-0.01, 1.01), ylim=(1.01, -0.01), aspect="equal", title=label)
+        axes.set_axis_off()
     return figure
 
 

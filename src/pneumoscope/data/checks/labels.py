@@ -168,7 +168,10 @@ def check_shortcuts(evidence: Evidence) -> list[Problem]:
         f"{amount(len(flagged), 'property predicts', 'properties predict')} the label without the lungs, "
         f"most of all {lines[0]}; flagged where the interval lies outside {1 - LIMIT:.2f} to {LIMIT:.2f}"
     )
-    remedy = "take it out of the pixels (crop, resample alike, mask) and audit the trained network for it"
+    remedy = (
+        "exchange it between the classes in training (augment.style, framing, transplant), calibrate against it "
+        "(train.stress), compare networks by evaluate --stress, and audit the one you keep"
+    )
     return [Problem("shortcut", "warning", len(flagged), text, remedy, tuple(lines[:EXAMPLES]))]
 
 

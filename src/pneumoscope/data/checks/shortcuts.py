@@ -26,7 +26,7 @@ from pneumoscope.data.acquisition import (
 )
 from pneumoscope.data.scan import Scan
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.records import PNEUMONIA, Bools, Estimate, Floats, Ints, Progress
+from pneumoscope.records import NORMAL, PNEUMONIA, Bools, Estimate, Floats, Ints, Progress
 from pneumoscope.statistics.auc import auroc_interval
 
 LIMIT = 0.60  # flagged where the whole interval lies above it, or below one minus it
@@ -54,10 +54,11 @@ def shortcuts(
     """Return the AUROC for pneumonia of every feature, alone and together, over the labelled images.
 
     One record per feature: `name`, `origin` (`file`, `table` or `image`), `auroc` (value, ci95, method), `n`,
-    `flagged`. A feature with one column is used as it is, so an AUROC below .5 says that it is lower in
-    pneumonia. Several columns go through a regression, those of images through boosted trees; neither ever sees the
-    patient it scores. Features of images need 50 patients of each class and are measured in 2,000 images at most, drawn
-    at random; `boxes` finds the lungs in them. Empty where a class has fewer than ten patients.
+    `flagged`, and of one number of the images the `medians` of both classes. A feature with one column is used as it is, so an
+    AUROC below .5 says that it is lower in pneumonia. Several columns go through a regression, those of images through
+    boosted trees; neither ever sees the patient it scores. Features of images need 50 patients of each class and are
+    measured in 2,000 images at most, drawn at random; `boxes` finds the lungs in them. Empty where a class has fewer
+    than ten patients.
     """
     table = scan.table
     rows = np.flatnonzero(scan.readable & table["label"].notna().to_numpy(bool))
@@ -102,13 +103,16 @@ def _record(feature: Feature, y: Bools, groups: Ints, folds: Folds, seed: int) -
         method = f"{kind}, {FOLDS} folds by patient; {estimate.method}"
         estimate = Estimate(estimate.value, estimate.low, estimate.high, method)
     flagged = estimate.low > LIMIT or estimate.high < 1 - LIMIT
-    return {
+    record: dict[str, Any] = {
         "name": feature.name,
         "origin": feature.origin,
         "auroc": estimate.as_json(),
         "n": len(y),
         "flagged": bool(flagged),
     }
+    if trees and not fitted:
+        record["medians"] = {name: float(np.median(scores[y == ill])) for name, ill in ((NORMAL, 0), (PNEUMONIA, 1))}
+    return record
 
 
 # --- features ---------------------------------------------------------------------------------------------
