@@ -12,6 +12,7 @@ from sklearn.metrics import roc_curve
 
 from pneumoscope.bundle.calibration import (
     at_prevalence,
+    calibrate,
     estimate_prevalence,
     fit_calibration,
     fit_to,
@@ -311,3 +312,17 @@ def test_a_threshold_that_is_carried_over_is_measured_here():
     assert not any(own.carried for own in operating_points(y, p, patients, resamples=10).values())
     assert point.sensitivity.value == pytest.approx((p[y == 1] >= 0.3).mean())
     assert point.specificity.value == pytest.approx((p[y == 0] < 0.3).mean())
+
+
+def test_calibrated_at_equal_shares_balanced_is_a_half_near_youdens_point():
+    rng = np.random.default_rng(3)
+    y = rng.random(4000) < 0.8
+    odds = rng.normal(np.where(y, 2.5, -1.5), 1.6)
+    logits = np.stack([-odds / 2, odds / 2], axis=1) * 1.7 + [0.4, -0.4]
+    patients = [str(index) for index in range(len(y))]
+    fitted, points = calibrate(logits, y, patients, seed=0, even=True)
+    assert points["balanced"].threshold == 0.5
+    probability = probabilities(logits, fitted.temperature, fitted.bias)[0]
+    best = operating_points(y, probability, patients)["balanced"]
+    gained = [point.sensitivity.value + point.specificity.value for point in (best, points["balanced"])]
+    assert 0 <= gained[0] - gained[1] < 0.02

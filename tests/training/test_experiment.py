@@ -128,7 +128,7 @@ def test_under_stress_the_calibration_is_that_of_images_in_the_other_style(
     assert cards["plain"]["weights"]["sha256"] == cards["stressed"]["weights"]["sha256"]
     assert cards["stressed"]["calibration"]["n"] == 2 * cards["plain"]["calibration"]["n"]
     assert cards["stressed"]["calibration"]["prevalence"] == 0.5
-    assert "2 times in the style of the other class" in cards["stressed"]["calibration"]["method"]
+    assert "2 times changed in style and framing towards the other class" in cards["stressed"]["calibration"]["method"]
     assert cards["stressed"]["calibration"]["bias"] != cards["plain"]["calibration"]["bias"]
     metrics = json.loads((tmp_path / "stressed" / "metrics.json").read_text())
     assert metrics["stressed"]["draws"] == 2
@@ -290,14 +290,15 @@ def test_augmentation_is_drawn_from_the_seed(trained: Path) -> None:
 
 
 def test_training_knows_where_the_lungs_are_and_finds_them_once(
-    chest_manifest: Manifest, small_experiment: Make, tmp_path: Path, private_cache: Path
+    chest_manifest: Manifest, small_experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))
     told: list[str] = []
     experiment = small_experiment(augment={"surroundings": 1.0}, train={"attention": 1.0, "epochs": 1})
     for name in ("one", "two"):
         run_experiment(experiment, chest_manifest, tmp_path / name, name="lungs", console=Console(say=told.append))
     assert sum("finding the lungs" in line for line in told) == 1
-    (file,) = private_cache.glob("*/lungs-*.npy")
+    (file,) = (tmp_path / "cache").glob("*/lungs-*.npy")
     masks = np.load(file)
     with_lungs = (masks > 127).any(axis=(1, 2)).mean()
     assert with_lungs > 0.5

@@ -179,10 +179,14 @@ def points_at(
 def calibrate(
     logits: ArrayLike, targets: ArrayLike, patients: Sequence[str], *, seed: int, even: bool = False
 ) -> tuple[Calibration, dict[str, OperatingPoint]]:
-    """Fit the calibration to validation images, and choose the operating points among their probabilities."""
+    """Fit the calibration to validation images, and choose the operating points among their probabilities.
+
+    Where both classes weigh alike (`even`), `balanced` is at a half: both are equally likely there. That is Youden's
+    point of the fitted model, and steadier than Youden's point of the images.
+    """
     fitted = fit_calibration(logits, targets, even=even)
     probability, _ = probabilities(logits, fitted.temperature, fitted.bias)
-    return fitted, operating_points(targets, probability, patients, seed=seed)
+    return fitted, operating_points(targets, probability, patients, seed=seed, balanced=0.5 if even else None)
 
 
 def calibration_sections(
@@ -207,11 +211,12 @@ def operating_points(
     target: float = TARGET,
     seed: int = 0,
     resamples: int = 1000,
+    balanced: float | None = None,
 ) -> dict[str, OperatingPoint]:
     """Choose the thresholds `balanced`, `triage` and `rule-in` from validation images.
 
     `y`: 0/1 [n]; `probability`: [n] in 0..1; `patients`: [n] keys.
-    - `balanced`: the maximiser of sensitivity + specificity (Youden 1950), the middle of the interval where
+    - `balanced`: the threshold given, else the maximiser of sensitivity + specificity (Youden 1950), the middle of the interval where
       several thresholds tie, as the median over patient bootstrap resamples: one image does not decide.
     - `triage`: the largest threshold whose sensitivity's lower 95 % bound reaches `target`; where too few
       images of pneumonia can support that, the largest whose sensitivity itself does, and `note` says so.
@@ -230,7 +235,8 @@ def operating_points(
     cuts = _cuts(c.score)
     triage, triage_note = _reaching(c, cuts[::-1], target, positive=True)
     rule_in, rule_in_note = _reaching(c, cuts, target, positive=False)
-    balanced = _youden(c, np.random.default_rng(seed), resamples)
+    if balanced is None:
+        balanced = _youden(c, np.random.default_rng(seed), resamples)
     return {
         "balanced": _point("balanced", c, balanced, None, ""),
         "triage": _point("triage", c, min(triage, balanced), target, triage_note),

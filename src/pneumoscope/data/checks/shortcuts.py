@@ -54,11 +54,11 @@ def shortcuts(
     """Return the AUROC for pneumonia of every feature, alone and together, over the labelled images.
 
     One record per feature: `name`, `origin` (`file`, `table` or `image`), `auroc` (value, ci95, method), `n`,
-    `flagged`, and of one number of the images the `medians` of both classes. A feature with one column is used as it is, so an
-    AUROC below .5 says that it is lower in pneumonia. Several columns go through a regression, those of images through
-    boosted trees; neither ever sees the patient it scores. Features of images need 50 patients of each class and are
-    measured in 2,000 images at most, drawn at random; `boxes` finds the lungs in them. Empty where a class has fewer
-    than ten patients.
+    `flagged`, and of one number of the images the `medians` of both classes. A feature with one column is used as
+    it is, so an AUROC below .5 says that it is lower in pneumonia. Several columns go through a regression, those of
+    images through boosted trees; neither ever sees the patient it scores. Features of images need 50 patients of each
+    class and are measured in 2,000 images at most, drawn at random; `boxes` finds the lungs in them. Empty where a
+    class has fewer than ten patients.
     """
     table = scan.table
     rows = np.flatnonzero(scan.readable & table["label"].notna().to_numpy(bool))
