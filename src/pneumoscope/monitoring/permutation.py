@@ -1,9 +1,10 @@
 """The max-T permutation test of whole patients between a reference and a window, with margins.
 
 Under the null that patients of both are exchangeable the p value is exact, whatever the correlation of columns and of the
-images of a patient (Westfall and Young 1993; Pitman 1937). With margins the statistic is (|difference| - margin) over the
-standard deviation of the permuted differences: a true difference within the margin exceeds it no oftener than chance
-alone exceeds the whole. A patient of both, whom pseudonyms would tell, counts as two: that makes the test milder.
+images of a patient (Pitman 1937; Westfall and Young 1993). The statistic is (|difference| - margin) over its standard
+error, by patient, as the reference's side alone has it: a few wild images of a window do not hide behind the spread that
+they make themselves. A true difference within the margin exceeds it no oftener than chance exceeds the whole. A patient
+of both, whom pseudonyms would tell, counts as two, which makes the test milder.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaxT:
-    """`p`: of any column. Per column [m]: `t`, `adjusted` p, the means `reference` and `window`; NaN where one lacks it."""
+    """`p`: of any column. Per column [m]: `t`, `adjusted` p, the means `reference` and `window`, NaN where absent."""
 
     p: float
     t: Floats
@@ -59,73 +60,69 @@ def permuted(reference: Sums, window: Sums, margins: Floats, alpha: float, rng: 
     `alpha`: the level that the caller will compare p with; permutations suffice for it. A window whose first 199
     permutations give p > .1 is let go with that p: this can only lower the false alarms.
     """
-    total = np.concatenate([reference.total, window.total])
-    count, pattern = np.unique(np.concatenate([reference.count, window.count]), axis=1, return_inverse=True)
-    everything = (total.sum(axis=0, dtype=np.float64), count.sum(axis=0, dtype=np.float64))
-    n_window = len(window.total)
-    seen = np.zeros((1, len(total)), np.float32)
-    seen[0, len(reference.total) :] = 1
-    now, then = _means(seen, total, count, pattern, everything)
-    draws = _draw(FIRST, n_window, total, count, pattern, everything, rng)
-    result = _judged(now[0], then[0], draws, margins)
+    both = _Both(reference, window)
+    then, now, t = (row[0] for row in both.compared(both.as_they_are, margins))
+    result = _judged(then, now, t, both.draws(FIRST, rng))
     needed = min(_MOST, max(999, int(np.ceil(20 / alpha))))
     if result.p > _LET_GO or needed <= FIRST:
         return result
-    more = _draw(needed, n_window, total, count, pattern, everything, rng)
-    return _judged(now[0], then[0], more, margins)
+    return _judged(then, now, t, both.draws(needed, rng))
 
 
-def _judged(now: Floats, then: Floats, draws: Floats, margins: Floats) -> MaxT:
-    difference = now - then
-    usable = np.isfinite(difference) & np.isfinite(draws).all(axis=0)
-    spread = np.full(difference.size, np.nan)
-    spread[usable] = np.sqrt((draws[:, usable] ** 2).mean(axis=0))
-    usable &= spread > 1e-9
-    t = np.full(difference.size, np.nan)
-    t[usable] = np.maximum(np.abs(difference[usable]) - margins[usable], 0.0) / spread[usable]
-    if not usable.any():
-        return MaxT(1.0, t, np.ones(difference.size), then, now, len(draws))
-    largest = (np.abs(draws[:, usable]) / spread[usable]).max(axis=1)
+def _judged(then: Floats, now: Floats, t: Floats, largest: Floats) -> MaxT:
+    """Return the result; `largest`: of each permutation, the largest |t| over columns."""
     largest.sort()
-    adjusted = np.ones(difference.size)
-    at_least = largest.size - np.searchsorted(largest, t[usable] - 1e-9)
-    adjusted[usable] = np.where(t[usable] > 0, (1 + at_least) / (1 + largest.size), 1.0)
-    return MaxT(float(adjusted.min()), t, adjusted, then, now, len(draws))
+    at_least = largest.size - np.searchsorted(largest, t - 1e-6)
+    adjusted = np.where(t > 0, (1 + at_least) / (1 + largest.size), 1.0)
+    return MaxT(float(adjusted.min(initial=1.0)), t, adjusted, then, now, largest.size)
 
 
-def _draw(
-    times: int,
-    n_window: int,
-    total: NDArray[np.float32],
-    count: NDArray[np.float32],
-    pattern: Ints,
-    everything: tuple[Floats, Floats],
-    rng: np.random.Generator,
-) -> Floats:
-    """Return the permuted differences, float64 [times, m]."""
-    patients, blocks = len(total), []
-    step = max(1, _BLOCK // patients)
-    for start in range(0, times, step):
-        size = min(step, times - start)
-        keys = rng.random((size, patients), np.float32)
-        edge = np.partition(keys, n_window - 1, axis=1)[:, n_window - 1 : n_window]
-        now, then = _means((keys <= edge).astype(np.float32), total, count, pattern, everything)
-        blocks.append(now - then)
-    return np.concatenate(blocks)
+class _Both:
+    """The patients of both sides, and the sums that permutations divide anew."""
 
+    def __init__(self, reference: Sums, window: Sums) -> None:
+        total = np.concatenate([reference.total, window.total])
+        every = np.concatenate([reference.count, window.count])
+        self.n_reference, self.n_window = len(reference.total), len(window.total)
+        self.m = total.shape[1]
+        self.products = np.concatenate([total, total * every, total**2], axis=1)
+        # Columns that the same images have share their counts.
+        self.counts, self.pattern = np.unique(every, axis=1, return_inverse=True)
+        self.counts = np.concatenate([self.counts, self.counts**2], axis=1)
+        self.all_products = self.products.sum(axis=0, dtype=np.float64)
+        self.all_counts = self.counts.sum(axis=0, dtype=np.float64)
 
-def _means(
-    chosen: NDArray[np.float32],
-    total: NDArray[np.float32],
-    count: NDArray[np.float32],
-    pattern: Ints,
-    everything: tuple[Floats, Floats],
-) -> tuple[Floats, Floats]:
-    """Return the means of the chosen patients and of the others, float64 [b, m]; NaN where nobody has the column."""
-    inside = (chosen @ total).astype(np.float64)
-    among = (chosen @ count).astype(np.float64)
-    sums, counts = everything
-    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is promised
-        now = inside / among[:, pattern]
-        then = (sums - inside) / (counts - among)[:, pattern]
-    return now, then
+    @property
+    def as_they_are(self) -> NDArray[np.float32]:
+        """The division that was observed, float32 [1, patients], 1 for those of the window."""
+        return (np.arange(self.n_reference + self.n_window) >= self.n_reference).astype(np.float32)[None]
+
+    def draws(self, times: int, rng: np.random.Generator) -> Floats:
+        """Return the largest |t| over columns of so many permutations of patients."""
+        patients, blocks = self.n_reference + self.n_window, []
+        step = max(1, _BLOCK // (patients + 3 * self.m))
+        nothing = np.zeros(self.m)
+        for start in range(0, times, step):
+            size = min(step, times - start)
+            keys = rng.random((size, patients), np.float32)
+            edge = np.partition(keys, self.n_window - 1, axis=1)[:, self.n_window - 1 : self.n_window]
+            blocks.append(self.compared((keys <= edge).astype(np.float32), nothing)[2].max(axis=1, initial=0.0))
+        return np.concatenate(blocks)
+
+    def compared(self, chosen: NDArray[np.float32], margins: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return the means of the others and of the chosen patients, and t, float64 [b, m].
+
+        Means are NaN where nobody has the column, and t is 0 there.
+        """
+        inside, among = (chosen @ self.products).astype(np.float64), (chosen @ self.counts).astype(np.float64)
+        total, weighted, square = np.split(self.all_products - inside, 3, axis=1)
+        count, count_square = np.split(self.all_counts - among, 2, axis=1)
+        count, count_square = count[:, self.pattern], count_square[:, self.pattern]
+        in_window = among[:, : among.shape[1] // 2][:, self.pattern]
+        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is promised
+            then, now = total / count, inside[:, : self.m] / in_window
+            # By patient: the sum of (S - N mean) squared, and half an image more, so that no spread is 0.
+            residual = np.maximum(square - 2 * then * weighted + then**2 * count_square, 0.0) + 0.5
+            error = np.sqrt(residual / count**2 * (1 + count / in_window))
+            t = np.maximum(np.abs(now - then) - margins, 0.0) / error
+        return then, now, np.nan_to_num(t, nan=0.0, posinf=0.0)

@@ -1,7 +1,7 @@
 """What is watched: one line for each stream, its family, its unit, and the margin under which it never alarms.
 
-A stream is a number, whose unit is the standard deviation of the reference, or a share of images, in 0..1. A number that
-never varied in the reference is watched as the share of images that differ from it.
+A stream is a number, whose unit is the standard deviation of the reference, or a share of images, in 0..1. A number
+that never varied in the reference is watched as the share of images that differ from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SD, POINTS = "standard deviations", "points"
 FAR = 6.0  # standard deviations to which one image counts: a single wild image is not a shift
 LEAST_PRESENT = 0.5  # share of the reference that must have a fact for it to be watched
 _CONSTANT = 1e-6  # a standard deviation, relative to the mean, under which a number never varied
-_TAIL = 0.99
+GATE_LIMIT = 1.0
 
 Measure = Callable[[Rows], Floats]
 
@@ -34,7 +34,7 @@ class Stream:
     words: str
     measure: Measure
     share: bool = False
-    margin: float = 0.15
+    margin: float = 0.10
     quick: bool = False
 
 
@@ -111,7 +111,7 @@ STREAMS: tuple[Stream, ...] = (
     Stream("logit", SCORES, "score (log-odds)", _number("logit"), quick=True),
     Stream("called", SCORES, "images called pneumonia", _called, share=True, margin=0.05, quick=True),
 )
-TAILS = ("exposure", "turned", "unlike")  # also as the share of images beyond the reference's 99th percentile
+TAILS = ("exposure", "turned", "unlike")  # also as the share of images beyond the limit of the gate
 
 
 def columns_of(rows: Rows) -> list[Column]:
@@ -120,24 +120,14 @@ def columns_of(rows: Rows) -> list[Column]:
     for name in TAILS:
         values = rows.number[name]
         if np.isfinite(values).mean() >= LEAST_PRESENT:
-            limit = float(np.nanquantile(values, _TAIL))
-            words = f"images beyond the reference's usual in “{name}”"
+            words = f"images that the gate would refuse by “{name}”"
+            beyond = float(np.nanmean(values > GATE_LIMIT))
             columns.append(
-                Column(
-                    f"{name}_tail",
-                    ACQUISITION,
-                    words,
-                    POINTS,
-                    0.02,
-                    float(np.nanmean(values > limit)),
-                    1.0,
-                    False,
-                    limit=limit,
-                )
+                Column(f"{name}_tail", ACQUISITION, words, POINTS, 0.01, beyond, 1.0, False, limit=GATE_LIMIT)
             )
     for axis in range(rows.embedding.shape[1]):
         stream = Stream(
-            f"axis_{axis}", ACQUISITION, f"picture as the network sees it, axis {axis + 1}", _axis(axis), margin=0.2
+            f"axis_{axis}", ACQUISITION, f"picture as the network sees it, axis {axis + 1}", _axis(axis)
         )
         if (column := _fitted(stream, stream.measure(rows))) is not None:
             columns.append(column)
