@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoscope.cli.console import Bundle, progress, say
+from pneumoscope.cli.console import Bundle, Seed, progress, say
 from pneumoscope.errors import ConfigError
 
 app = typer.Typer(help="Notice when the patients, the scanner or the truth has moved.", invoke_without_command=True)
@@ -104,3 +104,39 @@ def fit(
     facts = reference.facts
     say(f"{facts['images']:,} images of {facts['patients']:,} patients, {facts['labelled']:,} with a label")
     typer.echo(out)
+
+
+@app.command("plan")
+def plan(
+    reference: Annotated[Path, typer.Option("--reference", help="A file that `monitor fit` wrote.")],
+    images_a_day: Pace = None,
+    labels_a_day: Annotated[
+        float, typer.Option("--labels-a-day", min=0, help="Unbiased labels; 0: without any.")
+    ] = 0.0,
+    alarms_per_year: Allowed = 1.0,
+    size: Size = 250,
+    draws: Annotated[int, typer.Option("--draws", min=5, help="Simulated beginnings of each change.")] = 20,
+    out: Annotated[Path | None, typer.Option("--out", help="A JSON file with the same figures.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Say in how many days a change would be noticed, by simulation on the reference; some seconds for each row."""
+    from pneumoscope.files import write_json
+    from pneumoscope.monitoring.detector import DAY_OF_IMAGES, Budget
+    from pneumoscope.monitoring.plan import plan as planned
+    from pneumoscope.monitoring.reference import read
+
+    usual = read(reference)
+    pace = images_a_day or usual.facts.get("images_a_day") or DAY_OF_IMAGES
+    labels_a_year = 365.25 * labels_a_day or 3_652.0
+    budget = Budget(alarms_per_year, 365.25 * pace, labels_a_year, size)
+    result = planned(usual, budget, labels_a_day=labels_a_day, draws=draws, seed=seed)
+    typer.echo(f"{'change':42} {'by':7} {'days, median':>13} {'90 %':>7}")
+    for row in result["rows"]:
+        median, late = (f"over {result['horizon_days']:.0f}" if day is None else f"{day:.0f}" for day in _ends(row))
+        typer.echo(f"{row['change']:42} {row['by']:7} {median:>13} {late:>7}")
+    if out is not None:
+        write_json(out, result)
+
+
+def _ends(row: dict[str, float | None]) -> tuple[float | None, float | None]:
+    return row["median"], row["p90"]

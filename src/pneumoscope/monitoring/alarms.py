@@ -126,9 +126,14 @@ def action(alarm: Mapping[str, Any], reference: Reference) -> dict[str, str]:
         )
         return {"do": "fix", "words": words}
     words = (
-        "The scores moved, and what is in the journal cannot tell why. Read a random sample of these studies without the "
-        "answer before anything is changed."
+        "The scores moved, and what is in the journal cannot tell why. Read a random sample of these studies without "
+        "the answer before anything is changed."
     )
+    if family == ACQUISITION:
+        words = (
+            "Too few images came since then to say why. Look at those that are named below beside older ones; the "
+            "monitor says more once 50 were answered."
+        )
     return {"do": "read", "words": words}
 
 

@@ -12,13 +12,14 @@ crash give the same state and the same alarms.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pneumoscope.errors import DataError
-from pneumoscope.files import out_folder, read_json, sha256_bytes, write_json
+from pneumoscope.files import out_folder, plain, read_json, sha256_bytes, write_json
 from pneumoscope.monitoring import fitting
 from pneumoscope.monitoring.alarms import alarm_of, belongs_to, named, write_chain
 from pneumoscope.monitoring.detector import DAY_OF_IMAGES, Budget, Detection, Detector
@@ -28,7 +29,7 @@ from pneumoscope.monitoring.labels import Judged, labels_of
 from pneumoscope.monitoring.overview import overview
 from pneumoscope.monitoring.reference import Reference, hashed, read, write
 from pneumoscope.monitoring.sequential import Sequential
-from pneumoscope.monitoring.stream import PIECE, Rows, Stream, joined
+from pneumoscope.monitoring.stream import PIECE, Rows, Stream
 from pneumoscope.monitoring.volume import Volume
 from pneumoscope.monitoring.windows import Windows
 
@@ -163,19 +164,37 @@ class _Run:
         known = belongs_to(self.alarms, detection, self._decided)
         if known is not None or any(alarm["alarm"] == named(detection) for alarm in self.alarms):
             return
-        rows = self._since(detection, labels)
-        diagnosis = diagnose(self.reference, rows, seed=self.budget.seed)
-        self.alarms.append(alarm_of(detection, self.reference, rows, diagnosis))
+        first, last = (detection.first, detection.row) if labels is None else self._rows_of(detection)
+        self.alarms.append(self._explained(detection, first, last))
 
-    def _since(self, detection: Detection, labels: Judged | None) -> Rows:
-        """Return the rows since the change; of labels, the answers of the time since then."""
-        if labels is None:
-            rows = self.stream.between(max(detection.first, self._start + 1), detection.row, EXPLAINED)
-        else:
-            first = np.datetime64(detection.since.rstrip("Z"), "ms")
-            pieces = [piece.take(piece.at >= first) for piece in self.stream.pieces(self._start)]
-            rows = joined(pieces).take(slice(-EXPLAINED, None))
-        return rows.take(rows.text["bundle"] == self.reference.bundle_sha256)
+    def _explained(self, detection: Detection, first: int, last: int) -> dict[str, Any]:
+        """Return the alarm of a detection, explained by the rows `first` to `last`, at most the first 1,000."""
+        rows = self.stream.between(max(first, self._start + 1), last, EXPLAINED)
+        rows = rows.take(rows.text["bundle"] == self.reference.bundle_sha256)
+        diagnosis = diagnose(self.reference, rows, seed=self.budget.seed)
+        alarm = alarm_of(detection, self.reference, rows, diagnosis)
+        return {**alarm, "detection": plain(asdict(detection)), "rows": [first, last]}
+
+    def explained_anew(self) -> list[dict[str, Any]]:
+        """Return the alarms as they stand now: an open one by all images since, not by the few that raised it."""
+        last = max(self.volume.after, self._start)
+        found = []
+        for alarm in self.alarms:
+            if alarm["alarm"] in self._decided or last <= alarm["rows"][1]:
+                found.append(alarm)
+                continue
+            now = self._explained(Detection(**alarm["detection"]), alarm["rows"][0], last)
+            found.append({**now, "when_raised": {"kind": alarm["kind"], "moved": alarm["moved"]}})
+        return found
+
+    def _rows_of(self, detection: Detection) -> tuple[int, int]:
+        """Return the rows of the answers since the labels' images began to be wrong, and now."""
+        since = np.datetime64(detection.since.rstrip("Z"), "ms")
+        for piece in self.stream.pieces(self._start, light=True):
+            late = piece.row[piece.at >= since]
+            if late.size:
+                return int(late[0]), self.volume.after
+        return self.volume.after, self.volume.after
 
     def _refuse_other_site(self, rows: Rows) -> None:
         usual = set(self.reference.facts.get("sites", {}))

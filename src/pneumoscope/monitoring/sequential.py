@@ -24,8 +24,8 @@ from pneumoscope.monitoring.stream import Rows
 from pneumoscope.monitoring.streams import FAR, Column, values_of
 from pneumoscope.records import Floats, Ints
 
-BETS = np.array([-1.8, -0.9, 0.0, 0.9, 1.8])  # e = 1 + bet (p - 1/2), a martingale while |bet| <= 2
-JUMP = 0.01
+BETS = np.array([-1.8, -0.6, 0.6, 1.8])  # e = 1 + bet (p - 1/2), a martingale while |bet| <= 2
+JUMP = 0.001
 BINS = 512
 REMEMBERED = 3_000  # patients
 _PIECE = 256
@@ -46,7 +46,7 @@ class Sequential:
         self._usual = np.array([np.nanmean(reference.values[:, place]) for place in self.places])
         if state is None:
             self._after = 0
-            self._bag = _bag(reference, self.places)
+            self._bag = starting_bag(reference, self.places)
             self.capital = np.zeros((streams, BETS.size))
             self._sums = np.zeros((streams, BETS.size))
             self._since = [(0, "")] * streams
@@ -91,7 +91,7 @@ class Sequential:
         found: list[Detection] = []
         for start in range(0, len(fresh), _PIECE):
             part = slice(start, start + _PIECE)
-            p = ranked(self._bag, _binned(values[part]), uniform[part])
+            p = ranked(self._bag, binned(values[part]), uniform[part])
             for index in range(len(p)):
                 found += self._bet(p[index], values[start + index], fresh, start + index)
         self._after = int(rows.row[-1])
@@ -177,15 +177,16 @@ def ranked(bag: Ints, bins: Ints, uniform: Floats) -> Floats:
     return p
 
 
-def _binned(values: Floats) -> Ints:
+def binned(values: Floats) -> Ints:
+    """Return the bins of values, int64, -1 where absent; a bin is 1/42 of a standard deviation wide."""
     scaled = (np.clip(values, -FAR, FAR) + FAR) / (2 * FAR) * (BINS - 1)
     return np.where(np.isfinite(values), np.nan_to_num(scaled), -1).astype(np.int64)
 
 
-def _bag(reference: Reference, places: list[int]) -> Ints:
+def starting_bag(reference: Reference, places: list[int]) -> Ints:
     """Return how many patients' first images of the reference lie in each bin, int64 [s, BINS]."""
     first = np.unique(reference.patients, return_index=True)[1]
-    bins = _binned(reference.values[np.ix_(first, places)])
+    bins = binned(reference.values[np.ix_(first, places)])
     return (
         np.stack([np.bincount(column[column >= 0], minlength=BINS) for column in bins.T])
         if places

@@ -126,9 +126,7 @@ def columns_of(rows: Rows) -> list[Column]:
                 Column(f"{name}_tail", ACQUISITION, words, POINTS, 0.01, beyond, 1.0, False, limit=GATE_LIMIT)
             )
     for axis in range(rows.embedding.shape[1]):
-        stream = Stream(
-            f"axis_{axis}", ACQUISITION, f"picture as the network sees it, axis {axis + 1}", _axis(axis)
-        )
+        stream = Stream(f"axis_{axis}", ACQUISITION, f"picture as the network sees it, axis {axis + 1}", _axis(axis))
         if (column := _fitted(stream, stream.measure(rows))) is not None:
             columns.append(column)
     return columns
