@@ -151,7 +151,7 @@ def entry_of(prediction: Prediction, card: Mapping[str, Any], key: str, at: date
         threshold=prediction.threshold,
         label=prediction.label,
         abstained=prediction.abstained,
-        reason=prediction.reason if prediction.error is None else "could not be read",
+        reason=_reason(prediction),
         milliseconds=prediction.milliseconds,
         subtype=prediction.subtype,
         quality=prediction.quality,
@@ -161,6 +161,17 @@ def entry_of(prediction: Prediction, card: Mapping[str, Any], key: str, at: date
         version=__version__,
         **facts,
     )
+
+
+def _reason(prediction: Prediction) -> str | None:
+    if prediction.error is not None:
+        return "could not be read"
+    return without_age(prediction.reason, prediction.quality.get("refused_by"))
+
+
+def without_age(reason: str | None, refused_by: str | None) -> str | None:
+    """Return a reason without the patient's age, which may be great enough to identify."""
+    return "not analysed, because of the patient's age" if refused_by == "age" else reason
 
 
 def _state(prediction: Prediction) -> str:
@@ -185,7 +196,7 @@ def unanalysed(
         threshold=None,
         label=None,
         abstained=state == DECLINED,
-        reason=reason,
+        reason=without_age(reason, refused_by),
         milliseconds=None,
         quality={"refused_by": refused_by},
         state=state,
