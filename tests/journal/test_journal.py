@@ -68,8 +68,8 @@ def test_labels(tmp_path: Path) -> None:
     label = Label("l", AT, "s", PNEUMONIA, "page")
     assert [journal.append_label(label), journal.append_label(label)] == [True, False]
     asked = Label(
-        "m", AT, "s", None, "blind review", answer="k", reader="r", certainty="unsure", blind=True, sample="2026-03-04",
-        inclusion=0.25,
+        "m", AT, "s", None, "blind review", answer="k", reader="r", certainty="not sure", blind=True, sample="a",
+        inclusion_probability=0.25,
     )  # fmt: skip
     assert journal.append_labels([label, asked, replace(asked, key="n", reader="other")]) == 2, "all of one study"
     assert list(journal.labels()) == [label, asked, replace(asked, key="n", reader="other")]
@@ -85,9 +85,9 @@ def test_labels(tmp_path: Path) -> None:
         ({"label": None}, "not None"),
         ({"study": None}, "belongs to"),
         ({"certainty": "rather"}, "certain"),
-        ({"inclusion": 0.5}, "together"),
-        ({"sample": "a", "inclusion": 0.0}, "probability 0.0"),
-        ({"sample": "a", "inclusion": float("nan")}, "probability nan"),
+        ({"inclusion_probability": 0.5}, "together"),
+        ({"sample": "a", "inclusion_probability": 0.0}, "probability 0.0"),
+        ({"sample": "a", "inclusion_probability": float("nan")}, "probability nan"),
     ],
 )
 def test_what_no_label_says(change: dict[str, object], why: str) -> None:

@@ -49,7 +49,8 @@ _OF_TYPE = {
     },
     LABELS: {
         _TEXT: ("key", "study", "answer", "label", "certainty", "source", "reader", "sample", "note"),
-        _NUMBER: ("blind", "inclusion"),
+        _NUMBER: ("inclusion_probability",),
+        _TRUTH: ("blind",),  # False also where that is not known
         _TIME: ("at",),
     },
     DECISIONS: {_TEXT: ("key", "alarm", "decision", "why", "person"), _TIME: ("at",)},

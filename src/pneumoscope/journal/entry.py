@@ -20,7 +20,7 @@ STATES = (ANALYSED, DECLINED, QUARANTINED)  # looked at; refused by its header; 
 BLIND = "blind review"
 PAGE = "page"  # a reader's verdict after the answer was seen
 SOURCES = (PAGE, BLIND, "report", "laboratory", "discharge")
-SURE, LIKELY, UNSURE = "sure", "likely", "unsure"
+SURE, LIKELY, UNSURE = "sure", "likely", "not sure"
 CERTAINTIES = (SURE, LIKELY, UNSURE)
 DECISIONS = ("acknowledged", "fixed", "new reference", "dismissed")
 _OLDEST = 90.0  # years; higher ages identify (45 CFR 164.514(b)(2)(i)(C))
@@ -77,8 +77,8 @@ class Label:
     `label`: NORMAL or PNEUMONIA, None where the reader was not sure and leaned to neither. `source`: the kind of truth,
     one of `SOURCES`. `study`: its pseudonym; `answer`: key of the answer that is meant; one of them is given. `reader`:
     a pseudonym. `certainty`: one of `CERTAINTIES`. `blind`: given without sight of the answer; None where that is not
-    known. `sample`: the sample that it was asked for, `inclusion`: the probability in 0..1, above 0, with which that
-    sample takes this image; both None where nobody drew it. `note`: without identity.
+    known. `sample`: the sample that it was asked for, `inclusion_probability`: that with which the sample takes this
+    image, above 0, at most 1; both None where nobody drew it. `note`: without identity.
     """
 
     key: str
@@ -92,7 +92,7 @@ class Label:
     certainty: str = SURE
     blind: bool | None = None
     sample: str | None = None
-    inclusion: float | None = None
+    inclusion_probability: float | None = None
 
     def __post_init__(self) -> None:
         """Raise `DataError` where it says something that no label says."""
@@ -106,10 +106,11 @@ class Label:
             return f"is not {self.certainty!r} certain", f"use {', '.join(CERTAINTIES)}"
         if self.label not in LABELS and not (self.label is None and self.certainty == UNSURE):
             return f"is not {self.label!r}", f"use {' or '.join(LABELS)}; none only where the certainty is {UNSURE}"
-        if (self.sample is None) != (self.inclusion is None):
+        if (self.sample is None) != (self.inclusion_probability is None):
             return "names its sample and its probability together", "give both or neither"
-        if self.inclusion is not None and not 0 < self.inclusion <= 1:
-            return f"was not asked for with probability {self.inclusion}", "give a number above 0, at most 1"
+        chance = self.inclusion_probability
+        if chance is not None and not 0 < chance <= 1:
+            return f"was not asked for with probability {chance}", "give a number above 0, at most 1"
         return None
 
 

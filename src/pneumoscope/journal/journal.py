@@ -131,6 +131,23 @@ class Journal:
             rows = connection.execute("SELECT at, reason, predictions, labels FROM erasures ORDER BY at")
             return [(datetime.fromisoformat(at), *rest) for at, *rest in rows]
 
+    def days(self, names: Iterable[str]) -> dict[str, date | None]:
+        """Return those of these answers and studies that are there, each with the latest day on which it was taken."""
+        query = (
+            "WITH asked AS (SELECT value FROM json_each(:names)) "
+            "SELECT key, acquired_on FROM predictions WHERE key IN asked UNION ALL "
+            "SELECT study, max(acquired_on) FROM predictions WHERE study IN asked GROUP BY study"
+        )
+        with self._open() as connection:
+            rows = connection.execute(query, {"names": json.dumps(sorted(names))}).fetchall()
+        return {name: None if day is None else date.fromisoformat(day) for name, day in rows}
+
+    def makers(self) -> list[tuple[str, str | None]]:
+        """Return the SHA-256 of each bundle that answered, with its operating point where that is known."""
+        query = "SELECT DISTINCT bundle_sha256, operating_point FROM predictions WHERE bundle_sha256 IS NOT NULL"
+        with self._open() as connection:
+            return [(str(bundle), point) for bundle, point in connection.execute(query)]
+
     def about(self, patients: Iterable[str] = (), studies: Iterable[str] = (), answers: Iterable[str] = ()) -> About:
         """Return which of these studies and answers there are, and those of these patients, all as pseudonyms."""
         with self._open() as connection:

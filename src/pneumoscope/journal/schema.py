@@ -26,7 +26,7 @@ TABLES = {
     ),
     "labels": (
         f"{_NUMBERED}, study TEXT, answer TEXT, label TEXT, certainty TEXT NOT NULL DEFAULT '{SURE}', "
-        "source TEXT NOT NULL, blind INTEGER, reader TEXT, sample TEXT, inclusion REAL, note TEXT"
+        "source TEXT NOT NULL, blind INTEGER, reader TEXT, sample TEXT, inclusion_probability REAL, note TEXT"
     ),
     "decisions": f"{_NUMBERED}, alarm TEXT NOT NULL, decision TEXT NOT NULL, why TEXT NOT NULL, person TEXT",
     "erasures": "at TEXT NOT NULL, reason TEXT NOT NULL, predictions INTEGER, labels INTEGER",

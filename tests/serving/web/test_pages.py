@@ -371,7 +371,7 @@ def test_feedback_is_kept_and_tells_the_journal(
         assert kept.comment == "Jane Doe, left base"
     labels: list[Label] = list(Journal(web.config.journal_file).labels())
     assert [(item.label, item.note, item.blind) for item in labels] == [(label, verdict, False)]
-    assert labels[0].certainty == ("unsure" if label is None else "sure")
+    assert labels[0].certainty == ("not sure" if label is None else "sure")
     assert labels[0].answer == "a" * 32
     assert labels[0].reader not in (None, "reader")
     assert "Jane" not in str(labels)

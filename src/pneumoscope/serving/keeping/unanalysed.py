@@ -17,7 +17,7 @@ from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import Pseudonyms
 from pneumoscope.journal.recording import entry_facts
 from pneumoscope.serving.settings.gateway import Gateway
-from pneumoscope.serving.store.database import Store
+from pneumoscope.serving.store.database import Store, now
 from pneumoscope.serving.store.tables import DECLINED, QUARANTINED, Image, Job
 
 _BATCH = 100  # lines in one go
@@ -78,11 +78,10 @@ def _entry(config: Gateway, pseudonyms: Pseudonyms, job: Job, image: Image) -> E
     key = sha256_bytes(f"{job.state} {image.digest} {job.cause or ''}".encode())[:32]
     # What follows the colon may quote a damaged file.
     reason = (job.reason or "").partition(":")[0] or None
-    moment = job.ended_at or image.received_at
     return unanalysed(
         job.state,
         key,
-        moment,
+        now(),
         reason=reason,
         refused_by=job.cause,
         received_at=image.received_at,

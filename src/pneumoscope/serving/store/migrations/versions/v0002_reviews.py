@@ -12,9 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add them; images that were not analysed before are journalled after this step."""
+    """Add them; what was not analysed before this step is not written into the journal as if it came today."""
     op.add_column("jobs", sa.Column("cause", sa.String(length=40), nullable=True))
     op.add_column("jobs", sa.Column("journaled", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.execute("UPDATE jobs SET journaled = true WHERE state IN ('declined', 'quarantined')")
     unwritten = sa.text("NOT journaled AND state IN ('declined', 'quarantined')")
     op.create_index(
         "ix_jobs_unwritten", "jobs", ["id"], unique=False, sqlite_where=unwritten, postgresql_where=unwritten
