@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from pneumoscope.cli import labelling
 from pneumoscope.cli.console import Bundle, Seed, progress, say
 from pneumoscope.errors import ConfigError
 
 app = typer.Typer(help="Notice when the patients, the scanner or the truth has moved.", invoke_without_command=True)
+labelling.register(app)
 _DAY = ["%Y-%m-%d"]
 Journal = Annotated[Path | None, typer.Option("--journal", help="A journal of `predict` or of a gateway; only read.")]
 Ref = Annotated[Path | None, typer.Option("--reference", help="A file that `monitor fit` wrote.")]

@@ -16,32 +16,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError
-from pneumoscope.journal.entry import EMBEDDING, unpack_embedding
+from pneumoscope.journal.embedding import EMBEDDING, unpack_embedding
 
 Column = NDArray[Any]
 ANSWERS, LABELS, DECISIONS = "answers", "labels", "decisions"
 TABLES = {ANSWERS: "predictions", LABELS: "labels", DECISIONS: "decisions"}
 MOST = 100_000  # rows of one piece, unless asked otherwise
 
-_TEXT, _NUMBER, _TRUTH, _TIME, _VECTOR = "text", "number", "truth", "time", "vector"
+_TEXT, _NUMBER, _TRUTH, _TIME, _DAY, _VECTOR = "text", "number", "truth", "time", "day", "vector"
 _OF_TYPE = {
     ANSWERS: {
         _TEXT: (
-            "key", "study", "patient", "device", "site", "bundle", "bundle_sha256", "label", "reason",
-            "covariates.view", "covariates.manufacturer", "covariates.model", "covariates.sex",
-            "covariates.photometric", "covariates.modality", "covariates.body_part", "quality.refused_by",
+            "key", "state", "study", "patient", "device", "site", "feed", "bundle", "bundle_sha256", "operating_point",
+            "version", "label", "reason", "covariates.view", "covariates.manufacturer", "covariates.model",
+            "covariates.sex", "covariates.photometric", "covariates.modality", "covariates.body_part",
+            "covariates.detector_type", "covariates.detector", "covariates.software", "covariates.grid",
+            "quality.refused_by",
         ),
         _NUMBER: (
-            "probability", "threshold", "milliseconds", "subtype.bacterial", "subtype.viral", "covariates.kvp",
-            "covariates.exposure_uas", "covariates.age_years", "covariates.bits", "covariates.rows",
-            "covariates.columns", "quality.width", "quality.height", "quality.mean", "quality.contrast",
-            "quality.gate.exposure", "quality.gate.turned", "quality.gate.unlike",
+            "probability", "logit", "threshold", "milliseconds", "shown", "subtype.bacterial", "subtype.viral",
+            "covariates.kvp", "covariates.exposure_uas", "covariates.exposure_index",
+            "covariates.target_exposure_index", "covariates.deviation_index", "covariates.pixel_spacing_mm",
+            "covariates.source_distance_mm", "covariates.lossy", "covariates.age_years", "covariates.bits",
+            "covariates.rows", "covariates.columns", "quality.width", "quality.height", "quality.mean",
+            "quality.contrast", "quality.sharpness", "quality.noise", "quality.collimated", "quality.gate.exposure",
+            "quality.gate.turned", "quality.gate.unlike",
         ),
         _TRUTH: ("calibrated", "abstained"),
-        _TIME: ("at",),
+        _TIME: ("at", "received_at"),
+        _DAY: ("acquired_on",),
         _VECTOR: ("embedding",),
     },
-    LABELS: {_TEXT: ("key", "study", "label", "source", "note"), _TIME: ("at",)},
+    LABELS: {
+        _TEXT: ("key", "study", "answer", "label", "certainty", "source", "reader", "sample", "note"),
+        _NUMBER: ("inclusion_probability",),
+        _TRUTH: ("blind",),  # False also where that is not known
+        _TIME: ("at",),
+    },
     DECISIONS: {_TEXT: ("key", "alarm", "decision", "why", "person"), _TIME: ("at",)},
 }  # fmt: skip
 TYPES = {table: {name: kind for kind, names in of.items() for name in names} for table, of in _OF_TYPE.items()}
@@ -55,10 +66,10 @@ def read_columns(
     types = TYPES[table]
     if unknown := [name for name in names if name not in types]:
         raise DataError(f"{table} have no column {unknown[0]!r}", remedy=f"use one of {', '.join(types)}")
-    selected = ", ".join(["rowid", *(_selected(name, types[name]) for name in names)])
+    selected = ", ".join(["row", *(_selected(name, types[name]) for name in names)])
     cursor = connection.cursor()
     cursor.row_factory = None
-    query = f"SELECT {selected} FROM {TABLES[table]} WHERE rowid > ? ORDER BY rowid LIMIT ?"
+    query = f"SELECT {selected} FROM {TABLES[table]} WHERE row > ? ORDER BY row LIMIT ?"
     rows = cursor.execute(query, [after, limit]).fetchall()
     values = list(zip(*rows, strict=True)) if rows else [()] * (1 + len(names))
     found = {"row": np.array(values[0], np.int64)}
@@ -88,6 +99,10 @@ def _times(values: Sequence[Any]) -> Column:
     return np.array(["NaT" if value is None else value for value in values], "datetime64[ms]")
 
 
+def _days(values: Sequence[Any]) -> Column:
+    return np.array(["NaT" if value is None else value for value in values], "datetime64[D]")
+
+
 def _vectors(values: Sequence[Any]) -> Column:
     rows = [_vector(value) for value in values]
     found = np.full((len(rows), max(map(len, rows), default=0)), np.nan, np.float32)
@@ -111,5 +126,6 @@ _ARRAYS: dict[str, Callable[[Sequence[Any]], Column]] = {
     _NUMBER: _numbers,
     _TRUTH: _truths,
     _TIME: _times,
+    _DAY: _days,
     _VECTOR: _vectors,
 }

@@ -39,15 +39,15 @@ def from_journal(
 
 def first_period(stream: Stream, bundle: Path | None = None) -> Reference:
     """Return the reference of the first 500 images of the bundle that the journal's last row names."""
-    last = None
+    last = ""
     found: list[Rows] = []
     for piece in stream.pieces(light=True):
-        last = str(piece.text["bundle"][-1])
-    if last is None:
+        last = piece.newest_bundle or last
+    if not last:
         raise DataError("holds no answer", path=stream.path, remedy="start with `pneumoscope predict --journal`")
     count = 0
     for piece in stream.pieces():
-        mine = piece.take(piece.text["bundle"] == last)
+        mine = piece.take(piece.of_bundle(last))
         found.append(mine)
         count += len(mine)
         if count >= FIRST_PERIOD:
@@ -62,14 +62,12 @@ def first_period(stream: Stream, bundle: Path | None = None) -> Reference:
 
 
 def _of_rows(stream: Stream, rows: Rows, bundle: Path | None, source: str) -> Reference:
-    labels = labels_of(stream, str(rows.text["bundle"][-1]))
+    labels = labels_of(stream, rows.newest_bundle)
     truth = np.full(len(rows), -1, np.int8)
-    known = dict(zip(labels.row.tolist(), labels.positive.tolist(), strict=True))
-    studies = dict(zip(_studies(stream, labels.row), known.values(), strict=True)) if known else {}
-    for index, study in enumerate(rows.text["study"].tolist()):
-        if study in studies:
-            truth[index] = studies[study]
-    card = _card_of(str(rows.text["bundle"][-1]), bundle)
+    of = dict(zip(labels.study.tolist(), labels.positive.tolist(), strict=True))
+    for index, (study, key) in enumerate(zip(rows.text["study"].tolist(), rows.text["key"].tolist(), strict=True)):
+        truth[index] = of.get(study or key, -1)
+    card = _card_of(rows.newest_bundle, bundle)
     errors = _errors(rows, truth) or _card_errors(card)
     facts = {
         "source": source,
@@ -78,12 +76,6 @@ def _of_rows(stream: Stream, rows: Rows, bundle: Path | None, source: str) -> Re
         "last_key": sha256_bytes(str(rows.text["key"][-1]).encode())[:12],
     }
     return fit(rows, truth=truth, errors=errors, facts=facts, path=stream.path)
-
-
-def _studies(stream: Stream, wanted: NDArray[np.int64]) -> list[str]:
-    truths = stream.truths()
-    of = dict(zip(truths.row.tolist(), truths.study.tolist(), strict=True))
-    return [str(of[row]) for row in wanted.tolist()]
 
 
 def from_images(classifier: Classifier, manifest: Manifest, progress: Progress | None = None) -> Reference:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +32,7 @@ class Judged:
     patient: Texts
     reader: Texts
     blind: Bools
+    study: Texts
     refused: dict[str, int]
 
     def __len__(self) -> int:
@@ -41,46 +41,56 @@ class Judged:
     def take(self, which: Any) -> Judged:
         """Return some of them."""
         names = ("row", "at", "given", "called", "positive", "probability", "chance", "patient", "reader", "blind")
+        names += ("study",)
         return Judged(*(getattr(self, name)[which] for name in names), refused=self.refused)
 
 
 @dataclass
 class Answers:
-    """Per study that has a label: when its image came, its highest probability, threshold and patient."""
+    """Of the studies and answers that have a label: when the image came, the probability, threshold and patient.
+
+    `of`: by the study's pseudonym, or the answer's key. Of several images of a study the highest probability makes the
+    call. `study`: of answers, by their key.
+    """
 
     bundle: str
     wanted: Texts
     of: dict[str, tuple[np.datetime64, float, float, str]] = field(default_factory=dict)
+    study: dict[str, str] = field(default_factory=dict)
 
     def add(self, rows: Rows) -> None:
-        """Take answers of the bundle; of several images of a study the highest probability makes the call."""
-        rows = rows.take(np.isin(rows.text["study"], self.wanted) & (rows.text["bundle"] == self.bundle))
+        """Take answers; those of other bundles and those without a score are left out."""
+        chosen = np.isin(rows.text["study"], self.wanted) | np.isin(rows.text["key"], self.wanted)
+        chosen &= (rows.text["bundle"] == self.bundle) & np.isfinite(rows.number["probability"])
+        rows = rows.take(chosen)
         columns = (
-            rows.text["study"].tolist(), rows.at, rows.number["probability"].tolist(),
+            rows.text["study"].tolist(), rows.text["key"].tolist(), rows.at, rows.number["probability"].tolist(),
             rows.number["threshold"].tolist(), rows.text["patient"].tolist(),
         )  # fmt: skip
-        for study, at, probability, threshold, patient in zip(*columns, strict=True):
-            if not study or math.isnan(probability):
-                continue
-            known = self.of.get(study)
-            if known is None or probability > known[1]:
+        for study, key, at, probability, threshold, patient in zip(*columns, strict=True):
+            self.study[key] = study
+            self.of[key] = (at, probability, threshold, patient or study or key)
+            known = self.of.get(study) if study else None
+            if study and (known is None or probability > known[1]):
                 self.of[study] = (at if known is None else known[0], probability, threshold, patient or study)
 
 
 def judged(truths: Truths, answers: Answers) -> Judged:
-    """Join labels and answers; left out and counted: no answer, a label older than its image, a study labelled again."""
+    """Join labels and answers; counts those left out: without an answer, older than the image, repeated."""
     refused = {"no answer of this bundle": 0, "older than its image": 0, "study labelled again": 0}
-    kept, facts, seen = [], [], set()
-    for index, study in enumerate(truths.study.tolist()):
-        answer = answers.of.get(study)
+    kept, facts, names, seen = [], [], [], set()
+    for index, (study, key) in enumerate(zip(truths.study.tolist(), truths.answer.tolist(), strict=True)):
+        answer = answers.of.get(key) or answers.of.get(study)
+        name = study or answers.study.get(key) or key
         if answer is None:
             refused["no answer of this bundle"] += 1
         elif truths.at[index] < answer[0] - _SLACK:
             refused["older than its image"] += 1
-        elif study in seen:
+        elif name in seen:
             refused["study labelled again"] += 1  # later readings show agreement, not more studies
         else:
-            seen.add(study)
+            seen.add(name)
+            names.append(name)
             kept.append(index)
             facts.append(answer)
     which = np.array(kept, np.int64)
@@ -96,6 +106,7 @@ def judged(truths: Truths, answers: Answers) -> Judged:
         np.array([fact[3] for fact in facts], np.str_),
         truths.reader[which],
         truths.blind[which],
+        np.array(names, np.str_),
         refused,
     )
 
@@ -103,7 +114,7 @@ def judged(truths: Truths, answers: Answers) -> Judged:
 def labels_of(stream: Stream, bundle: str) -> Judged:
     """Return the labels of a journal beside the answers of one bundle."""
     truths = stream.truths()
-    answers = Answers(bundle, np.unique(truths.study))
+    answers = Answers(bundle, np.unique(np.concatenate([truths.study[truths.study != ""], truths.answer[truths.answer != ""]])))
     for piece in stream.pieces(light=True) if truths.study.size else ():
         answers.add(piece)
     return judged(truths, answers)

@@ -91,7 +91,10 @@ def overview(
                 "detectors": beside(errors), "blind": performance.BLIND,
             },
             "volume": {"days": volume.days, "gaps": volume.gaps},
-            "left_aside": {"answers of other bundles": counts["other_bundles"]},
+            "left_aside": {
+                "answers of other bundles": counts["other_bundles"],
+                "images taken more than 30 days before their answer": counts["from_archive"],
+            },
             "blind": BLIND,
         }
     )  # fmt: skip

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pneumoscope.errors import DataError
 from pneumoscope.files import read_json, sha256_bytes, write_json
 from pneumoscope.monitoring.permutation import Sums, permuted, sums_of
-from pneumoscope.monitoring.stream import Rows
+from pneumoscope.monitoring.stream import OLD, Rows
 from pneumoscope.monitoring.streams import Column, as_json, columns_of, said, values_of
 from pneumoscope.records import Floats, Ints
 from pneumoscope.version import __version__
@@ -104,6 +104,7 @@ def fit(
         "patients": int(patients.max()) + 1,
         "labelled": int((truth >= 0).sum()),
         "patient_known": float((rows.text["patient"] != "").mean()),
+        "from_archive": float((rows.number["delay"] > OLD).mean()),
         "sites": _hashes(rows.text["site"]),
         "devices": _hashes(rows.text["device"]),
         "first": _day(rows.at.min()),
@@ -111,9 +112,9 @@ def fit(
         "images_a_day": _pace(rows),
     }
     return Reference(
-        str(rows.text["name"][-1]),
-        str(rows.text["bundle"][-1]),
-        float(np.median(rows.number["threshold"])),
+        next((str(name) for name in rows.text["name"][::-1] if name), "").partition("@")[0],
+        rows.newest_bundle,
+        float(np.nanmedian(rows.number["threshold"])),
         columns,
         values.astype("<f2").astype(np.float64),  # what is kept is what is tested
         patients,
@@ -184,11 +185,12 @@ def _plain(reference: Reference) -> dict[str, Any]:
 
 
 def _refuse_mixed(rows: Rows, path: Path | None) -> None:
-    bundles, counts = np.unique(rows.text["bundle"], return_counts=True)
+    named = rows.text["bundle"][rows.text["bundle"] != ""]
+    bundles, counts = np.unique(named, return_counts=True)
     if bundles.size > 1:
-        named = " and ".join(f"{count:,} of {bundle[:12]}" for bundle, count in zip(bundles, counts, strict=True))
+        said_ = " and ".join(f"{count:,} of {bundle[:12]}" for bundle, count in zip(bundles, counts, strict=True))
         raise DataError(
-            f"holds answers of {bundles.size} bundles: {named}",
+            f"holds answers of {bundles.size} bundles: {said_}",
             path=path,
             remedy="choose days on which one bundle answered, with --from and --to",
         )

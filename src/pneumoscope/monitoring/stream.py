@@ -23,13 +23,13 @@ from pneumoscope.records import NORMAL, PNEUMONIA, Bools, Floats, Ints
 Texts = NDArray[np.str_]
 Times = NDArray[np.datetime64]
 PIECE = 20_000  # rows read at once
-OLD = np.timedelta64(30, "D")  # an image taken so long before its answer comes from an archive
+OLD = 30.0  # days; an image taken so long before its answer comes from an archive
 _BACK = np.timedelta64(1, "D")  # several workers append in nearly the order of time; more is a wrong clock
 
 _TEXT = {
     "key": "key", "study": "study", "patient": "patient", "device": "device", "site": "site",
     "bundle": "bundle_sha256", "name": "bundle", "view": "covariates.view", "sex": "covariates.sex",
-    "refused": "quality.refused_by", "modality": "covariates.modality", "maker": "covariates.manufacturer",
+    "refused": "quality.refused_by", "state": "state", "modality": "covariates.modality", "maker": "covariates.manufacturer",
 }  # fmt: skip
 _NUMBER = {
     "probability": "probability", "logit": "logit", "threshold": "threshold", "age_years": "covariates.age_years",
@@ -38,7 +38,7 @@ _NUMBER = {
     "turned": "quality.gate.turned", "unlike": "quality.gate.unlike", "kvp": "covariates.kvp",
     "exposure_uas": "covariates.exposure_uas", "exposure_index": "covariates.exposure_index",
     "deviation_index": "covariates.deviation_index", "bits": "covariates.bits", "rows": "covariates.rows",
-    "columns": "covariates.columns", "width": "quality.width", "height": "quality.height",
+    "columns": "covariates.columns", "delay": "(days from the image to its answer)", "width": "quality.width", "height": "quality.height",
 }  # fmt: skip
 
 
@@ -71,6 +71,16 @@ class Rows:
             {name: column[which] for name, column in self.number.items()},
             self.embedding[which],
         )
+
+    def of_bundle(self, sha256: str) -> Bools:
+        """Return which rows belong to a bundle, bool [n]; those that no bundle has seen belong to any."""
+        return np.isin(self.text["bundle"], ("", sha256))
+
+    @property
+    def newest_bundle(self) -> str:
+        """The bundle of the last row that names one, else empty."""
+        named = self.text["bundle"][self.text["bundle"] != ""]
+        return str(named[-1]) if named.size else ""
 
     @property
     def patients(self) -> Ints:
@@ -216,6 +226,8 @@ class Stream:
         n = len(got["row"])
         number = {name: got.get(column, np.full(n, np.nan)) for name, column in _NUMBER.items()}
         number["logit"] = np.where(np.isfinite(number["logit"]), number["logit"], _logits(number["probability"]))
+        if "acquired_on" in got:
+            number["delay"] = (got["at"] - got["acquired_on"]) / np.timedelta64(1, "D")
         text = {name: got.get(column, np.full(n, "", "U1")) for name, column in _TEXT.items()}
         embedding = got.get("embedding", np.zeros((n, 0), np.float32))
         return Rows(got["row"], got["at"], got["abstained"], text, number, embedding)

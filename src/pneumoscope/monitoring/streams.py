@@ -74,7 +74,7 @@ def _known(name: str) -> Measure:
 
 
 def _abstained(rows: Rows) -> Floats:
-    return rows.abstained.astype(np.float64)
+    return np.isnan(rows.number["probability"]).astype(np.float64)
 
 
 def _called(rows: Rows) -> Floats:
@@ -104,6 +104,8 @@ STREAMS: tuple[Stream, ...] = (
     Stream("width", ACQUISITION, "width in pixels", _number("width")),
     Stream("header", ACQUISITION, "images with a header", _known("modality"), share=True, margin=0.05),
     Stream("abstained", ACQUISITION, "images without an answer", _abstained, share=True, margin=0.02, quick=True),
+    Stream("declined", ACQUISITION, "images declined by their header", _is("state", "declined"), share=True, margin=0.02),
+    Stream("quarantined", ACQUISITION, "images that could not be read", _is("state", "quarantined"), share=True, margin=0.02),
     Stream("age", POPULATION, "age in years", _number("age_years"), quick=True),
     Stream("female", POPULATION, "female patients", _is("sex", "F"), share=True, margin=0.10),
     Stream("view_ap", POPULATION, "AP views", _is("view", "AP"), share=True, margin=0.10),
