@@ -1,8 +1,8 @@
-"""The shift identification of Roschewitz et al. (MICCAI 2025, arXiv 2411.07940), written anew from the paper, as a peer.
+"""The shift identification of Roschewitz et al. (MICCAI 2025, arXiv 2411.07940), written anew from the paper.
 
-Two tests at .05, by Bonferroni: KS on the score, MMD on the embedding. None passes: none. Then the share of pneumonia is
-estimated, the reference is drawn anew at that share, and both are tested again: both quiet, prevalence; else, whether the
-share moved by more than chance decides between covariate and mixed.
+Two tests at .05, by Bonferroni: KS on the score, MMD on the embedding. None passes: none. Then the share of pneumonia
+is estimated, the reference is drawn anew at that share, and both are tested again: both quiet, prevalence; else,
+whether the share moved by more than chance decides between covariate and mixed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/monitoring/images.py --data ../shared/data --cache /tmp/pneumoscope-monitoring --images 1600
 
-Children (kermany224, some of them taught the shipped network) as they are, and with gain, contrast, noise, turned, upside
-down and inverted; adults (nih_adult) as another age group. Each condition is one file of arrays.
+Children (kermany224, some of them taught the shipped network) as they are, and with gain, contrast, noise, turned,
+upside down and inverted; adults (nih_adult) as another age group. Each condition is one file of arrays.
 """
 
 from __future__ import annotations

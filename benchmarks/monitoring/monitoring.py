@@ -3,9 +3,9 @@
     python benchmarks/monitoring/monitoring.py PART --data ../shared/data --cache FOLDER [--size 0.1]
 
 PART: null (windows without any change), years (quiet years), power (windows of 250 with a change), kind (what kind of
-shift, against the cascade of Roschewitz et al., MICCAI 2025), labels (delays on errors), sampling (intervals of chosen
-labels). `--size`: share of the full number of draws. Images and their facts: `images.py`. Patients are drawn from one pool
-with replacement, so that reference and window differ by chance alone.
+shift, against the cascade of Roschewitz et al., MICCAI 2025), labels (delays on errors), sampling (intervals of
+chosen labels). `--size`: share of the full number of draws. Images and their facts: `images.py`. Patients are drawn
+from one pool with replacement, so that reference and window differ by chance alone.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 from cascade import cascade
-from images import conditions
 from numpy.typing import NDArray
 
+from images import conditions
 from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.files import out_folder, read_json, write_json
 from pneumoscope.monitoring.detector import Budget
@@ -148,7 +148,7 @@ def years(pool: Facts, size: float) -> dict[str, Any]:
 
 
 def power(all_: dict[str, Facts], size: float) -> dict[str, Any]:
-    """Return the share of windows of 250 that alarm where some of the images are changed, and days until the bets do."""
+    """Return the share of windows of 250 that alarm where some images are changed, and images until the bets do."""
     changes = {
         "inverted 5 %": ("inverted", 0.05), "turned 5 %": ("turned", 0.05), "adults 25 %": ("adults", 0.25),
         "adults 10 %": ("adults", 0.10), "gain +20 %": ("gain", 1.0), "contrast -20 %": ("contrast", 1.0),
@@ -285,9 +285,9 @@ class _with_errors:  # noqa: N801 - stands for a reference, of which only the er
 
 
 def sampling(size: float) -> dict[str, Any]:
-    """Return how often the interval of sensitivity covers, where labels are chosen by the call: all flagged, 5 % of others.
+    """Return how often the interval of sensitivity covers where the call chooses labels: all flagged, 5 % of others.
 
-    A year of 14,600 images of 10,000 patients, 30 % ill, sensitivity .9; of those asked for 30 % never come.
+    A year of 14,600 images of 10,000 patients, 30 % ill, sensitivity .9; of those asked 30 % never come.
     """
     covered, naive, covered_bg = 0, 0, 0
     draws, true = max(50, round(1_000 * size)), 0.9

@@ -57,8 +57,8 @@ def named(detection: Detection) -> str:
 def alarm_of(detection: Detection, reference: Reference, rows: Rows, diagnosis: Diagnosis) -> dict[str, Any]:
     """Return an alarm as plain values.
 
-    `rows`: since the change, oldest first; `diagnosis`: of them. It depends on the journal's rows alone, not on the clock
-    or the run.
+    `rows`: since the change, oldest first; `diagnosis`: of them. It depends on the journal's rows alone, not on the
+    clock or the run.
     """
     places = [place for name in detection.streams if (place := reference.position(name)) is not None]
     columns = [reference.columns[place] for place in places]
@@ -119,10 +119,10 @@ def action(alarm: Mapping[str, Any], reference: Reference) -> dict[str, str]:
     if kind in (COVARIATE, MIXED):
         where = f"device {device['device']}" if device else "more than one device, or an unnamed one"
         words = (
-            f"Images come out differently since {alarm['since'] or 'the start'}, from {where}. Look at the images that are "
-            "named below beside older ones, and have the device, its processing and its export checked. If the change is "
-            "meant to stay, `pneumoscope adapt` fits the network to it, and a new reference follows. Do not move the "
-            "threshold instead."
+            f"Images come out differently since {alarm['since'] or 'the start'}, from {where}. Look at the images that "
+            "are named below beside older ones, and have the device, its processing and its export checked. If the "
+            "change is meant to stay, `pneumoscope adapt` fits the network to it, and a new reference follows. Do not "
+            "move the threshold instead."
         )
         return {"do": "fix", "words": words}
     words = (
@@ -147,11 +147,11 @@ def _threshold_words(prevalence: Mapping[str, Any], reference: Reference) -> str
     )
     low, high = prevalence["ci95"]
     return (
-        f"The images of each class look as they did, and their shares have changed: about {100 * then:.0f} % pneumonia then, "
-        f"{100 * now:.0f} % now (difference {100 * low:+.0f} to {100 * high:+.0f} points). Probabilities on the page are "
-        f"those of the old share. If the threshold was meant as a probability, {proposed:.3f} now means what "
-        f"{reference.threshold:.3f} meant; sensitivity and specificity would move with it. Confirm the share on some labels "
-        "first: it counts images that look ill."
+        "The images of each class look as they did, and their shares have changed: about "
+        f"{100 * then:.0f} % pneumonia then, {100 * now:.0f} % now (difference {100 * low:+.0f} to {100 * high:+.0f} "
+        "points). Probabilities are still those of the old share. If the threshold was meant as a probability, "
+        f"{proposed:.3f} now means what {reference.threshold:.3f} meant; sensitivity and specificity would move with "
+        "it. Confirm the share on some labels first: it counts images that look ill."
     )
 
 
@@ -180,7 +180,8 @@ def _device(rows: Rows, values: Any, usual: float, reference: Reference) -> dict
     if len(known) == 1 and (names != "").all():
         return {
             "device": str(names[0]), "images": len(rows), "carries": 1.0,
-            "new": not known & set(reference.facts.get("devices", {})), "since": stamp(rows.at[changed_at(values, usual)]),
+            "new": not known & set(reference.facts.get("devices", {})),
+            "since": stamp(rows.at[changed_at(values, usual)]),
         }  # fmt: skip
     return None
 

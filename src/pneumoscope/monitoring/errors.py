@@ -1,9 +1,10 @@
 """Missed and false calls, bet on apart: is the error still within the reference's upper bound and a margin?
 
-For errors X in 0..1 whose mean is at most q, 1 + bet (X - q) has a mean of at most 1, so the Shiryaev-Roberts sum reaches a
-threshold no oftener than once in as many labels, also when q was estimated: it is the bound of the estimate (Shin, Ramdas
-and Rinaldo, NEJSDS 2024). Where a design asked for labels with known chances, X - q is divided by the chance, and by
-the largest such weight before, as which a larger one counts: that keeps the range, and from then on the mean.
+For errors X in 0..1 whose mean is at most q, 1 + bet (X - q) has a mean of at most 1, so the Shiryaev-Roberts sum
+reaches a threshold no oftener than once in as many labels, also when q was estimated: it is the bound of the estimate
+(Shin, Ramdas and Rinaldo, NEJSDS 2024). Where a design asked for labels with known chances, X - q is divided by the
+chance, and by the largest such weight before, as which a larger one counts: that keeps the range, and from then on
+the mean.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ def strengths(bound: float) -> Floats:
 def run_length(share: float, bound: float, worse: float, height: float) -> float:
     """Return the mean number of labels until a Bernoulli CUSUM reaches `height` where `share` of them are wrong.
 
-    Siegmund's approximation (Sequential Analysis 1985, 2.6) with the overshoot of a lattice; its log-likelihood ratio is
-    of `worse` against `bound`.
+    Siegmund's approximation (Sequential Analysis 1985, 2.6) with the overshoot of a lattice; its log-likelihood ratio
+    is of `worse` against `bound`.
     """
     up, down = math.log(worse / bound), math.log((1 - worse) / (1 - bound))
     drift = share * up + (1 - share) * down

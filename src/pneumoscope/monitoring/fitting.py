@@ -15,6 +15,7 @@ from pneumoscope.bundle.card import read_card
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError
 from pneumoscope.files import sha256_bytes
+from pneumoscope.journal.entry import ANALYSED, DECLINED, QUARANTINED
 from pneumoscope.monitoring.labels import labels_of
 from pneumoscope.monitoring.reference import Reference, errors_of, fit
 from pneumoscope.monitoring.stream import Rows, Stream, as_rows, joined
@@ -30,7 +31,7 @@ def from_journal(
 ) -> Reference:
     """Return the reference of a period, by default all days, of a journal.
 
-    `bundle`: whose card says how often it errs, where the journal has too few labels; a shipped one is known without it.
+    `bundle`: whose card says how often it errs, where the journal has too few labels; shipped ones are known.
     Raises `DataError` where the period cannot be a reference.
     """
     rows = stream.rows(first, last)
@@ -54,9 +55,9 @@ def first_period(stream: Stream, bundle: Path | None = None) -> Reference:
             break
     if count < FIRST_PERIOD:
         raise DataError(
-            f"holds {count} images of the bundle {last[:12]}; the first {FIRST_PERIOD} are the reference where none is given",
+            f"holds {count} images of the bundle {last[:12]}; a first period has {FIRST_PERIOD}",
             path=stream.path,
-            remedy="wait for more, or make one with `pneumoscope monitor fit` and give it with --reference",
+            remedy="wait for more, or make a reference with `pneumoscope monitor fit` and give it with --reference",
         )
     return _of_rows(stream, joined(found).take(slice(0, FIRST_PERIOD)), bundle, "the first images of this journal")
 
@@ -126,6 +127,7 @@ def _columns(bundle: Bundle, samples: list[Sample], predictions: list[Prediction
         "logit": numbers(p.logit for p in predictions),
         "threshold": [p.threshold for p in predictions],
         "abstained": [p.abstained for p in predictions],
+        "state": [_state(p) for p in predictions],
         "embedding": np.array([p.embedding or nothing for p in predictions], np.float32).reshape(
             len(predictions), width
         ),
@@ -140,6 +142,13 @@ def _columns(bundle: Bundle, samples: list[Sample], predictions: list[Prediction
         "bundle": [bundle.sha256] * len(samples),
         "name": [bundle.name] * len(samples),
     }
+
+
+def _state(prediction: Prediction) -> str:
+    """Return the state that the journal would have."""
+    if prediction.error is not None:
+        return QUARANTINED
+    return DECLINED if prediction.abstained and prediction.quality.get("mean") is None else ANALYSED
 
 
 # --- how often it errs ------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """What kind of shift: is it explained by another share of pneumonia, or do the images look otherwise?
 
-The share is estimated among the new images (Saerens et al. 2002; BBSE beside it, Lipton et al. 2018). Each class of the
-reference, weighted to that share, foretells the mean of every column. What it leaves unexplained is tested by max-T. A
-bootstrap of the patients of both sides carries the errors of the estimate, of the classes and of the images along.
+The share is estimated among the new images (Saerens et al. 2002; BBSE beside it, Lipton et al. 2018). Each class of
+the reference, weighted to that share, foretells the mean of every column. What it leaves unexplained is tested by
+max-T. A bootstrap of the patients of both sides carries the errors of the estimate, of the classes and of the images
+along.
 """
 
 from __future__ import annotations

@@ -114,7 +114,9 @@ def judged(truths: Truths, answers: Answers) -> Judged:
 def labels_of(stream: Stream, bundle: str) -> Judged:
     """Return the labels of a journal beside the answers of one bundle."""
     truths = stream.truths()
-    answers = Answers(bundle, np.unique(np.concatenate([truths.study[truths.study != ""], truths.answer[truths.answer != ""]])))
+    answers = Answers(
+        bundle, np.unique(np.concatenate([truths.study[truths.study != ""], truths.answer[truths.answer != ""]]))
+    )
     for piece in stream.pieces(light=True) if truths.study.size else ():
         answers.add(piece)
     return judged(truths, answers)

@@ -5,8 +5,8 @@
     alarms.jsonl          a line for each alarm, chained by hashes
     monitoring.json       what the page shows
 
-What a run writes depends on the journal's rows, the reference and the budget alone. So rows that are read again after a
-crash give the same state and the same alarms.
+What a run writes depends on the journal's rows, the reference and the budget alone. So rows that are read again after
+a crash give the same state and the same alarms.
 """
 
 from __future__ import annotations
@@ -150,8 +150,9 @@ class _Run:
                 remedy="make a reference for the new bundle with `pneumoscope monitor fit`",
             )
         if self.counts["rows"] == 0 and not seen:
+            end = self.reference.facts.get("last") or "no known day"
             raise DataError(
-                f"holds no answer after the reference, whose last is of {self.reference.facts.get('last') or 'no known day'}",
+                f"holds no answer after the reference, which ends on {end}",
                 path=self.stream.path,
                 remedy="wait for images, or fit a reference of an earlier period with --to",
             )
@@ -250,7 +251,7 @@ def _stored(file: Path, reference: Reference, budget: Budget) -> Mapping[str, An
 
 
 def _start(stream: Stream, reference: Reference) -> int:
-    """Return the journal's row after which monitoring starts: that of the reference's last image, where it is in there."""
+    """Return the journal's row after which monitoring starts: that of the reference's last image, if it is there."""
     row = int(reference.facts.get("last_row") or 0)
     key = stream.key_at(row) if row else ""
     return row if key and sha256_bytes(key.encode())[:12] == reference.facts.get("last_key") else 0

@@ -25,7 +25,7 @@ BLIND = (
     "A change that began before the reference is what the monitor takes for usual.",
     "A change that grows slowly is seen by the windows alone, and only once it exceeds its margin.",
     "A change in a group that is a few per cent of the images is diluted by the others.",
-    "Among scores, embedding and picture facts it sees what they measure. Where a shift keeps all of them, it sees nothing.",
+    "It sees what scores, embedding, header and picture facts measure: a shift that keeps all of them is not seen.",
 )
 _WORDS = {
     ACQUISITION: "how images are taken: pictures, headers, images without an answer",
@@ -50,7 +50,7 @@ def overview(
 ) -> dict[str, Any]:
     """Return all that the page shows, as plain values; nothing in it depends on when or how often the monitor ran."""
     renewed = {"decision": "new reference", "why": "another reference was given", "at": ""}
-    decided = {alarm: renewed for alarm in superseded}
+    decided = dict.fromkeys(superseded, renewed)
     for alarm, decision, why, at in stream.decisions():
         decided[alarm] = {"decision": decision, "why": why, "at": at}
     listed = [{**alarm, "decision": decided.get(alarm["alarm"])} for alarm in alarms]
@@ -110,36 +110,24 @@ def _family(
 ) -> dict[str, str]:
     """Return `state`, one of alarm, quiet, no data, and its line of words."""
     mine = [alarm for alarm in open_ if alarm["family"] == name]
-    if mine:
-        alarm = mine[-1]
-        return {
-            "state": "alarm",
-            "what": _WORDS[name],
-            "line": f"Since {alarm['since'] or 'the start'}: {alarm['moved'][0]}.",
-        }
-    if name == TRUTH:
-        if not len(labels):
-            return {"state": "no data", "what": _WORDS[name], "line": f"No label was given. {performance.BLIND}"}
-        if not errors.bounds:
-            line = "The reference says nothing of errors: fit it with labels, or give the bundle with --bundle."
-            return {"state": "no data", "what": _WORDS[name], "line": line}
-        return {
-            "state": "quiet",
-            "what": _WORDS[name],
-            "line": f"{len(labels):,} labelled studies; errors are within the bounds.",
-        }
     watched = [column for column in reference.columns if column.family == name and not column.name.startswith("axis_")]
-    if not watched:
-        return {"state": "no data", "what": _WORDS[name], "line": "The reference holds no such fact."}
-    judged = [window for window in history if "p" in window]
-    if not judged:
-        return {
-            "state": "quiet",
-            "what": _WORDS[name],
-            "line": f"{len(watched)} streams are watched; no window is full yet.",
-        }
-    line = f"{len(watched)} streams within their margins in the last of {len(judged):,} windows."
-    return {"state": "quiet", "what": _WORDS[name], "line": line}
+    judged = sum("p" in window for window in history)
+    state = "no data"
+    if mine:
+        state, line = "alarm", f"Since {mine[-1]['since'] or 'the start'}: {mine[-1]['moved'][0]}."
+    elif name == TRUTH and not len(labels):
+        line = f"No label was given. {performance.BLIND}"
+    elif name == TRUTH and not errors.bounds:
+        line = "The reference says nothing of errors: fit it with labels, or give the bundle with --bundle."
+    elif name == TRUTH:
+        state, line = "quiet", f"{len(labels):,} labelled studies; errors are within the bounds."
+    elif not watched:
+        line = "The reference holds no such fact."
+    elif not judged:
+        state, line = "quiet", f"{len(watched)} streams are watched; no window is full yet."
+    else:
+        state, line = "quiet", f"{len(watched)} streams within their margins in the last of {judged:,} windows."
+    return {"state": state, "what": _WORDS[name], "line": line}
 
 
 def _bets(bets: Sequential) -> list[dict[str, Any]]:

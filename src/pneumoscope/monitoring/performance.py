@@ -1,8 +1,9 @@
-"""Sensitivity and specificity over time from labels that are late, partial and chosen; and what can be said without any.
+"""Sensitivity and specificity over time from labels that are late, partial and chosen; what can be said without.
 
-Labels that a design asked for are weighted by the inverse of their chance (Hájek 1971), with intervals by patient. Labels
-without a design are no sample: readers correct what struck them. Beside them stands Begg and Greenes' correction
-(Biometrics 1983), which is right if, given the call, whether a study was labelled has nothing to do with its truth.
+Labels that a design asked for are weighted by the inverse of their chance (Hájek 1971), with intervals by patient.
+Labels without a design are no sample: readers correct what struck them. Beside them stands Begg and Greenes'
+correction (Biometrics 1983), which is right if, given the call, whether a study was labelled has nothing to do with
+its truth.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ LEAST = 10  # labelled images of a class for a figure of a month
 def weighted_share(success: Bools, weights: Floats, codes: Ints) -> Estimate:
     """Return a weighted share (Hájek's ratio) with a 95 % interval by patient.
 
-    `success`: bool [n]; `weights`: > 0 [n], inverse chances; `codes`: int [n], patients. Wilson's interval at the number
-    of independent images that has the variance of the linearised ratio; Kish's number where the share is 0 or 1.
+    `success`: bool [n]; `weights`: > 0 [n], inverse chances; `codes`: int [n], patients. Wilson's interval at the
+    number of independent images that has the variance of the linearised ratio; Kish's number where the share is 0 or 1.
     """
     if success.size == 0:
         return Estimate(np.nan, np.nan, np.nan, "no labelled image")

@@ -1,10 +1,10 @@
 """The max-T permutation test of whole patients between a reference and a window, with margins.
 
-Under the null that patients of both are exchangeable the p value is exact, whatever the correlation of columns and of the
-images of a patient (Pitman 1937; Westfall and Young 1993). The statistic is (|difference| - margin) over its standard
-error, by patient, as the reference's side alone has it: a few wild images of a window do not hide behind the spread that
-they make themselves. A true difference within the margin exceeds it no oftener than chance exceeds the whole. A patient
-of both, whom pseudonyms would tell, counts as two, which makes the test milder.
+Under the null that patients of both are exchangeable the p value is exact, whatever the correlation of columns and of
+the images of a patient (Pitman 1937; Westfall and Young 1993). The statistic is (|difference| - margin) over its
+standard error, by patient, as the reference's side alone has it: a few wild images of a window do not hide behind the
+spread that they make themselves. A true difference within the margin exceeds it no oftener than chance exceeds the
+whole. A patient of both, whom pseudonyms would tell, counts as two, which makes the test milder.
 """
 
 from __future__ import annotations

@@ -235,7 +235,7 @@ def _refuse_drift(values: Floats, patients: Ints, columns: Sequence[Column], pat
         top = int(np.nanargmax(test.t))
         change = said(columns[top], float(test.reference[top]), float(test.window[top]))
         raise DataError(
-            f"drifts within: between its first {int((~late).sum()):,} and its last {int(late.sum()):,} images, {change}",
+            f"drifts within: of its first {int((~late).sum()):,} and last {int(late.sum()):,} images, {change}",
             path=path,
             remedy="choose a period in which nothing changed, with --from and --to",
         )

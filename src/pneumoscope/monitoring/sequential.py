@@ -2,9 +2,10 @@
 
 A p value is the rank of an image among the reference and all images before it, ties broken at random: independent and
 uniform while nothing changes, whatever the size of the reference (Vovk et al., Algorithmic Learning in a Random World
-2022, 8.2). The sum of bets started at each image exceeds a threshold no oftener than once in as many images (Shin, Ramdas
-and Rinaldo, NEJSDS 2024). Because images join the bag, a slow drift is absorbed: windows see that. Of a patient who comes
-again within some thousand patients only the first image counts, because images of one patient are alike.
+2022, 8.2). The sum of bets started at each image exceeds a threshold no oftener than once in as many images (Shin,
+Ramdas and Rinaldo, NEJSDS 2024). Because images join the bag, a slow drift is absorbed: windows see that. Of a
+patient who comes again within some thousand patients only the first image counts, because images of one patient are
+alike.
 """
 
 from __future__ import annotations

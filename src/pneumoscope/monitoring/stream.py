@@ -29,7 +29,7 @@ _BACK = np.timedelta64(1, "D")  # several workers append in nearly the order of 
 _TEXT = {
     "key": "key", "study": "study", "patient": "patient", "device": "device", "site": "site",
     "bundle": "bundle_sha256", "name": "bundle", "view": "covariates.view", "sex": "covariates.sex",
-    "refused": "quality.refused_by", "state": "state", "modality": "covariates.modality", "maker": "covariates.manufacturer",
+    "refused": "quality.refused_by", "state": "state", "modality": "covariates.modality",
 }  # fmt: skip
 _NUMBER = {
     "probability": "probability", "logit": "logit", "threshold": "threshold", "age_years": "covariates.age_years",
@@ -38,7 +38,8 @@ _NUMBER = {
     "turned": "quality.gate.turned", "unlike": "quality.gate.unlike", "kvp": "covariates.kvp",
     "exposure_uas": "covariates.exposure_uas", "exposure_index": "covariates.exposure_index",
     "deviation_index": "covariates.deviation_index", "bits": "covariates.bits", "rows": "covariates.rows",
-    "columns": "covariates.columns", "delay": "(days from the image to its answer)", "width": "quality.width", "height": "quality.height",
+    "columns": "covariates.columns", "width": "quality.width", "height": "quality.height",
+    "delay": "",  # days from the image to its answer
 }  # fmt: skip
 
 
@@ -256,7 +257,7 @@ def _stamp(day: datetime) -> np.datetime64:
 
 
 def as_rows(facts: Mapping[str, Any]) -> Rows:
-    """Return rows of plain columns, by the names of `Rows`; what is not given is missing. For images without a journal."""
+    """Return rows of plain columns by the names of `Rows`, for images without a journal; what is not given is NaN."""
     n = len(facts["probability"])
     number = {name: np.asarray(facts[name], np.float64) if name in facts else np.full(n, np.nan) for name in _NUMBER}
     number["logit"] = np.where(np.isfinite(number["logit"]), number["logit"], _logits(number["probability"]))

@@ -104,8 +104,8 @@ STREAMS: tuple[Stream, ...] = (
     Stream("width", ACQUISITION, "width in pixels", _number("width")),
     Stream("header", ACQUISITION, "images with a header", _known("modality"), share=True, margin=0.05),
     Stream("abstained", ACQUISITION, "images without an answer", _abstained, share=True, margin=0.02, quick=True),
-    Stream("declined", ACQUISITION, "images declined by their header", _is("state", "declined"), share=True, margin=0.02),
-    Stream("quarantined", ACQUISITION, "images that could not be read", _is("state", "quarantined"), share=True, margin=0.02),
+    Stream("declined", ACQUISITION, "images declined by header", _is("state", "declined"), share=True, margin=0.02),
+    Stream("quarantined", ACQUISITION, "unreadable images", _is("state", "quarantined"), share=True, margin=0.02),
     Stream("age", POPULATION, "age in years", _number("age_years"), quick=True),
     Stream("female", POPULATION, "female patients", _is("sex", "F"), share=True, margin=0.10),
     Stream("view_ap", POPULATION, "AP views", _is("view", "AP"), share=True, margin=0.10),
@@ -117,7 +117,7 @@ TAILS = ("exposure", "turned", "unlike")  # also as the share of images beyond t
 
 
 def columns_of(rows: Rows) -> list[Column]:
-    """Return the columns that a reference can watch: facts that half its images have, and each axis of the embedding."""
+    """Return the columns that a reference can watch: facts that half its images have, and axes of the embedding."""
     columns = [column for stream in STREAMS if (column := _fitted(stream, stream.measure(rows))) is not None]
     for name in TAILS:
         values = rows.number[name]
@@ -177,10 +177,8 @@ def _values(rows: Rows, column: Column) -> Floats:
     if column.limit is not None:
         raw = rows.number[column.name.removesuffix("_tail")]
         return np.where(np.isnan(raw), np.nan, raw > column.limit)
-    if column.name.startswith("axis_"):
-        raw = _axis(int(column.name[5:]))(rows)
-    else:
-        raw = _MEASURES[column.name](rows)
+    measure = _axis(int(column.name[5:])) if column.name.startswith("axis_") else _MEASURES[column.name]
+    raw = measure(rows)
     if column.differs is not None:
         near = _CONSTANT * max(1.0, abs(column.differs))
         return np.where(np.isnan(raw), np.nan, np.abs(raw - column.differs) > near)

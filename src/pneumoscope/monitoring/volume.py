@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Volume:
         times = np.sort(rows.at)
         if self.last:
             times = np.concatenate([[np.datetime64(self.last.rstrip("Z"), "ms")], times])
-        for before, after in zip(times[:-1], times[1:], strict=True):
+        for before, after in pairwise(times):
             days_between = (after - before) / np.timedelta64(1, "D")
             if days_between >= GAP_DAYS:
                 self.gaps.append({"from": stamp(before), "to": stamp(after), "days": round(float(days_between), 1)})

@@ -1,4 +1,4 @@
-"""Timelines of the monitor, from its JSON: pure functions to a matplotlib `Figure`. A gap in the data is a gap in the line."""
+"""Timelines of the monitor, from its JSON: pure functions to a matplotlib `Figure`; a gap in the data is a gap."""
 
 from __future__ import annotations
 

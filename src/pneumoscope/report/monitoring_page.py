@@ -1,4 +1,4 @@
-"""The page of the monitor, from `monitoring.json` alone: the state of each family, timelines, what changed, what to do."""
+"""The page of the monitor, from `monitoring.json` alone: state, alarms and what to do, timelines, labels, budget."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _page(m: Mapping[str, Any]) -> str:
     return html.render(
         "monitoring.html.j2",
         title=f"Monitoring of {m['reference']['bundle'] or 'the bundle'}",
-        subtitle=f"{images:,} images after the reference, until {_day(m['until'])}. Reference: {m['reference']['source']}.",
+        subtitle=f"{images:,} images, until {_day(m['until'])}. Reference: {m['reference']['source']}.",
         contents=contents,
         m=m,
         lights=_LIGHTS,
@@ -95,7 +95,8 @@ def _charts(m: Mapping[str, Any]) -> list[tuple[str, Any]]:
     windows = [window for window in m["windows"] if "streams" in window]
     for column in m["reference"]["columns"]:
         if column["name"] in DRAWN and any(column["name"] in window["streams"] for window in windows):
-            caption = f"{column['words'][0].upper()}{column['words'][1:]}, window by window. Band: the margin. Filled: an alarm."
+            name = column["words"]
+            caption = f"{name[0].upper()}{name[1:]}, window by window. Band: the margin. Filled: an alarm."
             figure = monitoring_figures.timeline(windows, column, m["volume"]["gaps"])
             charts.append((caption, html.svg(figure, key=column["name"])))
     if any(month["sensitivity"]["value"] is not None for month in m["labels"]["months"]):
