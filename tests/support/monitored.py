@@ -52,7 +52,7 @@ def facts(
         "embedding": embedding,
         "patient": np.char.add("p", (first + people).astype(str)),
         "study": np.char.add("s", (first + np.arange(n)).astype(str)),
-        "key": np.char.add("k", (first + np.arange(n)).astype(str)),
+        "key": np.char.add(np.char.add("k", (first + np.arange(n)).astype(str)), f"-{seed}"),
         "bundle": np.full(n, BUNDLE),
         "name": np.full(n, "invented"),
         "row": 1 + first + np.arange(n),

@@ -33,6 +33,7 @@ FIRST_HASH = "0" * 64
 DECISIONS = ("acknowledged", "fixed", "new reference", "dismissed")
 _DEVICE_SHARE = 0.8  # of the change, that one device must carry to be named
 _LEAST_OF_DEVICE = 20
+_OTHERS = 0.5  # of its change, that the others may show at most
 
 
 def belongs_to(alarms: Sequence[Mapping[str, Any]], detection: Detection, closed: Mapping[str, str]) -> str | None:
@@ -163,26 +164,18 @@ def _errors_said(detection: Detection) -> list[str]:
 
 
 def _device(rows: Rows, values: Any, usual: float, reference: Reference) -> dict[str, Any] | None:
-    """Return the device that carries the change in the clearest stream, where one does."""
+    """Return the device that carries the change in the clearest stream, where one does and the others moved less."""
     names = rows.text["device"]
     away = np.where(np.isfinite(values), values - usual, 0.0)
     total = float(away.sum())
-    if not total:
-        return None
-    for name in np.unique(names[names != ""]):
+    for name in np.unique(names[names != ""]) if total else ():
         mine = names == name
         carried = float(away[mine].sum()) / total
-        if carried >= _DEVICE_SHARE and _LEAST_OF_DEVICE <= mine.sum() < 0.95 * len(rows):
+        others = float(away[~mine].mean() / away[mine].mean()) if mine.sum() < len(rows) else 0.0
+        if carried >= _DEVICE_SHARE and mine.sum() >= _LEAST_OF_DEVICE and others < _OTHERS:
             new = hashed(str(name)) not in reference.facts.get("devices", {})
             first = stamp(rows.at[mine][changed_at(values[mine], usual)])
             return {"device": str(name), "images": int(mine.sum()), "carries": carried, "new": new, "since": first}
-    known = {hashed(str(name)) for name in np.unique(names[names != ""])}
-    if len(known) == 1 and (names != "").all():
-        return {
-            "device": str(names[0]), "images": len(rows), "carries": 1.0,
-            "new": not known & set(reference.facts.get("devices", {})),
-            "since": stamp(rows.at[changed_at(values, usual)]),
-        }  # fmt: skip
     return None
 
 

@@ -93,7 +93,7 @@ def monitor(
             run.errors,
             labels,
             run.volume,
-            run.alarms,
+            run.explained_anew(),
             run.superseded,
             stream,
             run.counts,
