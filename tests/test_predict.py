@@ -171,7 +171,8 @@ def test_the_line_has_the_keys_of_the_contract(classifier: Classifier, paths: li
     assert list(flat) == KEYS
     assert list(missing) == [*KEYS, "error"]
     assert json.loads(json.dumps(good)) == good
-    assert good["quality"].keys() == {"width", "height", "mean", "contrast", "modality", "notes"}
+    pictures = {"width", "height", "mean", "contrast", "sharpness", "noise", "collimated"}
+    assert good["quality"].keys() == pictures | {"modality", "notes"}
     assert (good["quality"]["width"], good["quality"]["height"]) == (64, 64)
     assert good["bundle"] == load_label(classifier)
     assert good["milliseconds"] > 0

@@ -27,6 +27,7 @@ from pneumoscope.gate.refusal import Refusal
 from pneumoscope.gate.scores import CHECKS, read_gate
 from pneumoscope.images import Header, Radiograph, open_image
 from pneumoscope.images.find import expand, missing
+from pneumoscope.images.picture import collimated, noise, sharpness
 from pneumoscope.images.preparation import Pixels, to_canvas, to_input
 from pneumoscope.lungs import crop_of
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
@@ -241,6 +242,9 @@ def _quality(
         "height": header and header.rows,
         "mean": None,
         "contrast": None,
+        "sharpness": None,
+        "noise": None,
+        "collimated": None,
         "modality": header and header.modality,
         "notes": [],
     }
@@ -252,6 +256,9 @@ def _quality(
         "height": radiograph.height,
         "mean": round(float(grey.mean()), 4),
         "contrast": round(float(grey.std()), 4),
+        "sharpness": round(sharpness(canvas), 4),
+        "noise": round(noise(canvas), 3),
+        "collimated": round(collimated(radiograph.pixels), 4),
         "notes": list(radiograph.notes),
     }
 

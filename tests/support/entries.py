@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pneumoscope.journal.entry import entry_of
-from pneumoscope.journal.journal import Entry
+from pneumoscope.journal.entry import Entry, entry_of
 from pneumoscope.records import PNEUMONIA, Prediction
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -23,14 +23,19 @@ def export(
     since: Annotated[datetime | None, typer.Option("--from", formats=_DAY, help="First day, UTC.")] = None,
     until: Annotated[datetime | None, typer.Option("--to", formats=_DAY, help="Last day, UTC.")] = None,
     labels: Annotated[bool, typer.Option("--labels", help="The labels given later, not the answers.")] = False,
+    decisions: Annotated[bool, typer.Option("--decisions", help="What people did about alarms instead.")] = False,
 ) -> None:
     """Write the answers of a journal to a table, one row each."""
+    from pneumoscope.journal.columns import ANSWERS, DECISIONS, LABELS
     from pneumoscope.journal.journal import Journal
     from pneumoscope.journal.recording import write_table
 
     _require_file(journal)
     first, last = (None if day is None else day.replace(tzinfo=UTC) for day in (since, until))
-    rows = write_table(Journal(journal), out, first, last, labels=labels)
+    if labels and decisions:
+        raise ConfigError("one table holds labels or decisions", remedy="export them one after the other")
+    of = LABELS if labels else DECISIONS if decisions else ANSWERS
+    rows = write_table(Journal(journal), out, first, last, of=of)
     say(f"{rows} rows")
     typer.echo(out)
 
@@ -57,14 +62,14 @@ def erase(
         _erase_from_gateway(config, issuer, committed)
         return
     assert journal is not None
-    from pneumoscope.journal.journal import Journal, archives
+    from pneumoscope.journal.journal import erase_everywhere
     from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 
     _require_file(journal)
     _require_file(default_key(journal))
     name = Pseudonyms.load(default_key(journal)).of("patient", issuer, _patient())
-    counts = [Journal(file).erase([str(name)]) for file in (*archives(journal), journal)]
-    typer.echo(f"{sum(answers for answers, _ in counts)} predictions, {sum(labels for _, labels in counts)} labels")
+    answers, labels = erase_everywhere(journal, [str(name)])
+    typer.echo(f"{answers} predictions, {labels} labels")
 
 
 def _erase_from_gateway(config: Path, issuer: str | None, committed: bool) -> None:

@@ -50,6 +50,10 @@ def predict(
         Path | None,
         typer.Option("--journal", help="Also add each answer, once and without identity, to this file for monitoring."),
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="With --journal: a source that names the patients of images without a header."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Images per step.")] = 16,
     operating_point: Point = None,
     engine: Annotated[
@@ -74,6 +78,8 @@ def predict(
     from pneumoscope.predict import Classifier
 
     files = expand(paths)
+    if manifest is not None and journal is None:
+        raise ConfigError("a manifest names the patients of a journal's lines", remedy="give --journal, or no manifest")
     if engine == "ray":
         if jsonl is None:
             raise ConfigError("an archive is scored into a file", remedy="give --jsonl FILE")
@@ -105,7 +111,7 @@ def predict(
         if engine not in ENGINES:
             raise ConfigError(f"no engine is called {engine!r}", remedy=f"use one of {', '.join(ENGINES)}, ray")
         classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
-        refused, failed = write_lines(classifier, files, jsonl, batch_size, _recorder(classifier, journal))
+        refused, failed = write_lines(classifier, files, jsonl, batch_size, _recorder(classifier, journal, manifest))
         if refused or failed:
             say(_summary(len(files), refused, failed))
     if failed:
@@ -119,12 +125,14 @@ def _summary(count: int, refused: int, failed: int) -> str:
     return f"{images}: {outcomes}; the lines say why"
 
 
-def _recorder(classifier: Classifier, journal: Path | None) -> Recorder | None:
+def _recorder(classifier: Classifier, journal: Path | None, manifest: Path | None) -> Recorder | None:
     if journal is None:
         return None
+    from pneumoscope.data.sources import open_source
     from pneumoscope.journal.recording import Recorder
 
-    return Recorder(journal, classifier.bundle, classifier.operating_point)
+    samples = () if manifest is None else open_source(manifest).samples
+    return Recorder(journal, classifier.bundle, classifier.operating_point, samples)
 
 
 def write_lines(

@@ -14,6 +14,7 @@ from pneumoscope.cli import (
     data,
     demonstrating,
     journaling,
+    monitoring,
     predicting,
     reporting,
     serving,
@@ -49,6 +50,7 @@ def _root(
 
 app.add_typer(data.app, name="data")
 app.add_typer(journaling.app, name="journal")
+app.add_typer(monitoring.app, name="monitor")
 for module in (training, predicting, auditing, validating, adapting, reporting, serving, demonstrating):
     module.register(app)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.ndimage import laplace
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import StandardScaler
 
@@ -14,6 +13,7 @@ from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.images import read_image
 from pneumoscope.images.burned import text_in
+from pneumoscope.images.picture import BLACK, sharpness
 from pneumoscope.images.preparation import Pixels, to_canvas
 from pneumoscope.images.style import style_of
 from pneumoscope.records import Floats, Ints, Progress, Sample
@@ -22,7 +22,6 @@ SIDE = 224  # to which images are squashed, as networks see them
 BANDS = 12  # of the power spectrum
 _FINE = 20  # radius from which on the spectrum shows texture more than anatomy
 _EDGE = 0.06  # of the side
-_BLACK = 8  # grey level
 CLUSTERS = 6
 
 Boxes = Callable[[Pixels], Floats]  # uint8 [n, S, S] to the lungs' top, bottom, left, right, float64 [n, 4] in 0..1
@@ -69,9 +68,7 @@ def exposure(images: Pixels) -> dict[str, Floats]:
     rows = []
     for image in images:
         grey = image.astype(np.float64)
-        spread = grey.std()
-        sharp = np.abs(laplace(grey, mode="nearest")).mean() / spread if spread else 0.0
-        rows.append([grey.mean(), spread, *np.percentile(grey, (5, 95)), sharp])
+        rows.append([grey.mean(), grey.std(), *np.percentile(grey, (5, 95)), sharpness(np.asarray(image))])
     names = ("mean grey", "contrast", "grey, 5 % point", "grey, 95 % point", "sharpness")
     return dict(zip(names, np.array(rows).T, strict=True))
 
@@ -96,7 +93,7 @@ def overlays(images: Pixels) -> dict[str, Floats]:
     edge[:width] = edge[-width:] = edge[:, :width] = edge[:, -width:] = True
     return {
         "burned-in text": np.array([text_in(np.asarray(image)).mean() for image in images]),
-        "black edge": np.array([(image[edge] < _BLACK).mean() for image in images]),
+        "black edge": np.array([(image[edge] < BLACK).mean() for image in images]),
     }
 
 

@@ -25,7 +25,9 @@ _UIDS = frozenset({"sop_uid", "study_uid", "series_uid"})
 class Header:
     """The header of one DICOM object; a missing or damaged element is None, a UID then empty.
 
-    Texts are at most 256 characters, without NUL, of several values the first; `age_years` and the doses are finite.
+    Texts are at most 256 characters, without NUL, of several values the first; numbers are finite. `acquired_on`: day
+    of the image, YYYYMMDD, else of the study. `exposure_index`, its target and deviation as in IEC 62494-1. `lossy`:
+    the pixels were once compressed with loss.
     """
 
     sop_uid: str
@@ -48,6 +50,7 @@ class Header:
     age_years: float | None = None
     sex: str | None = None
     study_date: str | None = None
+    acquired_on: str | None = None
     rows: int | None = None
     columns: int | None = None
     frames: int | None = None
@@ -60,6 +63,16 @@ class Header:
     institution: str | None = None
     kvp: float | None = None
     exposure_uas: float | None = None
+    exposure_index: float | None = None
+    target_exposure_index: float | None = None
+    deviation_index: float | None = None
+    detector_type: str | None = None
+    detector_id: str | None = None
+    software: str | None = None
+    grid: str | None = None
+    pixel_spacing_mm: float | None = None
+    source_distance_mm: float | None = None
+    lossy: bool | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return all but identity and UIDs, as JSON knows it."""
@@ -174,6 +187,7 @@ def header_of(dataset: Any) -> Header:
         age_years=_age(text),
         sex=_upper(text("PatientSex")),
         study_date=text("StudyDate"),
+        acquired_on=text("AcquisitionDate") or text("StudyDate"),
         rows=whole("Rows"),
         columns=whole("Columns"),
         frames=whole("NumberOfFrames"),
@@ -186,6 +200,16 @@ def header_of(dataset: Any) -> Header:
         institution=text("InstitutionName"),
         kvp=number("KVP"),
         exposure_uas=number("ExposureInuAs") or _thousandfold(number("Exposure")),
+        exposure_index=number("ExposureIndex"),
+        target_exposure_index=number("TargetExposureIndex"),
+        deviation_index=number("DeviationIndex"),
+        detector_type=_upper(text("DetectorType")),
+        detector_id=text("DetectorID"),
+        software=text("SoftwareVersions"),
+        grid=_upper(text("Grid")),
+        pixel_spacing_mm=number("ImagerPixelSpacing") or number("PixelSpacing"),
+        source_distance_mm=number("DistanceSourceToDetector"),
+        lossy={"00": False, "01": True}.get(text("LossyImageCompression") or ""),
     )
 
 

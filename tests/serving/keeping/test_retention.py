@@ -362,7 +362,7 @@ def keys(journal: Journal) -> tuple[list[str], list[str]]:
 def test_old_months_move_into_journals_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = filled(tmp_path / "journal.sqlite")
     with monkeypatch.context() as patch:
-        patch.setattr("pneumoscope.journal.journal._unguarded", lambda *_: (_ for _ in ()).throw(Dead))
+        patch.setattr("pneumoscope.journal.removal._unguarded", lambda *_: (_ for _ in ()).throw(Dead))
         with pytest.raises(Dead):  # copied, not yet erased
             journal.archive(month(3))
     assert keys(journal) == (["k1", "k2", "k3"], ["l1", "l3"])

@@ -97,8 +97,8 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
     def advance() -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(database.MIGRATIONS, folder)
-        (folder / "versions" / "v0002_next.py").write_text(
-            "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '0002', '0001'\n\n\n"
+        (folder / "versions" / "v0003_next.py").write_text(
+            "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '0003', '0002'\n\n\n"
             "def upgrade():\n    op.add_column('jobs', sa.Column('more', sa.Text(), nullable=True))\n"
         )
         monkeypatch.setattr(database, "MIGRATIONS", folder)
@@ -118,11 +118,11 @@ def test_what_an_earlier_version_kept_is_there_after_a_later_one(
         job_id = add(old)
         old.close()
         later()
-        with pytest.raises(StorageError, match="version 0001, this version needs 0002"):
+        with pytest.raises(StorageError, match="version 0002, this version needs 0003"):
             open_store(url, create=True)
         for opened in pool.map(lambda _: open_store(url, migrate=True), range(3)):
             assert state(opened, job_id) == WAITING
-            assert revision(opened) == ("0002", "0002")
+            assert revision(opened) == ("0003", "0003")
             opened.close()
 
 

@@ -370,7 +370,10 @@ def test_feedback_is_kept_and_tells_the_journal(
         assert (kept.result_id, kept.verdict, kept.label) == (result_id, verdict, label)
         assert kept.comment == "Jane Doe, left base"
     labels: list[Label] = list(Journal(web.config.journal_file).labels())
-    assert [item.label for item in labels] == ([] if label is None else [label])
+    assert [(item.label, item.note, item.blind) for item in labels] == [(label, verdict, False)]
+    assert labels[0].certainty == ("not sure" if label is None else "sure")
+    assert labels[0].answer == "a" * 32
+    assert labels[0].reader not in (None, "reader")
     assert "Jane" not in str(labels)
     assert source.StudyInstanceUID not in str(labels)
     assert "left base" in browser.get(f"/study/{image_id}").text

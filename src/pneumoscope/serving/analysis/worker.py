@@ -18,6 +18,7 @@ from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.journal.recording import entry_facts
 from pneumoscope.serving.analysis.child import Child, ChildLostError, Factory
 from pneumoscope.serving.analysis.task import Analysis, Task, open_analysis, open_in_haste
+from pneumoscope.serving.keeping import unanalysed
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.store import jobs, outbox
 from pneumoscope.serving.store.database import Store, database_time, now
@@ -68,11 +69,19 @@ class Worker:
             while not stop.is_set():
                 if (moment := now().timestamp()) - beaten >= _BEAT:
                     self.store.beat(self.name, os.getpid(), child=self.child.pid)
+                    self.journal_unanalysed()
                     beaten = moment
                 if not self.step():
                     stop.wait(_IDLE)
         finally:
             self.child.close()
+
+    def journal_unanalysed(self) -> None:
+        """Write into the journal which images were declined or quarantined since; it may be away for a while."""
+        try:
+            unanalysed.write(self.config, self.store, self.journal, self.pseudonyms)
+        except StorageError as error:
+            self.log.error("not journaled", reason=error.what)
 
     def step(self) -> bool:
         """Do one job; False where none waits."""
@@ -111,7 +120,7 @@ class Worker:
 
     def _failed(self, claim: Claim, kind: str, reason: str, *, attempts: int) -> None:
         """Record why a job failed, and log the kind of failure. `attempts`: after so many it is quarantined."""
-        state = jobs.fail(self.store, claim, f"not analysed, because {reason}", attempts=attempts)
+        state = jobs.fail(self.store, claim, f"not analysed, because {reason}", attempts=attempts, cause=kind)
         self.log.warning("job failed", job=claim.job_id, state=state, kind=kind)
 
     def _finish(self, claim: Claim, analysis: Analysis) -> None:
@@ -119,10 +128,11 @@ class Worker:
             self._failed(claim, "unusable", f"the image cannot be used: {analysis.prediction.fault}", attempts=1)
             return
         # The journal first: it keeps one copy of an entry repeated after a crash, and no result is sent without one.
+        entry = self._entry(claim, analysis)
         with meters.timed("journal"):
-            self.journal.append(self._entry(claim, analysis))
+            self.journal.append(entry)
         self.stages("journaled")
-        mine = jobs.end(self.store, claim, DONE, lambda session, job: self._record(session, job, analysis))
+        mine = jobs.end(self.store, claim, DONE, lambda session, job: self._record(session, job, analysis, entry.key))
         self.stages("recorded")
         meters.took("analyse", analysis.seconds - analysis.encoding)
         meters.took("encode", analysis.encoding)
@@ -139,7 +149,7 @@ class Worker:
             milliseconds=round(1000 * analysis.seconds),
         )
 
-    def _record(self, session: Session, job: Job, analysis: Analysis) -> None:
+    def _record(self, session: Session, job: Job, analysis: Analysis, answer: str) -> None:
         moment, prediction = database_time(session), analysis.prediction
         result = Result(
             bundle=prediction.bundle,
@@ -156,6 +166,7 @@ class Worker:
             explained_by=analysis.explained_by,
             urgent=analysis.urgent,
             shadow=self.config.shadow,
+            answer=answer,
             created_at=moment,
         )
         job.result = result
@@ -177,4 +188,14 @@ class Worker:
             site=self.config.journal.site,
         )
         key = answer_key(analysis.card_sha256, claim.digest, analysis.operating_point)
-        return entry_of(analysis.prediction, card, key, now(), **facts)
+        return entry_of(
+            analysis.prediction,
+            card,
+            key,
+            now(),
+            operating_point=analysis.operating_point,
+            received_at=claim.received_at,
+            feed=unanalysed.feed(claim.source),
+            shown=not self.config.shadow,
+            **facts,
+        )

@@ -148,7 +148,7 @@ class Intake:
                 image.file = file
                 return Receipt(DUPLICATE, image.id, image.job.state, image.job.reason)
         moment = database_time(session)
-        state, reason, notes = self._judge(header, path, earlier)
+        state, reason, cause, notes = self._judge(header, path, earlier)
         with storage_errors(path):  # it may have been removed as a leftover
             size = path.stat().st_size
         image = Image(
@@ -179,13 +179,16 @@ class Intake:
             not_before=moment,
             ended_at=None if state == WAITING else moment,
             reason=reason,
+            cause=cause,
         )
         session.add(image)
         session.flush()
         return Receipt(STORED, image.id, state, reason)
 
-    def _judge(self, header: Header, path: Path, earlier: list[Image]) -> tuple[str, str | None, str | None]:
-        """Return state and reason of the job, and a note about the image.
+    def _judge(
+        self, header: Header, path: Path, earlier: list[Image]
+    ) -> tuple[str, str | None, str | None, str | None]:
+        """Return state and reason of the job, the reason in a word, and a note about the image.
 
         Results of a second version would carry the same UIDs as those of the first, and an archive keeps the objects
         it got first: the results of the second would be shown beside the pixels of the first.
@@ -197,10 +200,11 @@ class Intake:
             difference = "another header" if same else "other pixels" if exists else "other content"
             note = f"came before with {difference} under the same SOP Instance UID"
             if same:
-                return DECLINED, f"not analysed, because it {note}: the answer about the first holds", note
-            return QUARANTINED, f"not analysed, because it {note}: a person must say which one is right", note
+                return DECLINED, f"not analysed, because it {note}: the answer about the first holds", "repeated", note
+            reason = f"not analysed, because it {note}: a person must say which one is right"
+            return QUARANTINED, reason, "conflict", note
         refusal = judge(header, self.rules, self.ages)
-        return (WAITING, None, None) if refusal is None else (DECLINED, str(refusal), None)
+        return (WAITING, None, None, None) if refusal is None else (DECLINED, str(refusal), refusal.key, None)
 
 
 def open_intake(config: Gateway, store: Store) -> Intake:

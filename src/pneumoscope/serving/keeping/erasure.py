@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from pneumoscope.errors import storage_errors
 from pneumoscope.files import sync_folder
-from pneumoscope.journal.journal import Journal, archives
+from pneumoscope.journal.journal import erase_everywhere
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.serving.people import trail
 from pneumoscope.serving.settings.gateway import Gateway
@@ -139,11 +139,8 @@ def erase_patient(
         rows = session.execute(select(Image.issuer, Image.study_uid).where(*patient)).all()
     patients = {pseudonyms.of("patient", name, patient_id) for name in {issuer, *(name for name, _ in rows)}}
     studies = {pseudonyms.of("study", uid) for _, uid in rows}
-    predictions = labels = 0
     # The journal first: its pseudonyms follow from the rows.
-    for file in (*archives(config.journal_file), config.journal_file):
-        erased = Journal(file).erase([name for name in patients if name], [name for name in studies if name])
-        predictions, labels = predictions + erased[0], labels + erased[1]
+    erased = erase_everywhere(config.journal_file, list(filter(None, patients)), list(filter(None, studies)))
     stages("journal erased")
     with store.write() as session:
         images = list(session.scalars(select(Image).where(*patient).with_for_update()))
@@ -153,7 +150,7 @@ def erase_patient(
         kept = set(session.scalars(select(Image.id).where(*patient, keep)))
         free = [image for image in images if image.id not in kept]
         erase_images(session, config.images, free, stages)
-        counts = Erased(len(free), len(kept), predictions, labels)
+        counts = Erased(len(free), len(kept), *erased)
         trail.add(session, None, trail.ERASED_ON_REQUEST, None, str(counts))
     store.forget()
     return counts

@@ -45,6 +45,8 @@ class Claim:
     patient_id: str | None
     issuer: str | None
     header: dict[str, Any]
+    source: str
+    received_at: datetime
     created_at: datetime
     waited: float
 
@@ -84,6 +86,7 @@ def claim(store: Store, owner: str, lease: timedelta, max_wait: timedelta) -> Cl
             return None
         if job.claims >= _CLAIMS or job.image.file is None:
             reason = f"its worker died {job.claims} times" if job.image.file else "its file was erased"
+            job.cause = "worker died" if job.image.file else "file erased"
             _end(job, QUARANTINED, f"not analysed, because {reason}", moment)
             return None
         job.state, job.owner, job.lease_until = RUNNING, owner, moment + lease
@@ -100,6 +103,8 @@ def claim(store: Store, owner: str, lease: timedelta, max_wait: timedelta) -> Cl
             patient_id=image.patient_id,
             issuer=image.issuer,
             header=image.header,
+            source=image.source,
+            received_at=image.received_at,
             created_at=job.created_at,
             waited=(moment - job.created_at).total_seconds(),
         )
@@ -120,16 +125,17 @@ def end(store: Store, claim: Claim, state: str, record: Callable[[Session, Job],
     return True
 
 
-def fail(store: Store, claim: Claim, reason: str, *, attempts: int) -> str | None:
+def fail(store: Store, claim: Claim, reason: str, *, attempts: int, cause: str | None = None) -> str | None:
     """Record that a job failed; returns its state, or None where it is no longer this worker's.
 
-    `attempts`: after so many it is quarantined.
+    `attempts`: after so many it is quarantined. `cause`: the reason in a word.
     """
     with store.write() as session:
         job = _claimed(session, claim)
         if job is None:
             return None
         job.attempts += 1
+        job.cause = cause
         if job.attempts >= attempts:
             _end(job, QUARANTINED, reason, database_time(session))
         else:
@@ -157,6 +163,7 @@ def try_again(store: Store, job_id: int) -> bool:
     first = Job.image_id.in_(select(Image.id).where(Image.version == 1))
     with store.write() as session:
         fresh = {"state": WAITING, "attempts": 0, "claims": 0, "ended_at": None, "not_before": database_time(session)}
+        fresh |= {"cause": None, "journaled": False}
         query = update(Job).where(Job.id == job_id, Job.state == QUARANTINED, first).values(**fresh).returning(Job.id)
         return session.scalar(query) is not None
 

@@ -2,7 +2,8 @@
 
     images ─ jobs ─ results ─ objects ─ deliveries
     processes, feeds, reports
-    users ─ sign-ins ─ events, feedback (of the page)
+    users ─ sign-ins ─ events, feedback, reviews (of the page)
+    samples (drawn for review)
 
 An image has one job; where it is not analysed, the job says why. Identities (patient, accession number) are in
 `images` alone, and in no log.
@@ -27,6 +28,8 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
+    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -126,16 +129,23 @@ class Image(Base):
     job: Mapped[Job] = relationship(back_populates="image", uselist=False)
 
 
+_UNWRITTEN = text("NOT journaled AND state IN ('declined', 'quarantined')")
+
+
 class Job(Base):
     """The analysis of an image, or why there is none.
 
     `state`: one of `JOB_STATES`. `priority`: of the order. `reason`: of `declined`, `quarantined` and the last failed
-    attempt. `lease_until`, `owner`: of the worker that runs it; after the lease another may take it. `attempts` counts
-    failures, `claims` how often a worker took it.
+    attempt, `cause` the same in a word. `journaled`: the journal says that it was not analysed. `lease_until`, `owner`:
+    of the worker that runs it; after the lease another may take it. `attempts` counts failures, `claims` how often a
+    worker took it.
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_queue", "state", "not_before"),)
+    __table_args__ = (
+        Index("ix_jobs_queue", "state", "not_before"),
+        Index("ix_jobs_unwritten", "id", sqlite_where=_UNWRITTEN, postgresql_where=_UNWRITTEN),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"), unique=True)
@@ -149,6 +159,8 @@ class Job(Base):
     lease_until: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     reason: Mapped[str | None]
+    cause: Mapped[str | None] = mapped_column(String(40))
+    journaled: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     image: Mapped[Image] = relationship(back_populates="job")
     result: Mapped[Result | None] = relationship(back_populates="job", uselist=False)
@@ -158,7 +170,8 @@ class Result(Base):
     """The classifier's answer; one row per job that is done.
 
     Columns as in `records.Prediction`. `map_png`: grey PNG of the heat map over the whole image, None where there is
-    none. `explained_by`: method and verdict. `urgent`: to be read earlier. `shadow`: nothing was sent.
+    none. `explained_by`: method and verdict. `urgent`: to be read earlier. `shadow`: nothing was sent. `answer`: key
+    of its line in the journal.
     """
 
     __tablename__ = "results"
@@ -179,6 +192,7 @@ class Result(Base):
     explained_by: Mapped[str | None]
     urgent: Mapped[bool]
     shadow: Mapped[bool]
+    answer: Mapped[str | None] = mapped_column(String(32))
     created_at: Mapped[datetime] = mapped_column(index=True)
 
     job: Mapped[Job] = relationship(back_populates="result")
@@ -345,3 +359,40 @@ class Feedback(Base):
 
     user: Mapped[User] = relationship()
     result: Mapped[Result] = relationship()
+
+
+class Review(Base):
+    """A radiograph that a sample asks readers about, and what one of them said without sight of the answer.
+
+    `inclusion`: probability with which the sample takes it. `key`: of the form. `label`: None where the reader leaned
+    to neither, with `certainty` (`journal.entry.CERTAINTIES`). None is answered before `answered_at`.
+    """
+
+    __tablename__ = "reviews"
+    __table_args__ = (
+        UniqueConstraint("result_id", "sample", name="uq_reviews_asked"),
+        Index("ix_reviews_open", "answered_at", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"))
+    sample: Mapped[str] = mapped_column(String(60))
+    inclusion: Mapped[float]
+    created_at: Mapped[datetime]
+    key: Mapped[str | None] = mapped_column(String(32), unique=True)
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    label: Mapped[str | None] = mapped_column(String(16))
+    certainty: Mapped[str | None] = mapped_column(String(16))
+    answered_at: Mapped[datetime | None]
+
+    result: Mapped[Result] = relationship()
+
+
+class Sampled(Base):
+    """A day of which a sample was drawn. `strata`: how many studies each had, and how many of them were drawn."""
+
+    __tablename__ = "samples"
+
+    name: Mapped[str] = mapped_column(String(60), primary_key=True)
+    drawn_at: Mapped[datetime]
+    strata: Mapped[dict[str, Any]]

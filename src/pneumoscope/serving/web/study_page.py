@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from pneumoscope.errors import ImageError
 from pneumoscope.explanation.overlay import layer
-from pneumoscope.journal.entry import Label
+from pneumoscope.journal.entry import PAGE, SURE, UNSURE, Label
 from pneumoscope.records import NORMAL, PNEUMONIA
 from pneumoscope.serving.people import trail
 from pneumoscope.serving.people.accounts import READER, VIEWER, Person
@@ -29,9 +29,8 @@ from pneumoscope.serving.web.guard import faults, needs
 from pneumoscope.serving.web.pages import PRINTABLE, Number, Pages, Shared, page
 from pneumoscope.serving.web.pixels import rendition
 
-AGREE, DISAGREE, UNSURE = "agree", "disagree", "unsure"
+AGREE, DISAGREE = "agree", "disagree"
 VERDICTS = {AGREE: "Agree", DISAGREE: "Disagree", UNSURE: "Not sure"}
-SOURCE = "page"  # of the journal's labels
 # Header values for programs; descriptions are free text, in which some hospitals write names.
 _HEADER_KEYS = ("modality", "view", "body_part", "age_years", "sex", "rows", "columns", "bits", "photometric")
 _OTHER = {NORMAL: PNEUMONIA, PNEUMONIA: NORMAL}
@@ -154,9 +153,20 @@ def keep_feedback(pages: Pages, person: Person, image_id: int, verdict: str, key
             if _is_kept(session, key):
                 return False
             label = None if verdict == UNSURE else result.label if verdict == AGREE else _OTHER[str(result.label)]
-            moment, study = database_time(session), pages.pseudonyms.of("study", result.job.image.study_uid)
-        if label is not None and study is not None:
-            pages.journal.append_label(Label(f"page-{key}", moment, study, label, SOURCE, verdict))
+            moment = database_time(session)
+            said = Label(
+                key=f"page-{key}",
+                at=moment,
+                study=pages.pseudonyms.of("study", result.job.image.study_uid),
+                label=label,
+                source=PAGE,
+                note=verdict,
+                answer=result.answer,
+                reader=pages.pseudonyms.of("reader", person.name),
+                certainty=UNSURE if label is None else SURE,
+                blind=False,
+            )
+        pages.journal.append_label(said)
         with pages.store.write() as session:
             result = _answered(session, image_id, person)  # it may have been erased meanwhile
             if _is_kept(session, key):
