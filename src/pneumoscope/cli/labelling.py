@@ -9,7 +9,6 @@ import typer
 
 from pneumoscope.cli.console import say
 
-
 Journal = Annotated[Path, typer.Option("--journal", help="A journal of `predict` or of a gateway.")]
 Key = Annotated[Path | None, typer.Option("--key", help="The key of its pseudonyms; by default the file beside it.")]
 
