@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,15 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random c
 def say(text: str) -> None:
     """Print a message for people on stderr."""
     typer.echo(text, err=True)
+
+
+def say_overlap(result: Mapping[str, Any]) -> bool:
+    """Print what the `overlap` of a result says; True where it makes the result void."""
+    facts = result.get("overlap") or {}
+    for key in ("void", "warning", "note"):
+        if facts.get(key):
+            say(f"{key}: {facts[key]}")
+    return bool(facts.get("void"))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
+from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say, say_overlap
 
 if TYPE_CHECKING:
     from pneumoscope.evaluation.ledger import Look
@@ -315,7 +315,10 @@ def evaluate(
     seed: Seed = 0,
     gate: Gate = True,
 ) -> None:
-    """Score a bundle on labelled images: metrics.json, predictions.csv, figures, and an HTML page."""
+    """Score a bundle on labelled images: metrics.json, predictions.csv, figures, and an HTML page.
+
+    Images that the bundle learned from are counted: exit 1 where they make the figures void.
+    """
     from pneumoscope.data.sources import open_source
     from pneumoscope.evaluation.evaluate import evaluate as evaluate_bundle
     from pneumoscope.evaluation.stress import STRESSES
@@ -328,7 +331,10 @@ def evaluate(
     if split is not None:
         manifest = manifest.select(split)
     with progress("evaluating") as update:
-        metrics = evaluate_bundle(classifier, manifest, out, seed=seed, progress=update, look=look, stress=stress)
+        metrics = evaluate_bundle(
+            classifier, manifest, out, seed=seed, progress=update, look=look, stress=stress,
+            asked=split in ("train", "val"),
+        )  # fmt: skip
     if explanations:
         say("explaining some of each kind of answer")
         from pneumoscope.explanation.explain import explain_evaluation
@@ -351,7 +357,10 @@ def evaluate(
         say(
             f"look {looks['looks']} at this test set, {looks['bundles']} bundles in all; on record in {looks['ledger']}"
         )
+    void = say_overlap(metrics)
     typer.echo(page)
+    if void:
+        raise typer.Exit(1)
     if metrics["failed"]:
         raise typer.Exit(3)
 

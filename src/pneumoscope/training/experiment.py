@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from pneumoscope.bundle.bundle import add_evidence, load_bundle, save_bundle
 from pneumoscope.bundle.calibration import calibrate, calibration_sections
+from pneumoscope.bundle.fingerprints import Fingerprints, fingerprints_of
 from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, open_cache
 from pneumoscope.data.manifest import Manifest
@@ -145,7 +146,7 @@ def _run(
     bundle_network(run / "bundle", name, training, divided, weights, history)
     classifier = Classifier.load(run / "bundle")
     console("validating through the bundle")
-    metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed, stress=experiment.train.stress)
+    metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed, stress=experiment.train.stress, asked=True)
     add_evidence(run / "bundle", {"validation": metrics})
     summary = summarise(training, name, divided, weights, history, seconds + overhead)
     write_json(run / "run.json", summary)
@@ -265,13 +266,18 @@ def bundle_network(
     }
     with TemporaryDirectory() as scratch:
         draft = Path(scratch) / "draft"
-        save_bundle(draft, run.network, run.preparation, sections)
+        save_bundle(draft, run.network, run.preparation, sections, _fingerprints(divided))
         train_rows, val_rows = (drawn(part.rows, run.experiment.seed) for part in (run.train, run.val))
         add_gate(
             load_bundle(draft), path, run.cache.pixels[train_rows], run.cache.pixels[val_rows],
             smallest_side=least_side([sample.path for sample in divided.select("val").samples], run.preparation.size),
             ages=ages(divided),
         )  # fmt: skip
+
+
+def _fingerprints(divided: Manifest) -> Fingerprints:
+    parts = [sample.split or "train" for sample in divided.samples]
+    return fingerprints_of([sample.path for sample in divided.samples], parts)
 
 
 def _logits(run: TrainingRun, cache: PixelCache, rows: Sequence[int]) -> Floats:
