@@ -11,6 +11,7 @@ from PIL import Image
 
 from pneumoscope.bundle.bundle import Bundle, load_bundle
 from pneumoscope.bundle.overlap import LIMIT, overlap
+from pneumoscope.cli import main
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.sources import open_source
 from pneumoscope.records import Sample
@@ -68,7 +69,7 @@ def test_some_copies_among_many_only_warn(
     bundle: Bundle, learned: tuple[Sample, ...], fresh: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = [*fresh.samples, learned[0]]
-    assert 1 > LIMIT * len(samples)
+    assert LIMIT * len(samples) < 1
     assert overlap(bundle, samples)[0]["void"]
     monkeypatch.setattr("pneumoscope.bundle.overlap.LIMIT", 1 / len(samples))
     facts, _ = overlap(bundle, samples)
@@ -121,14 +122,15 @@ def site(learned: tuple[Sample, ...], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("command", ["evaluate", "validate", "audit", "adapt"])
 def test_every_command_that_measures_exits_with_1(
-    command: str, site: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+    command: str, site: Path, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.support.cases import run_cli
-
     out = site.parent / "out"
     options = {"evaluate": ["--explanations", "0", "--no-gate"], "validate": ["--no-gate"], "audit": ["--images", "40"]}
     arguments = [command, "--data", str(site), "--bundle", str(trained / "bundle"), "--out", str(out)]
-    assert run_cli(*arguments, *options.get(command, [])) == 1
+    monkeypatch.setattr("sys.argv", ["pneumoscope", *arguments, *options.get(command, [])])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
     said = capsys.readouterr().err
     assert "40 of 40 images are copies" in said
     file, page = {

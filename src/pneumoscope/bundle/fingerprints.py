@@ -12,32 +12,27 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pneumoscope.errors import BundleError, ImageError, StorageError
-from pneumoscope.images.alike import BYTES, SAME, Projection, content_of, signs_of, square_of
-from pneumoscope.images.preparation import Pixels
+from pneumoscope.errors import BundleError
+from pneumoscope.images.alike import BYTES, SAME, Projection, in_threads, look_of, signs_of
 from pneumoscope.records import SPLITS, FloatArray, Progress
 
 PARTS = (*SPLITS, "adapted")
 MOST = 8192  # fingerprints in a bundle: 336 kB
 
 _CONTENT = 8
-_BATCH = 256
 _SALT = 16
 _ORDER = ("train", "adapted", "val", "test")  # the first in which a copy lies is named
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +74,7 @@ class Fingerprints:
         projection = Projection(self.salt)
 
         def match(path: str) -> Match | None:
-            look = _look(path)
+            look = look_of(path)
             if look is None:
                 return None
             if rows := self._by_content.get(_keyed(self.salt, look[0])):
@@ -87,7 +82,7 @@ class Fingerprints:
             near = np.flatnonzero(projection.similarity(look[1], self._signs) >= SAME)
             return Match(self._first(near.tolist()), "look") if near.size else None
 
-        return list(_mapped(match, paths, progress))
+        return list(in_threads(match, paths, progress))
 
     def _first(self, rows: Iterable[int]) -> str:
         return min((PARTS[self.part[row]] for row in rows), key=_ORDER.index)
@@ -114,7 +109,7 @@ def fingerprints_of(
 
     `salt`: by default one that follows from the images, so that the same division gives the same file.
     """
-    looks = list(_mapped(_look, paths, progress))
+    looks = list(in_threads(look_of, paths, progress))
     known = [(look, PARTS.index(part)) for look, part in zip(looks, parts, strict=True) if look is not None]
     if salt is None:
         salt = hashlib.sha256(b"".join(sorted(content for (content, _), _ in known))).digest()[:_SALT]
@@ -161,20 +156,3 @@ def _least(
     """Keep the `MOST` smallest contents: a draw that the salt makes, whatever the order of the images."""
     order = np.lexsort((part, *content.T[::-1]))[:MOST]
     return Fingerprints(salt, content[order], look[order], part[order], totals)
-
-
-def _look(path: str) -> tuple[bytes, Pixels | None] | None:
-    try:
-        return content_of(path), square_of(path)
-    except (ImageError, StorageError):
-        return None
-
-
-def _mapped(function: Callable[[str], T], paths: Sequence[str], progress: Progress | None) -> Iterator[T]:
-    """Yield `function` of each path, computed in threads, in order."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(paths), _BATCH):
-            for done, result in enumerate(pool.map(function, paths[start : start + _BATCH]), start=start + 1):
-                if progress is not None:
-                    progress(done, len(paths))
-                yield result

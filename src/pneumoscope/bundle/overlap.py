@@ -1,4 +1,4 @@
-"""Are images that measure a bundle copies of those that it learned from? Then its figures say nothing about new ones."""
+"""Are images that measure a bundle copies of those that it learned from? Then figures say nothing of new ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def overlap(
     """Count the images of which the bundle knows a copy; return the facts, and for each image the part or "".
 
     In the facts: `checked`, `images`, `parts` (copies by part), `by` (`content` or `look`), `share` of the bundle's
-    images that it kept, and as sentences `void`, `warning`, `note`, each None where there is nothing to say. Figures are
-    void where more than `LIMIT` of the images, scaled up by `share`, are of parts in `TUNED`.
+    images that it kept, and as sentences `void`, `warning`, `note`, each None where there is nothing to say.
+    Figures are void where more than `LIMIT` of the images, scaled up by `share`, are of parts in `TUNED`.
 
     Args:
         bundle: whose fingerprints are searched.
@@ -57,7 +57,7 @@ def _judged(parts: Counter[str], images: int, share: float, asked: bool) -> dict
         each = ", ".join(f"{number:,} {name}" for name, number in tuned.items())
         kept = "" if share == 1 else f", with {share:.0%} of its images on record"
         text = (
-            f"{count:,} of {images:,} images are copies of images that the network learned or was tuned on "
+            f"{count:,} of {images:,} images are copies of images that the network was trained or tuned on "
             f"({each}{kept}): "
         )
         if count / share <= LIMIT * images:

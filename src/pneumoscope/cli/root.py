@@ -13,7 +13,9 @@ from pneumoscope.cli import (
     auditing,
     data,
     demonstrating,
+    evaluating,
     journaling,
+    listing,
     predicting,
     reporting,
     serving,
@@ -41,7 +43,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -49,7 +51,18 @@ def _root(
 
 app.add_typer(data.app, name="data")
 app.add_typer(journaling.app, name="journal")
-for module in (training, predicting, auditing, validating, adapting, reporting, serving, demonstrating):
+for module in (
+    training,
+    predicting,
+    evaluating,
+    auditing,
+    validating,
+    adapting,
+    reporting,
+    listing,
+    serving,
+    demonstrating,
+):
     module.register(app)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from pneumoscope.errors import DataError, storage_errors
 from pneumoscope.bundle.overlap import LIMIT, TUNED
+from pneumoscope.errors import DataError, storage_errors
 from pneumoscope.files import out_folder, read_json, sha256_file, write_json
 from pneumoscope.records import PNEUMONIA
 from pneumoscope.statistics.comparison import Comparison, compare, holm

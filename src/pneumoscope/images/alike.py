@@ -8,17 +8,22 @@ image is also compared as if up to 5 % were missing at its edges, or as if up to
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumoscope.errors import ImageError, StorageError
 from pneumoscope.files import sha256_file
 from pneumoscope.images import in_archive, read_image
 from pneumoscope.images.preparation import Pixels
-from pneumoscope.records import FloatArray
+from pneumoscope.records import FloatArray, Progress
 
 SAME = 0.95  # similarity from which two images are copies; of different patients the most alike stay below
 BYTES = 32  # of the bits of an image
@@ -39,7 +44,10 @@ _GRID = (
     *((0.0, cut) for cut in _ONE),
 )
 
+_BATCH = 256
+
 Bits = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 def content_of(path: str) -> bytes:
@@ -63,6 +71,24 @@ def square_of(path: str) -> Pixels | None:
     grey = np.clip(read_image(path, at_least=AT_LEAST).pixels * 255, 0, 255).astype(np.float32)
     square = np.asarray(Image.fromarray(grey).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)).round()
     return None if square.std() < _FLATTEST else square.astype(np.uint8)
+
+
+def look_of(path: str) -> tuple[bytes, Pixels | None] | None:
+    """Return `content_of` and `square_of` an image, or None where it cannot be read."""
+    try:
+        return content_of(path), square_of(path)
+    except (ImageError, StorageError):
+        return None
+
+
+def in_threads(function: Callable[[str], T], paths: Sequence[str], progress: Progress | None = None) -> Iterator[T]:
+    """Yield `function` of each path, in order; `progress` is called with (done, in all)."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), _BATCH):
+            for done, result in enumerate(pool.map(function, paths[start : start + _BATCH]), start=start + 1):
+                if progress is not None:
+                    progress(done, len(paths))
+                yield result
 
 
 class Projection:

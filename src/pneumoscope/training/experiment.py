@@ -27,6 +27,7 @@ from pneumoscope.bundle.calibration import calibrate, calibration_sections
 from pneumoscope.bundle.fingerprints import Fingerprints, fingerprints_of
 from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, open_cache
+from pneumoscope.data.copies import join_copies
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
@@ -43,8 +44,19 @@ from pneumoscope.records import Floats, Progress
 from pneumoscope.training.dataset import CLASSES, Augmenter
 from pneumoscope.training.exchange import Exchange
 from pneumoscope.training.features import best_device, predict_logits
-from pneumoscope.training.fit import Hardware, Report, Row
-from pneumoscope.training.provenance import ages, environment, is_synthetic, limits, population, split_counts
+from pneumoscope.training.fit import Hardware, Report
+from pneumoscope.training.kept import Row, best_row
+from pneumoscope.training.provenance import (
+    ages,
+    count_lines,
+    environment,
+    is_synthetic,
+    limits,
+    notices,
+    passed_over,
+    population,
+    split_counts,
+)
 from pneumoscope.training.strategy import TrainingRun, make_part, train_network
 
 _BATCH = 64
@@ -87,7 +99,13 @@ def run_experiment(
     """
     console = console or Console()
     hardware = hardware or Hardware()
-    divided = divide(manifest, experiment.data, experiment.division_seed)
+    make_network(experiment)  # fails before the first image is read
+    copies = join_copies(manifest.labelled(), progress=console.progress)
+    for doubt in copies.says:
+        console(f"warning: {doubt}")
+    divided = divide(copies.manifest, experiment.data, experiment.division_seed)
+    for line in (*passed_over(manifest), *count_lines(divided)):
+        console(line)
     if hardware.rank:
         train_network(prepare_training(experiment, divided, run, hardware, resume, Console())[0])
         return {}
@@ -146,7 +164,9 @@ def _run(
     bundle_network(run / "bundle", name, training, divided, weights, history)
     classifier = Classifier.load(run / "bundle")
     console("validating through the bundle")
-    metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed, stress=experiment.train.stress, asked=True)
+    metrics = evaluate(
+        classifier, divided.select("val"), run, seed=experiment.seed, stress=experiment.train.stress, asked=True
+    )
     add_evidence(run / "bundle", {"validation": metrics})
     summary = summarise(training, name, divided, weights, history, seconds + overhead)
     write_json(run / "run.json", summary)
@@ -260,7 +280,7 @@ def bundle_network(
             "config": _without_paths(run.experiment),
             "weights": None if weights is None else {**asdict(weights), "loaded": weights.loaded},
             "data": {"fingerprint": divided.fingerprint(), "splits": split_counts(divided)},
-            "best": best_row(history),
+            "best": best_row(history, comparable=run.comparable),
         },
         "limits": limits(divided, stressed=draws > 0),
     }
@@ -312,12 +332,6 @@ def _patients(divided: Manifest, cache: PixelCache, split: str) -> list[str]:
     ]
 
 
-def best_row(history: Sequence[Row]) -> Row:
-    """Return the epoch whose weights were kept: highest validation AUROC of the last phase, first of equals."""
-    last = [row for row in history if row["phase"] == history[-1]["phase"]]
-    return max(last, key=lambda row: float(row["val_auroc"]))
-
-
 def summarise(
     run: TrainingRun,
     name: str,
@@ -328,7 +342,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the content of `run.json`: what the report says about a run beside its metrics."""
     experiment = run.experiment
-    best = best_row(history)
+    best = best_row(history, comparable=run.comparable)
     learned = [row for row in history if row["phase"] != "refit"]  # whose speed is that of features
     last = [row for row in learned if row["phase"] == learned[-1]["phase"]]
     return {
@@ -353,6 +367,7 @@ def summarise(
         },
         "left_out": [{"path": path, "reason": reason} for path, reason in run.cache.failed.items()],
         "limits": limits(divided, stressed=experiment.train.stress > 0),
+        "notices": notices(divided, history, best),
     }
 
 

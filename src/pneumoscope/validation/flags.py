@@ -39,9 +39,7 @@ def _flag(kind: str, where: str, text: str, pointer: str) -> Flag:
 def _overlap(validation: Mapping[str, Any]) -> list[Flag]:
     copies = validation.get("overlap") or {}
     kinds = {"warning": "learned from", "note": "not checked"}
-    return [
-        _flag(kind, "all images", copies[key], f"/overlap/{key}") for key, kind in kinds.items() if copies.get(key)
-    ]
+    return [_flag(kind, "all images", copies[key], f"/overlap/{key}") for key, kind in kinds.items() if copies.get(key)]
 
 
 def _unanswered(validation: Mapping[str, Any]) -> list[Flag]:
