@@ -78,7 +78,7 @@ def evaluate(
     from pneumoscope.evaluation.evaluate import evaluate as measure
 
     with _folder(out) as folder:
-        return measure(classifier, _manifest(source, split), folder, seed=seed)
+        return measure(classifier, _manifest(source, split), folder, seed=seed, asked=split in ("train", "val"))
 
 
 def validate(
@@ -106,10 +106,13 @@ def validate(
         return study(classifier, _manifest(source), folder, split=split, site=site, groups=groups, seed=seed)
 
 
-def compare(evaluations: Sequence[str | Path], out: str | Path | None = None, *, seed: int = 0) -> dict[str, Any]:
+def compare(
+    evaluations: Sequence[str | Path], out: str | Path | None = None, *, seed: int = 0, anyway: bool = False
+) -> dict[str, Any]:
     """Compare networks on the same images, by paired tests; returns what `comparison.json` holds.
 
-    `evaluations`: two or more folders that `evaluate` wrote. Raises `DataError` where their images differ.
+    `evaluations`: two or more folders that `evaluate` wrote. Raises `DataError` where their images differ, and, unless
+    `anyway`, where the images tuned a network or one evaluation is named twice.
 
     >>> for name in ("default", "fast"):
     ...     figures = pneumoscope.evaluate(pneumoscope.load(name, gate=False), "images", f"runs/{name}", split="test")
@@ -120,7 +123,7 @@ def compare(evaluations: Sequence[str | Path], out: str | Path | None = None, *,
     from pneumoscope.evaluation.pairs import compare_folders
 
     with _folder(out) as folder:
-        return compare_folders([Path(name) for name in evaluations], folder, seed=seed)
+        return compare_folders([Path(name) for name in evaluations], folder, seed=seed, anyway=anyway)
 
 
 @contextmanager

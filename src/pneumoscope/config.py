@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -218,6 +220,13 @@ class Experiment(Section):
         return self.augment.needs_lungs or self.train.attention > 0 or self.train.stress > 0
 
     @property
+    def all_epochs(self) -> int:
+        """Epochs of all phases, where none is stopped early."""
+        train = self.train
+        of_phases = {"scratch": (train.epochs,), "frozen": (train.head_epochs,)}
+        return sum(of_phases.get(self.model.strategy, (train.head_epochs, train.epochs, train.refit_epochs)))
+
+    @property
     def division_seed(self) -> int:
         """Seed of the division of patients."""
         return self.seed if self.data.seed is None else self.data.seed
@@ -242,18 +251,46 @@ class Experiment(Section):
         return self
 
 
-def load_experiment(path: Path) -> Experiment:
-    """Read an experiment file; raises `ConfigError` that names the key and what is expected there."""
-    return resolve_files(read_toml(path, Experiment, "docs/reference/experiment.md"), path.parent)
+def config_files() -> dict[str, Path]:
+    """Return the experiment files that the package brings, by name."""
+    packed = Path(__file__).parent / "configs"
+    folder = packed if packed.is_dir() else Path(__file__).parents[2] / "configs"  # of a checkout
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def read_toml(path: Path, model: type[Read], page: str) -> Read:
+def load_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
+    """Read an experiment: a file, or the name of one that the package brings.
+
+    The weights and teachers of a file are relative to it, those of a name to a folder `configs` here.
+
+    Args:
+        path: the file, or the name.
+        changes: `train.epochs=3`, values as TOML writes them; text needs no quotes.
+
+    Raises:
+        ConfigError: there is no such file or name, or a key is unknown, ill-typed or out of range.
+    """
+    named = config_files()
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        file, folder = path, path.parent
+    elif path.name in named:
+        file, folder = named[path.name], Path.cwd() / "configs"
+    else:
+        raise ConfigError(
+            f"no experiment is called {path.name!r}{_perhaps(path.name, named)}",
+            remedy=f"give a file, or one of {', '.join(named)}",
+        )
+    return resolve_files(read_toml(file, Experiment, "docs/reference/experiment.md", changes), folder)
+
+
+def read_toml(path: Path, model: type[Read], page: str, changes: Sequence[str] = ()) -> Read:
     """Read a TOML file as a model.
 
     Args:
         path: the file.
         model: what its tables and keys must be.
         page: of the documentation, which an error names as the remedy.
+        changes: as `load_experiment` takes them.
 
     Raises:
         ConfigError: the file is no TOML, or a key is unknown, ill-typed or out of range.
@@ -265,9 +302,28 @@ def read_toml(path: Path, model: type[Read], page: str) -> Read:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"is not valid TOML ({error})", path=path, remedy="mend the line") from error
     try:
-        return model.model_validate(_tuples(raw))
+        return model.model_validate(_tuples(_changed(raw, changes)))
     except ValidationError as error:
-        raise ConfigError(_explain(error), path=path, remedy=f"see {page}") from error
+        raise ConfigError(_explain(error, model), path=path, remedy=f"see {page}") from error
+
+
+def _changed(raw: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    for change in changes:
+        key, sign, text = change.partition("=")
+        *tables, name = key.strip().split(".")
+        if not sign or not name:
+            raise ConfigError(f"{change!r} changes nothing", remedy="write it as train.epochs=3")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        at = raw
+        for table in tables:
+            at = at.setdefault(table, {})
+            if not isinstance(at, dict):
+                raise ConfigError(f"{table} of {change!r} is no table", remedy="write it as train.epochs=3")
+        at[name] = value
+    return raw
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
@@ -284,12 +340,27 @@ def _tuples(value: object) -> object:
     return value
 
 
-def _explain(error: ValidationError) -> str:
+def _perhaps(word: str, known: Iterable[str]) -> str:
+    close = get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _known_keys(model: type[BaseModel], steps: Sequence[object]) -> list[str]:
+    """Return the keys of the table in which an unknown one lies."""
+    for step in steps:
+        field = model.model_fields.get(str(step))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     parts = []
     for item in error.errors():
         key = ".".join(str(step) for step in item["loc"]) or "the file"
         if item["type"] == "extra_forbidden":
-            parts.append(f"unknown key {key}")
+            parts.append(f"unknown key {key}{_perhaps(str(item['loc'][-1]), _known_keys(model, item['loc'][:-1]))}")
         else:
             parts.append(f"{key} = {item['input']!r}: {item['msg']}" if item["loc"] else item["msg"])
     return ", ".join(parts)

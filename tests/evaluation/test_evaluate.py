@@ -45,7 +45,7 @@ def test_the_file_has_the_keys_of_the_contract(evaluated: tuple[dict[str, Any], 
     assert written.keys() == returned.keys()
     assert set(written) == {
         "n", "n_patients", "prevalence", "threshold", "operating_point", "metrics", "confusion", "bundle", "data",
-        "subtype", "failed", "not_analysed", "limits", "refused", "selective",
+        "subtype", "failed", "not_analysed", "limits", "refused", "selective", "overlap",
         "reliability",
     }  # fmt: skip
     assert set(written["metrics"]) >= NAMES

@@ -244,7 +244,10 @@ def test_a_reference_is_refused_with_numbers_and_the_remedy(
     ("make", "said"),
     [
         (lambda path: fill(path, entries(facts(60, 1), site="there")), "of another site than the reference"),
-        (lambda path: fill(path, entries(facts(60, 1) | {"bundle": np.full(60, "c" * 64)})), "last answer is of the bun"),
+        (
+            lambda path: fill(path, entries(facts(60, 1) | {"bundle": np.full(60, "c" * 64)})),
+            "last answer is of the bun",
+        ),
         (lambda path: fill(path), "holds no answer after the reference"),
         (_backwards, "clock goes back by"),
     ],

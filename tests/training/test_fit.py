@@ -20,7 +20,8 @@ from pneumoscope.config import TrainConfig
 from pneumoscope.errors import ConfigError, TrainingError
 from pneumoscope.networks.network import Network, build_network, freeze, frozen_modules, pneumonia_score
 from pneumoscope.training.dataset import FeatureDataset
-from pneumoscope.training.fit import Hardware, Phase, Row, fit
+from pneumoscope.training.fit import Hardware, Phase, fit
+from pneumoscope.training.kept import Row, kept_row
 
 TRAIN, VAL, WIDTH = 64, 21, 6
 MIDDLE = 2 * TRAIN + TRAIN // 2  # images until half way through the third epoch
@@ -97,7 +98,7 @@ def test_one_seed_twice_is_the_same_run_and_another_is_not(tmp_path: Path) -> No
 def test_the_best_epoch_remains_and_its_figures_are_true(tmp_path: Path) -> None:
     network = head()
     rows, _ = train(tmp_path, network=network, epochs=6, rate=0.3)
-    best = max(rows, key=lambda row: float(row["val_auroc"]))
+    best = kept_row(rows)
     assert rows[-1]["val_auroc"] != best["val_auroc"], "the last epoch must not be the best for this test"
     val = features(VAL, 2)
     network.eval()
@@ -281,7 +282,7 @@ def test_a_run_folder_may_be_moved_before_it_goes_on(tmp_path: Path) -> None:
     """The best epoch so far is known by its score, wherever its file lies now."""
     options: dict[str, Any] = {"epochs": 6, "rate": 0.3}
     rows, weights = train(tmp_path / "unbroken", **options)
-    best = max(range(6), key=lambda epoch: float(rows[epoch]["val_auroc"]))
+    best = rows.index(kept_row(rows))
     assert best == 1, "the best epoch must lie before the interruption for this test"
     with pytest.raises(TrainingError):
         train(tmp_path / "here", images=Breaking(2 * TRAIN + 9, press_ctrl_c), **options)

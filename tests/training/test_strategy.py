@@ -22,7 +22,8 @@ from pneumoscope.networks.transforms import prepare
 from pneumoscope.records import NORMAL
 from pneumoscope.training.dataset import FeatureDataset
 from pneumoscope.training.experiment import make_network
-from pneumoscope.training.fit import Hardware, Phase, Row, fit
+from pneumoscope.training.fit import Hardware, Phase, fit
+from pneumoscope.training.kept import Row, kept_row
 from pneumoscope.training.strategy import TrainingRun, make_part, optimiser_groups, sizes, train_network
 
 Make = Callable[..., Experiment]
@@ -148,7 +149,7 @@ def test_finetuning_starts_from_the_trained_head(
     experiment = small_experiment(model={**LITE0, "strategy": "finetune", "freeze_batchnorm": True}, train=train)
     rows = train_network(prepared(experiment, chest_manifest, tmp_path))
     head = [row for row in rows if row["phase"] == "head"]
-    best = max(head, key=lambda row: float(row["val_auroc"]))
+    best = kept_row(head)
     assert rows[-1]["val_auroc"] == pytest.approx(best["val_auroc"])
     assert rows[-1]["val_loss"] == pytest.approx(best["val_loss"], rel=1e-4)
 

@@ -25,8 +25,10 @@ from pneumoscope.adaptation.evidence import (
 )
 from pneumoscope.adaptation.labelled import Labelled, read_labelled
 from pneumoscope.adaptation.methods import METHODS, Basis, Change
-from pneumoscope.bundle.bundle import WEIGHTS, Bundle, load_bundle, save_bundle, write_bundle
+from pneumoscope.bundle.bundle import FINGERPRINTS, WEIGHTS, Bundle, load_bundle, save_bundle, write_bundle
 from pneumoscope.bundle.calibration import points_at
+from pneumoscope.bundle.fingerprints import Fingerprints, fingerprints_of
+from pneumoscope.bundle.overlap import overlap
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import ConfigError
 from pneumoscope.files import plain, write_json
@@ -112,14 +114,40 @@ def adapt(
         "asked": asdict(settings),
     }
     original_images = None if original is None else read_labelled(classifier, original)
-    choice = decide(basis, images, original_images, settings, say=say)
+    evidence["overlap"], void = _copies(bundle, manifest, original, say)
+    choice = decide(basis, images, original_images, settings, void=void, say=say)
     evidence |= choice.evidence
     evidence["limits"] = _limits(evidence, original)
     if choice.change is not None:
         ages = [sample.age_years for sample in manifest.labelled().samples if sample.age_years is not None]
-        _write(out, basis, images, choice, evidence, (min(ages), max(ages)) if ages else None)
+        known = _with_site(bundle, manifest)
+        _write(out, basis, images, choice, evidence, (min(ages), max(ages)) if ages else None, known)
     write_json(evidence_file(out), evidence)
     return plain(evidence)  # type: ignore[no-any-return]
+
+
+def _copies(
+    bundle: Bundle, manifest: Manifest, original: Manifest | None, say: Say
+) -> tuple[dict[str, Any], str | None]:
+    """Return what `overlap` says of the site's images, and why these or the original's can measure nothing."""
+    site, _ = overlap(bundle, manifest.labelled().samples)
+    void = site["void"]
+    if original is not None and void is None:
+        void = overlap(bundle, original.labelled().samples)[0]["void"]
+        void = void and f"of the original population {void}"
+    for said in (site["warning"], site["note"]):
+        if said:
+            say(said)
+    return site, void
+
+
+def _with_site(bundle: Bundle, manifest: Manifest) -> Fingerprints | None:
+    """Return the fingerprints of a bundle with those of the site's images; None where the bundle has none."""
+    known = bundle.fingerprints()
+    if known is None:
+        return None
+    paths = [sample.path for sample in manifest.labelled().samples]
+    return known.joined(fingerprints_of(paths, ["adapted"] * len(paths), salt=known.salt))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,12 +159,18 @@ class Choice:
 
 
 def decide(
-    basis: Basis, images: Labelled, original: Labelled | None, settings: Settings, *, say: Say = lambda _: None
+    basis: Basis,
+    images: Labelled,
+    original: Labelled | None,
+    settings: Settings,
+    *,
+    void: str | None = None,
+    say: Say = lambda _: None,
 ) -> Choice:
     """Measure every candidate on images that it was not fitted to, and adopt the best that passes the guard.
 
     Best is the smallest log loss; `thresholds`, which change no probability, come last. Other weights must be shown
-    to be better than the best calibration too, not only than the bundle as it is.
+    to be better than the best calibration too, not only than the bundle as it is. `void`: why nothing can be measured.
     """
     evidence: dict[str, Any] = {
         "candidates": [],
@@ -145,7 +179,7 @@ def decide(
         "adopted": None,
     }
     nobody = {"images": 0, "patients": 0, "with_pneumonia": 0}
-    few = too_few(images)
+    few = void or too_few(images)
     if few is None:
         planned = plan(images, settings.labels, seed=settings.seed)
         few = too_few(images.take(planned.measured))
@@ -293,6 +327,7 @@ def _write(
     choice: Choice,
     evidence: Mapping[str, Any],
     ages: tuple[float, float] | None,
+    known: Fingerprints | None,
 ) -> None:
     bundle, change = basis.bundle, choice.change
     assert change is not None
@@ -321,9 +356,12 @@ def _write(
     with TemporaryDirectory() as scratch:
         draft = Path(scratch) / "draft"
         if change.weights:
-            save_bundle(draft, change.applied(bundle), bundle.preparation, card)
+            save_bundle(draft, change.applied(bundle), bundle.preparation, card, known)
         else:
             files = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **bundle.runtime_files()}
+            if known is not None:
+                files[FINGERPRINTS] = known.to_bytes()
+                card["fingerprints"] = known.section()
             runtime = {key: value for key, value in bundle.card["runtime"].items() if key != "files"}
             write_bundle(draft, files, {**card, "preparation": asdict(bundle.preparation), "runtime": runtime})
         # The population has changed, so the gate is fitted anew.

@@ -63,7 +63,7 @@ def quantise(bundle: Bundle, manifest: Manifest, out: Path, *, name: str, seed: 
     rng = np.random.default_rng(seed)
     chosen = rng.choice(rows, min(_SAMPLE, len(rows)), replace=False)
     graph = _eight_bit(files["model.onnx"], [_inputs(train_cache, [row], bundle) for row in chosen])
-    parts = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **graph}
+    parts = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **graph, **bundle.fingerprints_file()}
     sections = _sections(bundle, name, images=len(chosen))
 
     many = np.concatenate([_inputs(train_cache, [row], bundle) for row in rng.permutation(rows)[:_ALIGNED]])

@@ -3,6 +3,7 @@
     weights.safetensors   tensors only; matrices in half precision
     model.onnx            the same network for fast runtimes (or model.xml and model.bin, where it was quantised)
     gate.safetensors      which images it answers about; older bundles have none
+    fingerprints.safetensors  of the images it learned from (`fingerprints`); older bundles have none
     card.json             network, preparation, calibration, operating points, population, training, evidence
 
 `card["sha256"]` identifies what computes: the weights, the gate, and every section that changes an answer. Evidence
@@ -25,6 +26,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from pneumoscope.bundle.card import CARD, RUNTIME_FILES, SCHEMA, Card, identity, read_card, sealed
+from pneumoscope.bundle.fingerprints import Fingerprints, read_fingerprints
 from pneumoscope.errors import BundleError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, plain, sha256_bytes, write_json
 from pneumoscope.images.preparation import Preparation
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 SHIPPED = {name: Path(__file__).parent / "shipped" / name for name in ("default", "fast")}
 WEIGHTS, GATE, _ONNX = "weights.safetensors", "gate.safetensors", "model.onnx"
+FINGERPRINTS = "fingerprints.safetensors"
+_OPTIONAL = {"gate": GATE, "fingerprints": FINGERPRINTS}
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,16 @@ class Bundle:
         gate = self.card.get("gate")
         return None if gate is None else _read(self.folder / GATE, gate["sha256"])
 
+    def fingerprints_file(self) -> dict[str, bytes]:
+        """Return the bytes of its fingerprints by file name, nothing where it has none; raises `BundleError`."""
+        known = self.card.get("fingerprints")
+        return {} if known is None else {FINGERPRINTS: _read(self.folder / FINGERPRINTS, known["sha256"])}
+
+    def fingerprints(self) -> Fingerprints | None:
+        """Return the fingerprints of the images it learned from, None where it has none; raises `BundleError`."""
+        data = self.fingerprints_file()
+        return read_fingerprints(data[FINGERPRINTS], self.card["fingerprints"], self.folder) if data else None
+
     @property
     def calibration(self) -> tuple[float, float]:
         """Temperature and bias."""
@@ -110,7 +124,13 @@ class Bundle:
         return f"{self.name}@{self.sha256[:12]}"
 
 
-def save_bundle(path: Path, network: Network, preparation: Preparation, sections: Mapping[str, Any]) -> None:
+def save_bundle(
+    path: Path,
+    network: Network,
+    preparation: Preparation,
+    sections: Mapping[str, Any],
+    fingerprints: Fingerprints | None = None,
+) -> None:
     """Write a trained network as a bundle, atomically.
 
     Args:
@@ -119,6 +139,7 @@ def save_bundle(path: Path, network: Network, preparation: Preparation, sections
         preparation: how images become input.
         sections: `name`, `network` {name, classes}, `calibration` {temperature, bias}, `operating_points`,
             `operating_point`, `population`, `training`, `limits`; kept as they are.
+        fingerprints: of the images it learned from.
     """
     from pneumoscope.networks.export import to_onnx
 
@@ -128,6 +149,9 @@ def save_bundle(path: Path, network: Network, preparation: Preparation, sections
         files[_ONNX] = to_onnx(network, preparation)
     except RuntimeError as error:
         runtime = {"precision": None, "reason": f"could not be exported: {' '.join(str(error).split())[:200]}"}
+    if fingerprints is not None:
+        files[FINGERPRINTS] = fingerprints.to_bytes()
+        sections = {**sections, "fingerprints": fingerprints.section()}
     write_bundle(path, files, {**sections, "preparation": asdict(preparation), "runtime": runtime})
 
 
@@ -136,8 +160,8 @@ def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, 
 
     Args:
         path: its folder; replaced where it exists.
-        files: `weights.safetensors`, what a fast runtime reads, and `gate.safetensors` where there is a gate, by name.
-        sections: of the card, all but the notice and the hashes; `gate` if and only if there is one.
+        files: by name: `weights.safetensors`, what a fast runtime reads, and the gate and the fingerprints if any.
+        sections: of the card, all but the notice and the hashes; `gate` and `fingerprints` if there are such files.
 
     Raises:
         StorageError: the folder holds something else, or cannot be written.
@@ -156,8 +180,10 @@ def write_bundle(path: Path, files: Mapping[str, bytes], sections: Mapping[str, 
             "files": {name: facts[name] for name in sorted(RUNTIME_FILES.intersection(facts))},
         },
     }
-    if GATE in files:
-        card["gate"] = {**sections["gate"], "file": GATE, **facts[GATE]}
+    for section, file in _OPTIONAL.items():
+        card.pop(section, None)  # that of the bundle from which this one was made
+        if file in files:
+            card[section] = {**sections[section], "file": file, **facts[file]}
     card = plain(card)
     card["sha256"] = identity(card)
     with atomic_folder(path) as temporary:
@@ -194,10 +220,12 @@ def load_bundle(path: Path | None = None) -> Bundle:
     card = read_card(folder)
     for name, fact in {WEIGHTS: card["weights"], **card["runtime"]["files"]}.items():
         _read(folder / name, fact["sha256"])
-    if "gate" in card:
-        _read(folder / GATE, card["gate"]["sha256"])
-    elif (folder / GATE).exists():
-        raise BundleError("holds a gate that its card does not name", path=folder, remedy="copy the bundle again")
+    sections: Mapping[str, Any] = card
+    for section, file in _OPTIONAL.items():
+        if section in card:
+            _read(folder / file, sections[section]["sha256"])
+        elif (folder / file).exists():
+            raise BundleError(f"holds {file}, which its card does not name", path=folder, remedy="copy it again")
     try:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preparation"].items()}
         return Bundle(folder, card, Preparation(**fields))

@@ -216,8 +216,8 @@ def operating_points(
     """Choose the thresholds `balanced`, `triage` and `rule-in` from validation images.
 
     `y`: 0/1 [n]; `probability`: [n] in 0..1; `patients`: [n] keys.
-    - `balanced`: the threshold given, else the maximiser of sensitivity + specificity (Youden 1950), the middle of the interval where
-      several thresholds tie, as the median over patient bootstrap resamples: one image does not decide.
+    - `balanced`: the threshold given, else the maximiser of sensitivity + specificity (Youden 1950), the middle of the
+      interval where several thresholds tie, as the median over patient bootstrap resamples: one image does not decide.
     - `triage`: the largest threshold whose sensitivity's lower 95 % bound reaches `target`; where too few
       images of pneumonia can support that, the largest whose sensitivity itself does, and `note` says so.
     - `rule-in`: the same for specificity, the smallest threshold.

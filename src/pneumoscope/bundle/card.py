@@ -101,6 +101,7 @@ class Card(TypedDict):
     limits: NotRequired[list[str]]
     evidence: NotRequired[dict[str, Any]]
     gate: NotRequired[dict[str, Any]]
+    fingerprints: NotRequired[dict[str, Any]]
 
 
 def identity(card: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
+from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say, say_overlap
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def audit(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Test whether a network answers from the lungs: the shortcut card; exit 1 where it is red."""
+    """Test whether a network answers from the lungs: the shortcut card; exit 1 where it is red or void."""
     from pneumoscope.data.sources import open_source
     from pneumoscope.files import out_folder
 
@@ -47,16 +47,18 @@ def audit(
     masks = LungSegmenter.load(threads=threads).masks
     with progress("auditing") as update:
         card = shortcut_card(
-            classifier, manifest, out, masks=masks, images=images, cam_images=cam_images, seed=seed, progress=update
-        )
+            classifier, manifest, out, masks=masks, images=images, cam_images=cam_images, seed=seed,
+            asked=split in ("train", "val"), progress=update,
+        )  # fmt: skip
     page = write(out)
     for item in card["items"]:
         figure = item["figure"]
         text = item["reason"] if item["light"] == NOT_TESTED or figure is None else figure_line(item["measure"], figure)
         say(f"{item['light']:10} {item['key'].replace('_', ' '):22} {text}")
     say(f"the card is {card['verdict']}")
+    void = say_overlap(card)
     typer.echo(page)
-    if card["verdict"] == RED:
+    if void or card["verdict"] == RED:
         raise typer.Exit(1)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,19 +28,28 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def say_overlap(result: Mapping[str, Any]) -> bool:
+    """Print what the `overlap` of a result says; True where it makes the result void."""
+    facts = result.get("overlap") or {}
+    for key in ("void", "warning", "note"):
+        if facts.get(key):
+            say(f"{key}: {facts[key]}")
+    return bool(facts.get("void"))
+
+
 @contextmanager
-def progress(label: str, *, spoken: bool = False) -> Iterator[Callable[[int, int | None], None]]:
-    """Yield `update(done, total)`, drawn as a bar on a terminal; elsewhere silent or, `spoken`, one line a step."""
+def progress(label: str, *, spoken: bool = False) -> Iterator[Callable[..., None]]:
+    """Yield `update(done, total, text="")`, a bar on a terminal; elsewhere silent or, `spoken`, a line a step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None)
 
-        def update(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
+        def update(done: int, total: int | None, text: str = label) -> None:
+            bar.update(task, completed=done, total=total, description=text)
             if spoken and not console.is_terminal and total is not None and total > 1:
                 say(f"{label}: {done} of {total}")
 

@@ -57,8 +57,11 @@ def split(
     test: Annotated[str, typer.Option("--test", help="With --by: the site or cluster that is the test part.")] = "",
 ) -> None:
     """Divide a source by patient as `train` would, or leave one site or machine out: a CSV manifest."""
+    from collections import Counter
+
     from pneumoscope.config import load_experiment
     from pneumoscope.data.acquisition import with_machines
+    from pneumoscope.data.copies import join_copies
     from pneumoscope.data.sources import open_source
     from pneumoscope.data.split import divide, divide_by_site
     from pneumoscope.errors import ConfigError, StorageError
@@ -68,7 +71,11 @@ def split(
     if by not in (None, "site", "cluster"):
         raise ConfigError(f"--by {by} is unknown", remedy="give site or cluster")
     experiment = load_experiment(config)
-    manifest = open_source(source)
+    with progress("looking for copies") as update:
+        copies = join_copies(open_source(source).labelled(), progress=update)
+    for doubt in copies.says:
+        say(f"warning: {doubt}")
+    manifest = copies.manifest
     if by == "cluster":
         with progress("reading images") as update:
             manifest = with_machines(manifest, seed=experiment.division_seed, progress=update)
@@ -80,6 +87,8 @@ def split(
         divided = divide_by_site(manifest, test or "cluster 1", experiment.data, experiment.division_seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     divided.write_csv(out)
+    for reason, count in Counter(reason for _, reason in manifest.passed_over).items():
+        say(f"warning: {count:,} files are left out: {reason}")
     for name, images in divided.frame().groupby("split", sort=False):
         say(f"{name}: {len(images)} images of {images['patient_id'].nunique()} patients")
     typer.echo(out)

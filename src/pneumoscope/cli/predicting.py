@@ -1,20 +1,20 @@
-"""`pneumoscope predict`, `explain`, `evaluate`."""
+"""`pneumoscope predict` and `explain`."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
+from pneumoscope.cli.console import Bundle, Out, Seed, progress, say
 
 if TYPE_CHECKING:
-    from pneumoscope.evaluation.ledger import Look
     from pneumoscope.explanation.similar import Gallery
     from pneumoscope.journal.recording import Recorder
     from pneumoscope.predict import Classifier
@@ -31,6 +31,8 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads that compute; as many as cores by default.")
 ]
 
+_WORTH_A_WORD = 30.0  # seconds
+
 Gate = Annotated[
     bool, typer.Option("--gate/--no-gate", help="Whether images unlike those the bundle learned from are refused.")
 ]
@@ -38,7 +40,7 @@ Gate = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module."""
-    for command in (predict, explain, evaluate):
+    for command in (predict, explain):
         app.command()(command)
 
 
@@ -217,12 +219,15 @@ def explain(
         typer.Option("--embeddings", help="Where those of --similar are kept; in the output folder by default."),
     ] = None,
     figures: Annotated[bool, typer.Option("--figures", help="Also one PDF for print for each image.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Explain so many of the images, evenly spread over them.")
+    ] = None,
 ) -> None:
     """Write, for each image, a page that explains its score, and per method an overlay, the map and its facts."""
     from pneumoscope.explanation import Options
     from pneumoscope.images.find import expand
 
-    files, methods = expand(paths), [name.strip() for name in method.split(",")]
+    files, methods = spread(expand(paths), limit), [name.strip() for name in method.split(",")]
     options = Options(seed=seed, samples=samples, layer=layer, segments=segments, fill=fill)
     _refuse_early(files, methods, out)
     # Faults of the command are reported before these slow imports.
@@ -234,8 +239,9 @@ def explain(
     gallery = None if similar is None else _gallery(classifier, similar, embeddings or out / "similar.safetensors")
     with progress("explaining", spoken=True) as update:
         entries = explain_images(
-            classifier, files, methods, out, options=options, check=check, zones=zones, similar=gallery, progress=update
-        )
+            classifier, files, methods, out, options=options, check=check, zones=zones, similar=gallery,
+            progress=foretelling(update),
+        )  # fmt: skip
     index = explanation_page.write(out)
     if figures:
         explanation_figure.write(out)
@@ -247,6 +253,31 @@ def explain(
     typer.echo(out / "index.json")
     if failed:
         raise typer.Exit(3)
+
+
+def spread(files: list[str], limit: int | None) -> list[str]:
+    """Return `limit` of the files, evenly spread, or all of them where there are no more."""
+    if limit is None or limit >= len(files):
+        return files
+    return [files[at * len(files) // limit] for at in range(limit)]
+
+
+def foretelling(update: Callable[..., None]) -> Callable[[int, int | None], None]:
+    """Return a progress that says once, after the first of several images, how long the others will take."""
+    started, foretold = time.monotonic(), False
+
+    from pneumoscope.numerals import duration
+
+    def report(done: int, total: int | None) -> None:
+        nonlocal foretold
+        update(done, total)
+        if done and total and total > done and not foretold:
+            foretold = True
+            left = (time.monotonic() - started) / done * (total - done)
+            if left > _WORTH_A_WORD:
+                say(f"{total - done} more images take about {duration(left)}; --limit {done + 9} would explain fewer")
+
+    return report
 
 
 def _refuse_early(files: list[str], methods: list[str], out: Path) -> None:
@@ -301,99 +332,3 @@ def _score_table(entries: list[dict[str, Any]]) -> None:
         table.add_row(*(Text(text) for text in (Path(path).name, *cells)))
     console = Console(stderr=True)
     console.print(table)
-
-
-def evaluate(
-    data: Data,
-    out: Out,
-    bundle: Bundle = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="train, val or test; all labelled images by default.")
-    ] = None,
-    operating_point: Point = None,
-    engine: Computes = "auto",
-    threads: Threads = None,
-    official: Annotated[
-        bool, typer.Option("--official", help="A locked test set: put this look on record before its labels are read.")
-    ] = False,
-    explanations: Annotated[int, typer.Option(min=0, max=50, help="Images to explain of each kind of answer.")] = 3,
-    stress: Annotated[
-        int,
-        typer.Option(min=0, max=20, help="Measure each image so often in the style and framing of the other class."),
-    ] = 0,
-    seed: Seed = 0,
-    gate: Gate = True,
-) -> None:
-    """Score a bundle on labelled images: metrics.json, predictions.csv, figures, and an HTML page."""
-    from pneumoscope.data.sources import open_source
-    from pneumoscope.evaluation.evaluate import evaluate as evaluate_bundle
-    from pneumoscope.evaluation.stress import STRESSES
-    from pneumoscope.predict import Classifier
-
-    refuse_run(out, "test")
-    classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
-    look = announced(classifier, data, operating_point, out) if official else None
-    manifest = open_source(data)
-    if split is not None:
-        manifest = manifest.select(split)
-    with progress("evaluating") as update:
-        metrics = evaluate_bundle(classifier, manifest, out, seed=seed, progress=update, look=look, stress=stress)
-    if explanations:
-        say("explaining some of each kind of answer")
-        from pneumoscope.explanation.explain import explain_evaluation
-
-        explain_evaluation(classifier, out, explanations)
-    from pneumoscope.report.evaluation_report import write
-
-    page = write(out, classifier.bundle.name)
-    for name in ("accuracy", "balanced_accuracy", "auroc", "recall", "specificity", "precision"):
-        figure = metrics["metrics"][name]
-        low, high = figure["ci95"]
-        say(f"{name:18} {_number(figure['value'])}  95 % CI {_number(low)} to {_number(high)}")
-    for name in ("none", *STRESSES) if stress else ():
-        figures = {key: _number(metrics["stressed"][name][key]["value"]) for key in ("auroc", "recall", "specificity")}
-        say(f"stress {name:11} " + ", ".join(f"{key} {value}" for key, value in figures.items()))
-    if metrics["not_analysed"]:
-        say(f"not analysed: {metrics['not_analysed']}; predictions.csv says why")
-    if look is not None:
-        looks = metrics["official"]
-        say(
-            f"look {looks['looks']} at this test set, {looks['bundles']} bundles in all; on record in {looks['ledger']}"
-        )
-    typer.echo(page)
-    if metrics["failed"]:
-        raise typer.Exit(3)
-
-
-def refuse_run(out: Path, instead: str) -> None:
-    """Raise `ConfigError` where figures would overwrite a run's own."""
-    from pneumoscope.errors import ConfigError
-
-    if (out / "run.json").is_file():
-        raise ConfigError(
-            "is the folder of a run, whose own figures would be lost", path=out, remedy=f"--out {out}/{instead}"
-        )
-
-
-def announced(classifier: Classifier, data: Path, operating_point: str | None, out: Path) -> Look | None:
-    """Record a look at a locked test set; None where there is no data.
-
-    Raises `ConfigError` where something would be chosen on it, and `StorageError` where `out` cannot be written, before
-    the look counts.
-    """
-    from pneumoscope.errors import ConfigError
-    from pneumoscope.evaluation.ledger import announce, ledger_file
-    from pneumoscope.files import out_folder
-
-    if not data.exists():
-        return None
-    out_folder(out)
-    if operating_point is not None:
-        raise ConfigError(
-            "an official test is made at the bundle's own operating point", remedy="leave --operating-point out"
-        )
-    return announce(ledger_file(), data, classifier.bundle, classifier.operating_point)
-
-
-def _number(value: float) -> str:
-    return "undefined" if value != value else f"{value:.4f}"  # noqa: PLR0124 - NaN

@@ -22,11 +22,19 @@ def compare(
     ],
     out: Out,
     seed: Seed = 0,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also on images that chose an epoch, and with one evaluation named twice.")
+    ] = False,
 ) -> None:
-    """Test every pair of evaluations: paired AUROC (DeLong or Obuchowski), McNemar, bootstrap differences."""
+    """Test every pair of evaluations: paired AUROC (DeLong or Obuchowski), McNemar, bootstrap differences.
+
+    Images that a network learned from or was tuned on are refused.
+    """
     from pneumoscope.evaluation.pairs import compare_folders
 
-    result = compare_folders(folders, out, seed=seed)
+    result = compare_folders(folders, out, seed=seed, anyway=anyway)
+    for doubt in result["doubts"]:
+        say(f"warning: {doubt['dir']} {doubt['text']}")
     for pair in result["pairs"]:
         auroc, mcnemar = pair["auroc"], pair["mcnemar"]
         value, (low, high) = auroc["difference"]["value"], auroc["difference"]["ci95"]

@@ -13,7 +13,9 @@ from pneumoscope.cli import (
     auditing,
     data,
     demonstrating,
+    evaluating,
     journaling,
+    listing,
     monitoring,
     predicting,
     reporting,
@@ -42,7 +44,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -51,7 +53,18 @@ def _root(
 app.add_typer(data.app, name="data")
 app.add_typer(journaling.app, name="journal")
 app.add_typer(monitoring.app, name="monitor")
-for module in (training, predicting, auditing, validating, adapting, reporting, serving, demonstrating):
+for module in (
+    training,
+    predicting,
+    evaluating,
+    auditing,
+    validating,
+    adapting,
+    reporting,
+    listing,
+    serving,
+    demonstrating,
+):
     module.register(app)
 
 

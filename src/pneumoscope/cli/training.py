@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, quiet_lightning, say
 
 if TYPE_CHECKING:
-    from pneumoscope.training.fit import Row
+    from pneumoscope.training.kept import Row
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="Experiment file, e.g. configs/lite0-finetuned.toml.")],
+    config: Annotated[
+        Path, typer.Argument(help="Experiment file, or a name of `pneumoscope list configs`, e.g. lite0-frozen.")
+    ],
     data: Data,
     out: Out,
     seed: Annotated[
@@ -32,26 +36,48 @@ def train(
     log: Annotated[
         str | None, typer.Option("--log", help="Also log to `tensorboard` or `mlflow`, below --out.")
     ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting in place of the file's, e.g. train.epochs=3; may be given again."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check settings, network, weights and division, and train nothing.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="A line for each epoch on a terminal too, not one bar.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the content of run.json, not the bundle's folder.")
+    ] = False,
 ) -> None:
     """Train by an experiment file: a run folder with a bundle, validation metrics and all that repeats it."""
     from pneumoscope.config import load_experiment
     from pneumoscope.data.sources import open_source
 
-    experiment = load_experiment(config)
+    experiment = load_experiment(config, change or ())
     if seed is not None:
         experiment = experiment.model_copy(update={"seed": seed})
     manifest = open_source(data)
 
     quiet_lightning()
+    import json
     import sys
 
+    from pneumoscope.files import plain
     from pneumoscope.training.experiment import Console, run_experiment
     from pneumoscope.training.fit import Hardware
+    from pneumoscope.training.rehearsal import checked
 
     hardware = Hardware.here(devices, nodes)
+    if dry_run:
+        for line in checked(experiment, manifest):
+            say(line)
+        say("nothing was trained; leave --dry-run out")
+        return
     loggers = make_logger(log, out) if hardware.rank == 0 else False
-    with progress("preparing") as update:
-        console = Console(say=say, report=print_epoch, progress=update, loggers=loggers, bar=sys.stderr.isatty())
+    with _reports(experiment.all_epochs, quiet=quiet, verbose=verbose or not sys.stderr.isatty()) as (report, update):
+        console = Console(say=_warnings if quiet else say, report=report, progress=update, loggers=loggers)
         summary = run_experiment(
             experiment,
             manifest,
@@ -63,8 +89,42 @@ def train(
         )
     if hardware.rank:
         return
+    if as_json:
+        typer.echo(json.dumps(plain(summary), ensure_ascii=False))
+        return
+    for notice in summary["notices"]:
+        say(f"notice: {notice}")
     say(f"{summary['name']}: best epoch {summary['best_epoch']} of {summary['epochs']}, {summary['seconds']} s")
     typer.echo(out / "bundle")
+
+
+def _warnings(text: str) -> None:
+    if text.startswith(("warning", "left out")):
+        say(text)
+
+
+@contextmanager
+def _reports(epochs: int, *, quiet: bool, verbose: bool) -> Iterator[tuple[Any, Any]]:
+    """Yield what reports an epoch and what reports preparation: a line each, one bar in all, or nothing."""
+    if quiet:
+        yield None, None
+        return
+    if verbose:
+        with progress("preparing") as update:
+            yield print_epoch, update
+        return
+    with progress("training") as step:
+        done = 0
+
+        def epoch(row: Row) -> None:
+            nonlocal done
+            done += 1
+            step(done, epochs, f"training, {row['phase']}, validation AUROC {row['val_auroc']:.4f}")
+
+        def prepare(at: int, total: int | None) -> None:
+            step(done, epochs, f"preparing, {at} of {total or '?'} images")
+
+        yield epoch, prepare
 
 
 def quantise(

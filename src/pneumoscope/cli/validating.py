@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
-from pneumoscope.cli.predicting import Computes, Gate, Point, Threads, announced, refuse_run
+from pneumoscope.cli.evaluating import announced, refuse_run
+from pneumoscope.cli.predicting import Computes, Gate, Point, Threads
 
 
 def register(app: typer.Typer) -> None:

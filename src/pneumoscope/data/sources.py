@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ def read_class_folders(root: Path) -> Manifest:
             if classes.setdefault(child.name.upper(), child) != child:
                 raise DataError("exists twice, in capitals and not", path=child, remedy="merge the two folders")
         present = [label for label in LABELS if label in classes]
+        if present:
+            passed += _of_other_classes(child for name, child in classes.items() if name not in LABELS)
         for label in present:
             files = _files(classes[label])
             if not files:
@@ -93,6 +95,15 @@ def read_class_folders(root: Path) -> Manifest:
                 elif not file.name.startswith("."):
                     passed.append((str(file), "not an image file"))
     return Manifest(root, "folder", tuple(samples), _NAME_RULE, tuple(passed))
+
+
+def _of_other_classes(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    for folder in folders:
+        if _SPLIT_NAMES.get(folder.name.lower()):
+            continue
+        for file in _files(folder):
+            if file.suffix.lower() in RASTER_SUFFIXES:
+                yield str(file), f"in the class folder {folder.name}, which is neither {' nor '.join(LABELS)}"
 
 
 def _folders(root: Path) -> list[Path]:

@@ -67,6 +67,8 @@ def _fine(samples: Sequence[Sample], k: int, seed: int) -> list[tuple[list[int],
 def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
     """Return the manifest with every sample's `split` set to train, val or test.
 
+    A source with a test part keeps it as it is: `test_fraction` is for sources without one.
+
     Raises:
         DataError: a class is missing, or the source's own split was asked for and it has none.
     """
@@ -86,7 +88,7 @@ def divide(manifest: Manifest, config: DataConfig, seed: int) -> Manifest:
             "every patient has an image marked test", path=manifest.source, remedy="give images of other patients"
         )
     try:
-        names = _names(samples, config, seed)
+        names = _names(samples, config, seed, kept=bool(test))
     except DataError as error:
         raise DataError(error.what, path=manifest.source, remedy=error.remedy) from error
     divided = [replace(sample, split=name) for sample, name in zip(samples, names, strict=True)]
@@ -130,14 +132,14 @@ def _disjoint(manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _names(samples: Sequence[Sample], config: DataConfig, seed: int) -> list[str]:
-    """Return the split of each sample: test first, then val from the rest."""
+def _names(samples: Sequence[Sample], config: DataConfig, seed: int, *, kept: bool) -> list[str]:
+    """Return the split of each sample: test first, unless the source has one that is kept, then val from the rest."""
     names = ["train"] * len(samples)
     rest = list(range(len(samples)))
     if config.folds is not None:
         rest, part = list(folds(samples, config.folds, seed))[config.fold]
         _assign(names, part, "test")
-    elif config.test_fraction:
+    elif config.test_fraction and not kept:
         rest, part = part_off(samples, config.test_fraction, seed)
         _assign(names, part, "test")
     left = [samples[index] for index in rest]

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from pneumoscope.bundle.overlap import overlap
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.ledger import Look, record
@@ -33,18 +34,21 @@ def evaluate(
     progress: Progress | None = None,
     look: Look | None = None,
     stress: int = 0,
+    asked: bool = False,
 ) -> dict[str, Any]:
     """Predict every labelled image, write `metrics.json` and `predictions.csv` to `out`, return the metrics.
 
     The threshold is the bundle's: nothing is chosen on these images. Those that were not analysed are counted, and left
     out of the figures. `look`: announced in the ledger, where this is a locked test set.
     `stress`: how often each image is measured once more, changed towards the other class, or 0.
+    `asked`: images that trained or tuned the bundle are meant; otherwise they make the figures void (`overlap`).
 
     Raises:
         DataError: no image has a label, or not one could be analysed.
     """
     manifest = manifest.labelled()
     out_folder(out)
+    copies, parts = overlap(classifier.bundle, manifest.samples, asked=asked, progress=progress)
     predictions: list[Prediction] = []
     for prediction in classifier.predict(sample.path for sample in manifest.samples):
         predictions.append(prediction)
@@ -54,6 +58,7 @@ def evaluate(
         **score(manifest.samples, predictions, classifier.threshold, seed=seed),
         "operating_point": classifier.operating_point,
         "limits": list(classifier.bundle.card.get("limits", ())),
+        "overlap": copies,
         "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},
         "data": {
             "source": manifest.source.name,
@@ -68,7 +73,8 @@ def evaluate(
             Image.fromarray(picture).save(temporary, format="PNG")
     if look is not None:
         metrics["official"] = asdict(record(look, metrics))
-    write_text(out / "predictions.csv", prediction_table(manifest, predictions).to_csv(index=False))
+    table = prediction_table(manifest, predictions).assign(overlap=parts)
+    write_text(out / "predictions.csv", table.to_csv(index=False))
     write_json(out / "metrics.json", metrics)
     return metrics
 

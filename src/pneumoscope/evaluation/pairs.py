@@ -9,22 +9,28 @@ from typing import Any
 
 import pandas as pd
 
+from pneumoscope.bundle.overlap import LIMIT, TUNED
 from pneumoscope.errors import DataError, storage_errors
-from pneumoscope.files import out_folder, read_json, write_json
+from pneumoscope.files import out_folder, read_json, sha256_file, write_json
 from pneumoscope.records import PNEUMONIA
 from pneumoscope.statistics.comparison import Comparison, compare, holm
 
 
-def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dict[str, Any]:
+def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0, anyway: bool = False) -> dict[str, Any]:
     """Compare every pair of evaluation folders, write `comparison.json` to `out` and return it.
 
     Each folder holds `metrics.json` and `predictions.csv`. p values are adjusted over the pairs (Holm 1979).
+    `anyway`: also where the images trained or tuned a network, or one evaluation is named twice; `doubts` say so.
 
     Raises:
-        DataError: fewer than two folders, one without its files, or different images.
+        DataError: fewer than two folders, one without its files, different images, or a doubt.
     """
     if len(folders) < 2:
         raise DataError("a comparison needs at least two evaluations", remedy="name two or more folders")
+    doubts = [(folder, doubt) for at, folder in enumerate(folders) if (doubt := _doubt(folder, folders[:at]))]
+    if doubts and not anyway:
+        folder, doubt = doubts[0]
+        raise DataError(doubt, path=folder, remedy="evaluate on images of a test, or add --anyway")
     tables = [_read(folder) for folder in folders]
     reference = tables[0]
     for folder, table in zip(folders[1:], tables[1:], strict=True):
@@ -48,6 +54,7 @@ def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dic
     auroc_p = holm([c.auroc.p for _, _, c in comparisons])
     mcnemar_p = holm([c.mcnemar.p for _, _, c in comparisons])
     result = {
+        "doubts": [{"dir": str(folder), "text": doubt} for folder, doubt in doubts],
         "n": len(y),
         "n_patients": len(set(patients)),
         "left_out": int((~shared).sum()),
@@ -62,6 +69,27 @@ def compare_folders(folders: Sequence[Path], out: Path, *, seed: int = 0) -> dic
     out_folder(out)
     write_json(out / "comparison.json", result)
     return result
+
+
+def _doubt(folder: Path, before: Sequence[Path]) -> str | None:
+    """Return why an evaluation proves nothing beside the ones before it, None where nothing speaks against it."""
+    same = [other for other in before if _content(other) is not None and _content(other) == _content(folder)]
+    if same:
+        return f"holds the same predictions as {same[0]}"
+    metrics = folder / "metrics.json"
+    overlap = (read_json(metrics).get("overlap") or {}) if metrics.is_file() else {}
+    tuned = {name: count for name, count in (overlap.get("parts") or {}).items() if name in TUNED}
+    if sum(tuned.values()) > LIMIT * overlap.get("images", 0) * overlap.get("share", 1):
+        each = " and ".join(f"{count:,} {name}" for name, count in tuned.items())
+        return f"was made on images that trained or tuned its network ({each})"
+    if not overlap and (folder / "run.json").is_file():
+        return "was made on the validation images, which chose the epoch and the threshold"
+    return None
+
+
+def _content(folder: Path) -> str | None:
+    file = folder / "predictions.csv"
+    return sha256_file(file) if file.is_file() else None
 
 
 def _read(folder: Path) -> pd.DataFrame:

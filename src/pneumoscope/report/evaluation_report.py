@@ -74,11 +74,14 @@ def view(
 ) -> dict[str, Any]:
     """Return all that the templates need to show an evaluation; `key` tells apart several on one page."""
     metrics = evaluation.metrics
+    overlap = metrics.get("overlap") or {}
+    copies = [f"{key.capitalize()}: {overlap[key]}." for key in ("void", "warning", "note") if overlap.get(key)]
     trust = wording.alarms(evaluation.estimates, metrics.get("prevalence"))
     return {
         "n": metrics.get("n"),
         "findings": wording.findings(evaluation.estimates),
-        "alarms": [*unanswered(metrics), *seen(metrics), *trust],
+        "void": overlap.get("void"),
+        "alarms": [*copies, *unanswered(metrics), *([] if overlap.get("checked") else seen(metrics)), *trust],
         "estimates": evaluation.estimates,
         "rows": headline(evaluation.estimates),
         "drawings": [(drawing.inline(key), drawing.caption) for drawing in drawn.values()],

@@ -91,6 +91,7 @@ def _page(runs: Sequence[Run], out: Path, comparison: Mapping[str, Any] | None, 
         "several": several,
         "synthetic": [run.name for run in runs if (run.facts.get("data") or {}).get("synthetic")],
         "validation_only": [run.name for run in runs if not _held_out(run)],
+        "notices": _stated(runs, lambda run: run.facts.get("notices") or []),
         "data_differ": len({_fingerprint(run) for run in runs}) > 1,
         "runs": [_run(run, out, number) for number, run in enumerate(runs, 1)],
         "results": RESULTS,
@@ -128,7 +129,10 @@ def _contents(several: bool) -> list[tuple[str, str]]:
 
 def _held_out(run: Run) -> bool:
     """Whether the figures shown are of images that neither taught nor tuned the network."""
-    return run.evaluation is not None and not evaluation_report.seen(run.evaluation.metrics)
+    metrics = {} if run.evaluation is None else run.evaluation.metrics
+    overlap = metrics.get("overlap") or {}
+    flatters = overlap.get("void") or overlap.get("warning") or evaluation_report.seen(metrics)
+    return run.evaluation is not None and not flatters
 
 
 def _run(run: Run, out: Path, number: int) -> dict[str, Any]:

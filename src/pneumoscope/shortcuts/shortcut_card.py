@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pneumoscope.bundle.overlap import overlap
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.files import out_folder, write_json
 from pneumoscope.lungs import LungSegmenter
@@ -16,7 +17,7 @@ from pneumoscope.shortcuts import verdict
 from pneumoscope.shortcuts.examples import write_examples, write_maps
 from pneumoscope.shortcuts.items import Answer, answer_all, change_items, removal_items
 from pneumoscope.shortcuts.knowledge import along_items, attention_items, probe_items
-from pneumoscope.shortcuts.radiographs import Masks, Radiographs, gather
+from pneumoscope.shortcuts.radiographs import Masks, Radiographs, drawn, gather
 from pneumoscope.statistics.auc import auroc_estimate
 from pneumoscope.statistics.cohort import cohort
 from pneumoscope.version import __version__
@@ -34,6 +35,7 @@ def shortcut_card(
     images: int = MOST_IMAGES,
     cam_images: int = MOST_MAPS,
     seed: int = 0,
+    asked: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Test whether a network answers from the lungs; write `audit.json` and figures to `out`, return the card.
@@ -47,6 +49,7 @@ def shortcut_card(
         masks: segments lungs, uint8 [n, S, S] to float32 [n, S, S] in 0..1; by default the shipped segmenter.
         images, cam_images: how many images at most, and how many of them for maps.
         seed: of the draw of images and of all intervals.
+        asked: images that trained or tuned the bundle are meant; otherwise they make the card void (`overlap`).
         progress: called with (conditions done, conditions in all).
 
     Raises:
@@ -56,6 +59,7 @@ def shortcut_card(
     """
     started = time.perf_counter()
     out_folder(out)
+    copies, _ = overlap(classifier.bundle, drawn(manifest.samples, images, seed), asked=asked)
     segment = masks or LungSegmenter.load().masks
     radiographs = gather(classifier, manifest, segment, most=images, seed=seed)
     answers = answer_all(classifier, radiographs, progress)
@@ -72,6 +76,7 @@ def shortcut_card(
         "pneumoscope": __version__,
         "notice": RESEARCH_ONLY,
         "verdict": verdict.worst(item.light for item in items),
+        "overlap": copies,
         "bundle": {"name": classifier.bundle.name, "sha256": classifier.bundle.sha256},
         "threshold": classifier.threshold,
         "operating_point": classifier.operating_point,

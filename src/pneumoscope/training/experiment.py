@@ -24,8 +24,10 @@ from filelock import FileLock, Timeout
 
 from pneumoscope.bundle.bundle import add_evidence, load_bundle, save_bundle
 from pneumoscope.bundle.calibration import calibrate, calibration_sections
+from pneumoscope.bundle.fingerprints import Fingerprints, fingerprints_of
 from pneumoscope.config import Experiment, save_experiment
 from pneumoscope.data.cache import PixelCache, open_cache
+from pneumoscope.data.copies import join_copies
 from pneumoscope.data.manifest import Manifest
 from pneumoscope.data.split import divide
 from pneumoscope.errors import ConfigError, storage_errors
@@ -41,8 +43,19 @@ from pneumoscope.records import Floats, Progress
 from pneumoscope.training.dataset import CLASSES, Augmenter
 from pneumoscope.training.exchange import Exchange
 from pneumoscope.training.features import best_device, predict_logits
-from pneumoscope.training.fit import Hardware, Report, Row
-from pneumoscope.training.provenance import ages, environment, is_synthetic, limits, population, split_counts
+from pneumoscope.training.fit import Hardware, Report
+from pneumoscope.training.kept import Row, best_row
+from pneumoscope.training.provenance import (
+    ages,
+    count_lines,
+    environment,
+    is_synthetic,
+    limits,
+    notices,
+    passed_over,
+    population,
+    split_counts,
+)
 from pneumoscope.training.strategy import TrainingRun, make_part, stressed_validation, train_network
 
 _BATCH = 64
@@ -85,7 +98,13 @@ def run_experiment(
     """
     console = console or Console()
     hardware = hardware or Hardware()
-    divided = divide(manifest, experiment.data, experiment.division_seed)
+    make_network(experiment)  # fails before the first image is read
+    copies = join_copies(manifest.labelled(), progress=console.progress)
+    for doubt in copies.says:
+        console(f"warning: {doubt}")
+    divided = divide(copies.manifest, experiment.data, experiment.division_seed)
+    for line in (*passed_over(manifest), *count_lines(divided)):
+        console(line)
     if hardware.rank:
         train_network(prepare_training(experiment, divided, run, hardware, resume, Console())[0])
         return {}
@@ -144,7 +163,9 @@ def _run(
     bundle_network(run / "bundle", name, training, divided, weights, history)
     classifier = Classifier.load(run / "bundle")
     console("validating through the bundle")
-    metrics = evaluate(classifier, divided.select("val"), run, seed=experiment.seed, stress=experiment.train.stress)
+    metrics = evaluate(
+        classifier, divided.select("val"), run, seed=experiment.seed, stress=experiment.train.stress, asked=True
+    )
     add_evidence(run / "bundle", {"validation": metrics})
     summary = summarise(training, name, divided, weights, history, seconds + overhead)
     write_json(run / "run.json", summary)
@@ -258,19 +279,24 @@ def bundle_network(
             "config": _without_paths(run.experiment),
             "weights": None if weights is None else {**asdict(weights), "loaded": weights.loaded},
             "data": {"fingerprint": divided.fingerprint(), "splits": split_counts(divided)},
-            "best": best_row(history),
+            "best": best_row(history, comparable=run.comparable),
         },
         "limits": limits(divided, stressed=draws > 0),
     }
     with TemporaryDirectory() as scratch:
         draft = Path(scratch) / "draft"
-        save_bundle(draft, run.network, run.preparation, sections)
+        save_bundle(draft, run.network, run.preparation, sections, _fingerprints(divided))
         train_rows, val_rows = (drawn(part.rows, run.experiment.seed) for part in (run.train, run.val))
         add_gate(
             load_bundle(draft), path, run.cache.pixels[train_rows], run.cache.pixels[val_rows],
             smallest_side=least_side([sample.path for sample in divided.select("val").samples], run.preparation.size),
             ages=ages(divided),
         )  # fmt: skip
+
+
+def _fingerprints(divided: Manifest) -> Fingerprints:
+    parts = [sample.split or "train" for sample in divided.samples]
+    return fingerprints_of([sample.path for sample in divided.samples], parts)
 
 
 def _logits(run: TrainingRun, cache: PixelCache, rows: Sequence[int]) -> Floats:
@@ -303,12 +329,6 @@ def _patients(divided: Manifest, cache: PixelCache, split: str) -> list[str]:
     ]
 
 
-def best_row(history: Sequence[Row]) -> Row:
-    """Return the epoch whose weights were kept: highest validation AUROC of the last phase, first of equals."""
-    last = [row for row in history if row["phase"] == history[-1]["phase"]]
-    return max(last, key=lambda row: float(row["val_auroc"]))
-
-
 def summarise(
     run: TrainingRun,
     name: str,
@@ -319,7 +339,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the content of `run.json`: what the report says about a run beside its metrics."""
     experiment = run.experiment
-    best = best_row(history)
+    best = best_row(history, comparable=run.comparable)
     learned = [row for row in history if row["phase"] != "refit"]  # whose speed is that of features
     last = [row for row in learned if row["phase"] == learned[-1]["phase"]]
     return {
@@ -344,6 +364,7 @@ def summarise(
         },
         "left_out": [{"path": path, "reason": reason} for path, reason in run.cache.failed.items()],
         "limits": limits(divided, stressed=experiment.train.stress > 0),
+        "notices": notices(divided, history, best),
     }
 
 

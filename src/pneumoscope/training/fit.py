@@ -27,10 +27,11 @@ from pneumoscope.errors import ConfigError, TrainingError, storage_errors
 from pneumoscope.files import read_json, write_bytes, write_json
 from pneumoscope.training.allocator import keep_freed_memory
 from pneumoscope.training.dataset import EpochSampler
+from pneumoscope.training.kept import Row, kept_row
 from pneumoscope.training.module import Classifier
 
 _MONITOR = "val_auroc"
-Row = dict[str, float | int | str]
+_KEPT = "kept"  # the number of the epoch where it is the one to keep, else 0
 Report = Callable[[Row], None]
 
 
@@ -140,6 +141,7 @@ class _History(Callback):
         row["seconds"] = round(time.perf_counter() - self.started, 3)
         row["images_per_second"] = round(self.images / max(self.trained, 1e-9), 1)
         self.rows.append(row)
+        trainer.callback_metrics[_KEPT] = torch.tensor(float(row["epoch"]) if kept_row(self.rows) is row else 0.0)
         if trainer.is_global_zero:
             write_json(self.path, self.rows)
             if self.report:
@@ -216,7 +218,7 @@ def fit(
 ) -> list[Row]:
     """Train `(network, optimiser groups, modules kept in eval mode)` and leave the best epoch's weights in the network.
 
-    Best is the highest validation AUROC, the first of equals. Checkpoints go to `run/checkpoints/PHASE`.
+    Best is what `kept_row` says. Checkpoints go to `run/checkpoints/PHASE`.
 
     Returns:
         The rows of the history; none in a process of another rank than 0, whose network is not to be used after.
@@ -269,7 +271,7 @@ def _callbacks(history: _History, best: Path, last: Path, config: TrainConfig) -
     }
     callbacks: list[Callback] = [
         history,
-        _Checkpoint(best.parent, best.stem, monitor=_MONITOR, mode="max", **every),
+        _Checkpoint(best.parent, best.stem, monitor=_KEPT, mode="max", **every),
         _Checkpoint(last.parent, last.stem, monitor=None, every_n_epochs=1, **every),
     ]
     if config.ema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,12 +15,14 @@ import torch
 from pneumoscope.config import Experiment
 from pneumoscope.data.manifest import Manifest, counts
 from pneumoscope.files import sha256_bytes
-from pneumoscope.records import PNEUMONIA, SUBTYPES, Sample
+from pneumoscope.records import LABELS, PNEUMONIA, SUBTYPES, Sample
 from pneumoscope.training.features import best_device
 from pneumoscope.training.fit import Hardware
+from pneumoscope.training.kept import Row, kept_row
 from pneumoscope.version import __version__
 
 SYNTHETIC_SITE = "synthetic"
+_FEW = 30  # validation patients of a class, under which their choice is a matter of luck
 _KERMANY_AGES = (1.0, 5.0)  # Kermany et al., Cell 2018
 
 
@@ -33,6 +36,22 @@ def split_counts(divided: Manifest) -> dict[str, dict[str, int]]:
             patients = len({sample.patient_id for sample in part})
             result[split] = {**counts(part), **subtypes, "patients": patients}
     return result
+
+
+def count_lines(divided: Manifest) -> list[str]:
+    """Return a line for each split: images, patients, images of each class."""
+    lines = []
+    for split, found in split_counts(divided).items():
+        each = ", ".join(f"{found.get(label, 0):,} {label}" for label in LABELS)
+        images = sum(found.get(label, 0) for label in LABELS)
+        lines.append(f"{split}: {images:,} images of {found['patients']:,} patients ({each})")
+    return lines
+
+
+def passed_over(manifest: Manifest) -> list[str]:
+    """Return a line for each reason why files of a source are not taken."""
+    reasons = Counter(reason for _, reason in manifest.passed_over)
+    return [f"warning: {count:,} files are left out: {reason}" for reason, count in reasons.items()]
 
 
 def is_synthetic(manifest: Manifest) -> bool:
@@ -67,7 +86,9 @@ def ages(divided: Manifest) -> tuple[float, float] | None:
 
 
 def _is_kermany(samples: Sequence[Sample]) -> bool:
-    return any(sample.patient_id.startswith(("bacteria-person", "virus-person")) for sample in samples)
+    """Say whether most images of pneumonia are named as Kermany's are: one such name proves nothing."""
+    ill = [sample for sample in samples if sample.label == PNEUMONIA]
+    return 2 * sum(sample.patient_id.startswith(("bacteria-person", "virus-person")) for sample in ill) > len(ill)
 
 
 def _in_words(facts: Mapping[str, Any]) -> str:
@@ -92,6 +113,26 @@ def limits(divided: Manifest, *, stressed: bool = False) -> list[str]:
         + ("equal shares of both classes." if stressed else "the prevalence of the validation split."),
         "It answers one question, pneumonia or normal; other disease is not looked for.",
     ]
+
+
+def notices(divided: Manifest, history: Sequence[Row], best: Row) -> list[str]:
+    """Return what page one must say of how the network was chosen: by few images, or that its last phase was worse."""
+    said = []
+    val = [sample for sample in divided.samples if sample.split == "val"]
+    patients = {label: len({s.patient_id for s in val if s.label == label}) for label in LABELS}
+    if min(patients.values()) < _FEW:
+        each = ", ".join(f"{count} {label}" for label, count in patients.items())
+        said.append(
+            f"{len(val)} validation images of few patients ({each}) chose the epoch, the calibration and the "
+            "thresholds: another draw would have chosen otherwise"
+        )
+    if best["phase"] != history[-1]["phase"]:
+        last = kept_row([row for row in history if row["phase"] == history[-1]["phase"]])
+        said.append(
+            f"{last['phase']} made it worse on the validation images (AUROC {float(last['val_auroc']):.4f} against "
+            f"{float(best['val_auroc']):.4f}), so the weights of {best['phase']} were kept"
+        )
+    return said
 
 
 def _kermany_limits(samples: Sequence[Sample]) -> list[str]:

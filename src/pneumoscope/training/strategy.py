@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from pneumoscope.records import Progress, Sample
 from pneumoscope.training.dataset import Augmenter, FeatureDataset, ImageDataset, class_weights, targets
 from pneumoscope.training.exchange import boxes_of
 from pneumoscope.training.features import best_device, encode
-from pneumoscope.training.fit import Hardware, Phase, Report, Row, fit
+from pneumoscope.training.fit import Hardware, Phase, Report, fit
+from pneumoscope.training.kept import Row, best_row
 from pneumoscope.training.teachers import PREDICTIONS, Ensemble, soft_targets
 
 
@@ -61,6 +62,11 @@ class TrainingRun:
     bar: bool = False
     lungs: Pixels | None = None
 
+    @property
+    def comparable(self) -> bool:
+        """False where the phases are measured on images in different styles."""
+        return not self.experiment.train.stress
+
 
 def make_part(samples: Sequence[Sample], cache: PixelCache, split: str, experiment: Experiment) -> Part:
     """Collect one split of the samples that the cache was opened with; unreadable images are left out."""
@@ -99,11 +105,20 @@ def train_network(run: TrainingRun) -> list[Row]:
     train = run.experiment.train
     rows = [] if run.hardware.rank else _on_features(run, "head", train.head_epochs)
     if model.strategy == "finetune":
-        rows = rows + _on_images(run, "finetune", unfreeze=model.unfreeze or None)
+        rows = _or_before(run, rows, lambda: _on_images(run, "finetune", unfreeze=model.unfreeze or None))
         if train.refit_epochs and not run.hardware.rank:
-            rows = rows + _on_features(run, "refit", train.refit_epochs)
+            rows = _or_before(run, rows, lambda: _on_features(run, "refit", train.refit_epochs))
             freeze(run.network, model.unfreeze or None)  # shows later which stages learned
     return rows
+
+
+def _or_before(run: TrainingRun, rows: list[Row], phase: Callable[[], list[Row]]) -> list[Row]:
+    """Train a further phase, and leave the weights from before it where they were clearly better."""
+    before = {name: tensor.detach().clone() for name, tensor in run.network.state_dict().items()}
+    history = rows + phase()
+    if rows and best_row(history, comparable=run.comparable) in rows:
+        run.network.load_state_dict(before)
+    return history
 
 
 def _on_features(run: TrainingRun, name: str, epochs: int) -> list[Row]:

@@ -23,6 +23,7 @@ _WORDS = {
 def flags(validation: Mapping[str, Any]) -> list[Flag]:
     """Return the flags of a validation: `kind`, `where`, `text` and the `pointer` (RFC 6901) to the figure."""
     return [
+        *_overlap(validation),
         *_unanswered(validation),
         *_headline(validation),
         *_expected(validation),
@@ -33,6 +34,12 @@ def flags(validation: Mapping[str, Any]) -> list[Flag]:
 
 def _flag(kind: str, where: str, text: str, pointer: str) -> Flag:
     return {"kind": kind, "where": where, "text": text, "pointer": pointer}
+
+
+def _overlap(validation: Mapping[str, Any]) -> list[Flag]:
+    copies = validation.get("overlap") or {}
+    kinds = {"warning": "learned from", "note": "not checked"}
+    return [_flag(kind, "all images", copies[key], f"/overlap/{key}") for key, kind in kinds.items() if copies.get(key)]
 
 
 def _unanswered(validation: Mapping[str, Any]) -> list[Flag]:

@@ -74,7 +74,8 @@ def validate(
         "official": metrics.get("official"),
         "seed": seed,
         "resamples": RESAMPLES,
-        "void": voids(manifest, split, table, _learned_from(card)),
+        "overlap": metrics["overlap"],
+        "void": voids(manifest, split, table, None if metrics["overlap"]["checked"] else _learned_from(card)),
         "flow": flow(manifest, split, table),
         "expected": _expected(card, classifier.operating_point),
         **analyse(study, [*USUAL, *groups], prevalence=calibrated_prevalence(card), seed=seed),
@@ -82,6 +83,8 @@ def validate(
         "card": card,
     }
     validation = plain(validation)
+    if copies := validation["overlap"]["void"]:
+        validation["void"].insert(0, copies)
     validation["flags"] = flags(validation)
     validation["checklist"] = fill(validation)
     write_json(out / "validation.json", validation)
