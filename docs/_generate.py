@@ -112,6 +112,9 @@ MEANING = {
     "augment.erase": "Probability of filling a rectangle with one grey.",
     "augment.frame": "Probability of painting over up to an eighth of each side.",
     "augment.surroundings": "Probability that all but the lungs is that of another training image.",
+    "augment.transplant": "How often the lungs are those of another training image, of either class alike, and so is "
+    "the label.",
+    "augment.blank": "How often the lungs are painted over; both classes are then equally right.",
     "augment.lungs": "Probability that the crop is the box of the lungs, its edges moved up to a quarter inward.",
     "augment.framing": "Probability that the crop puts the lungs where those of another training image lie.",
     "augment.style": "Probability that the power spectrum, and that the greys, move to those of the other class.",
