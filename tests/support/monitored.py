@@ -69,7 +69,9 @@ def reference(n: int = 600, seed: int = 0, *, labelled: bool = True) -> Referenc
     """Return what is usual there."""
     drawn = facts(n, seed, first=10**6)
     truth: NDArray[np.int8] | None = drawn["truth"].astype(np.int8) if labelled else None
-    errors = {kind: {"value": 0.03, "low": 0.02, "high": 0.05, "n": 400, "source": "test"} for kind in ("missed", "false")}
+    errors = {
+        kind: {"value": 0.03, "low": 0.02, "high": 0.05, "n": 400, "source": "test"} for kind in ("missed", "false")
+    }
     return fit(as_rows(drawn), truth=truth, errors=errors, facts={"source": "test"})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,8 @@ def alarm_of(detection: Detection, reference: Reference, rows: Rows, diagnosis: 
         "studies": [str(rows.text["study"][index]) for index in look],
         "evidence": dict(detection.evidence),
     }  # fmt: skip
-    return plain({**alarm, "action": action(alarm, reference), "diagnosis": asdict(diagnosis)["kind"]})
+    said_: dict[str, Any] = plain({**alarm, "action": action(alarm, reference), "diagnosis": diagnosis.kind})
+    return said_
 
 
 def _by_family(kind: str, detection: Detection) -> str:

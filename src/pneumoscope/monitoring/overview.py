@@ -59,7 +59,7 @@ def overview(
     assert isinstance(windows, Windows)
     assert isinstance(bets, Sequential)
     history = windows.history
-    return plain(
+    said: dict[str, Any] = plain(
         {
             "pneumoscope": __version__,
             "journal": stream.path.name,
@@ -98,6 +98,7 @@ def overview(
             "blind": BLIND,
         }
     )  # fmt: skip
+    return said
 
 
 def _family(
