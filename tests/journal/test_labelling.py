@@ -152,3 +152,18 @@ def test_the_command(journal: Journal, tmp_path: Path) -> None:
     missing = CliRunner().invoke(app, ["monitor", "labels", str(table), "--journal", str(tmp_path / "none")])
     assert isinstance(missing.exception, DataError)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_decision_is_kept_with_its_reason(journal: Journal) -> None:
+    def decide(alarm: str, decision: str, why: str = "the plate was exchanged") -> object:
+        asked = ["monitor", "decide", alarm, "--journal", str(journal.path), "--as", decision, "--why", why]
+        return CliRunner().invoke(app, [*asked, "--by", "Dr. A"]).exception
+
+    assert decide("a-1", "acknowledged", "looked at") is None
+    assert decide("a-1", "fixed") is None
+    assert isinstance(decide("a-1", "ignored"), DataError)
+    assert isinstance(decide("a-1", "fixed", " "), DataError)
+    person = Pseudonyms.load(default_key(journal.path)).of("reader", "Dr. A")
+    assert [(item.decision, item.why, item.person) for item in journal.decisions()] == [
+        ("acknowledged", "looked at", person), ("fixed", "the plate was exchanged", person),
+    ]  # fmt: skip

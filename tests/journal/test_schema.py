@@ -12,7 +12,7 @@ from tests.support.entries import entry
 from pneumoscope.errors import DataError
 from pneumoscope.journal import schema
 from pneumoscope.journal.entry import ANALYSED, DECLINED, QUARANTINED
-from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.journal import Journal, format_of
 from pneumoscope.journal.schema import SCHEMA
 
 # The tables as versions 0.1 wrote them.
@@ -123,12 +123,18 @@ def test_an_open_process_of_the_version_before_may_still_write(tmp_path: Path) -
     assert [item.state for item in Journal(path).entries() if item.key == "old"] == [ANALYSED]
 
 
+def test_a_look_at_the_format_changes_nothing(tmp_path: Path) -> None:
+    path = older(tmp_path / "j.sqlite", 1)
+    assert [format_of(path), format_of(path), format_of(Journal(path).path)] == [1, 1, SCHEMA]
+
+
 def test_a_newer_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "new.sqlite") as connection:
         connection.execute("CREATE TABLE predictions (something TEXT)")
         connection.execute(f"PRAGMA user_version = {SCHEMA + 1}")
     connection.close()
-    with pytest.raises(DataError, match=f"format {SCHEMA + 1}"):
-        Journal(tmp_path / "new.sqlite")
+    for look in (Journal, format_of):
+        with pytest.raises(DataError, match=f"format {SCHEMA + 1}"):
+            look(tmp_path / "new.sqlite")
     with sqlite3.connect(tmp_path / "new.sqlite") as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("predictions",)]

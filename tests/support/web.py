@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from tests.support.findings import heat
-from tests.support.gateway import gateway
+from tests.support.gateway import chest, gateway
 
 from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.records import NORMAL, PNEUMONIA
 from pneumoscope.serving.intake.receipt import open_intake
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.store.database import Store, now, open_store
-from pneumoscope.serving.store.tables import DONE, Event, Result
+from pneumoscope.serving.store.tables import DONE, Event, Result, Review
 from pneumoscope.serving.store.tables import Job as JobRow
 from pneumoscope.serving.web.server import create_app
 
@@ -134,3 +135,17 @@ def routes(web: WebApp) -> list[tuple[str, str]]:
 def upload(browser: TestClient, content: bytes, name: str = "a.dcm") -> Any:
     secret = secret_of(browser.get("/upload").text)
     return browser.post("/upload", data={"form_secret": secret}, files={"file": (name, content)})
+
+
+def yesterdays(web: WebApp, count: int, **changes: Any) -> None:
+    """Take so many studies in and answer about them as of yesterday: the network abstained from the first."""
+    for n in range(count):
+        image_id = bring(web, chest(StudyInstanceUID=f"1.2.{n}", PatientID=f"p{n}"))
+        answer(web, image_id, None if n == 0 else n / count, created_at=now() - timedelta(days=1), **changes)
+
+
+def asked(web: WebApp) -> list[tuple[int, str, float]]:
+    """What samples ask about: results, names of samples, probabilities."""
+    with web.store.read() as session:
+        rows = session.execute(select(Review.result_id, Review.sample, Review.inclusion).order_by(Review.id))
+        return [(int(a), str(b), float(c)) for a, b, c in rows]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from pneumoscope.journal.columns import ANSWERS, MOST, Column, read_columns
 from pneumoscope.journal.embedding import pack_embedding, unpack_embedding
 from pneumoscope.journal.entry import SOURCES, Decision, Entry, Label
 from pneumoscope.journal.removal import About, about, archive_month, erase
-from pneumoscope.journal.schema import SCHEMA, prepare
+from pneumoscope.journal.schema import SCHEMA, prepare, stored
 
 _BUSY_SECONDS = 30
 _JSON = ("subtype", "quality", "covariates", "embedding")
@@ -47,13 +47,8 @@ class Journal:
         self.path = path
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with self._open() as connection:
-            if (version := prepare(connection)) > SCHEMA:
-                raise DataError(
-                    f"was written in format {version}, this version knows {SCHEMA}",
-                    path=path,
-                    remedy="update Pneumoscope",
-                )
+        with _opened(path) as connection:
+            _require_known(prepare(connection), path)
 
     def append(self, entry: Entry) -> bool:
         """Write an answer, on the disk when this returns; False where its key exists."""
@@ -209,21 +204,40 @@ class Journal:
                     row["acquired_on"] = date.fromisoformat(row["acquired_on"])
                 yield row | {name: bool(row[name]) for name in _TRUTHS if row.get(name) is not None}
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
-                connection.row_factory = sqlite3.Row
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("PRAGMA secure_delete = ON")
-                yield connection
-        except sqlite3.OperationalError as error:
-            raise StorageError(
-                f"the journal cannot be used ({error})", path=self.path, remedy="check the disk and who owns the file"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"is no journal ({error})", path=self.path, remedy="choose another file") from error
+    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
+        return _opened(self.path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
+            yield connection
+    except sqlite3.OperationalError as error:
+        raise StorageError(
+            f"the journal cannot be used ({error})", path=path, remedy="check the disk and who owns the file"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"is no journal ({error})", path=path, remedy="choose another file") from error
+
+
+def _require_known(version: int, path: Path) -> None:
+    if version > SCHEMA:
+        raise DataError(
+            f"was written in format {version}, this version knows {SCHEMA}", path=path, remedy="update Pneumoscope"
+        )
+
+
+def format_of(path: Path) -> int:
+    """Return the format of a journal that exists, and leave it as it is; 0 where it is empty. Raises as `Journal`."""
+    with _opened(path) as connection:
+        version = stored(connection)
+    _require_known(version, path)
+    return version
 
 
 def _stored(item: Entry | Label | Decision) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -141,18 +141,18 @@ def write_table(
     if out.suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"{out.name}: a table ends in .csv or .jsonl", remedy="choose such a name")
     until = None if last is None else last + timedelta(days=1)
-    read, kind = {
-        ANSWERS: (journal.entries, Entry),
-        LABELS: (journal.labels, Label),
-        DECISIONS: (journal.decisions, Decision),
-    }[of]
+    items: dict[str, Iterable[Entry | Label | Decision]] = {
+        ANSWERS: journal.entries(first, until),
+        LABELS: journal.labels(first, until),
+        DECISIONS: journal.decisions(first, until),
+    }
     count = 0
     with atomic_path(out) as path, path.open("w", encoding="utf-8", newline="") as stream:
-        names = [item.name for item in fields(kind)]
+        names = [item.name for item in fields({ANSWERS: Entry, LABELS: Label, DECISIONS: Decision}[of])]
         table = csv.DictWriter(stream, names)
         if out.suffix == ".csv":
             table.writeheader()
-        for item in read(first, until):
+        for item in items[of]:
             count += 1
             row = plain(asdict(item))
             row |= {key: value.isoformat() for key, value in row.items() if isinstance(value, date)}

@@ -45,11 +45,11 @@ def prepare(connection: sqlite3.Connection) -> int:
 
     A newer format is left as it is. Several processes may do so at once.
     """
-    if (version := _version(connection)) >= SCHEMA:
+    if (version := stored(connection)) >= SCHEMA:
         return version
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if (version := _version(connection)) < SCHEMA:
+        if (version := stored(connection)) < SCHEMA:
             older = {table: _columns(connection, table) for table in TABLES if version}
             for table in filter(older.get, TABLES):
                 connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
@@ -70,7 +70,8 @@ def prepare(connection: sqlite3.Connection) -> int:
     return max(version, SCHEMA)
 
 
-def _version(connection: sqlite3.Connection) -> int:
+def stored(connection: sqlite3.Connection) -> int:
+    """Return the format of an open file, 0 of an empty one."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.gateway import chest, gateway, push, sink
 from tests.support.waiting import ready, until
 
 from pneumoscope.errors import ConfigError, StorageError
+from pneumoscope.journal.journal import format_of
 from pneumoscope.serving.run.check import check
 from pneumoscope.serving.run.supervisor import _prepare, only_here, serve
 from pneumoscope.serving.settings.gateway import load_gateway
@@ -143,6 +145,16 @@ def test_check_leaves_older_tables_as_they_are(tmp_path: Path) -> None:
     assert "others on this machine may read it" in faults["folder", False].message
     assert revision(store)[0] == "0000"
     store.close()
+
+
+def test_the_check_leaves_an_older_journal_as_it_is(tmp_path: Path) -> None:
+    config = gateway(tmp_path)
+    with sqlite3.connect(config.journal_file) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    (found,) = [item for item in check(config) if item.subject == "journal"]
+    assert "of format 2, the start brings it to 3" in found.message
+    assert format_of(config.journal_file) == 2
 
 
 def test_a_folder_is_served_once(tmp_path: Path) -> None:

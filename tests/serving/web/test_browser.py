@@ -20,7 +20,7 @@ import uvicorn
 from sqlalchemy import select
 from tests.support.gateway import chest
 from tests.support.waiting import until
-from tests.support.web import PASSWORD, WebApp, answer, bring, opened
+from tests.support.web import PASSWORD, WebApp, answer, bring, opened, yesterdays
 
 from pneumoscope.journal.journal import Journal
 from pneumoscope.records import NORMAL
@@ -294,4 +294,28 @@ def test_nothing_is_cut_off_at_twice_the_size(tmp_path: Path, with_users: Path, 
         if PICTURES:
             page.screenshot(path=f"{PICTURES}/large{path.replace('/', '-')}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= 640
+        page.context.close()
+
+
+@pytest.mark.slow
+def test_a_reader_reviews_without_the_answer(tmp_path: Path, with_users: Path, chromium: Any) -> None:
+    script = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+    with opened(tmp_path, with_users, review={"per_day": 2, "repeats": 0}, shadow=True) as web, served(web) as url:
+        yesterdays(web, 2, shadow=True)
+        page = opened_at(chromium, url, "reader", viewport={"width": 1280, "height": 900}, bypass_csp=True)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        for verdict in ("Probably pneumonia", "I cannot say"):
+            page.get_by_role("link", name="Review").click()
+            page.locator("#canvas[data-ready=yes]").wait_for()
+            assert look(page, "review").std() > 1
+            page.add_script_tag(path=script)
+            assert complaints_of_axe(page) == []
+            page.get_by_label(verdict).check()
+            page.get_by_role("button", name="Keep, and show the next").click()
+            page.wait_for_url("**/review")
+        page.get_by_text("Nothing to review").wait_for()
+        assert faults == []
+        labels = list(Journal(web.config.journal_file).labels())
+        assert sorted((label.certainty, label.blind) for label in labels) == [("likely", True), ("not sure", True)]
         page.context.close()

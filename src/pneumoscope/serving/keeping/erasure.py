@@ -32,6 +32,7 @@ from pneumoscope.serving.store.tables import (
     Job,
     Object,
     Result,
+    Review,
 )
 
 Stages = Callable[[str], None]
@@ -90,6 +91,7 @@ def erase_images(session: Session, folder: Path, images: Sequence[Image], stages
         delete(Delivery).where(Delivery.object_id.in_(objects)),
         delete(Object).where(Object.result_id.in_(results)),
         delete(Feedback).where(Feedback.result_id.in_(results)),
+        delete(Review).where(Review.result_id.in_(results)),
         delete(Result).where(Result.id.in_(results)),
         delete(Job).where(Job.image_id.in_([image.id for image in images])),
     ):

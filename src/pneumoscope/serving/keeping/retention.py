@@ -2,13 +2,14 @@
 
     images    the received file, of a job that has ended
     results   the bytes of delivered objects, and the heat map
-    jobs      all data of an image without feedback
+    jobs      all data of an image without feedback, of which no sample asked
     events    the audit trail, and sign-ins that no event names
     journal   lines of whole months move into a journal of that month, beside it; none is erased
 
 Nothing is erased of an image that waits or is analysed, whose storage was committed, or whose result was not delivered
-to a configured destination (given up counts as not delivered). Each transaction is small and writes an event about what
-it erased. An image whose file cannot be erased keeps its row and is named in the log; the next sweep tries it again.
+to a configured destination (given up counts as not delivered). A file that a reader is asked about stays for 90 days.
+Each transaction is small and writes an event about what it erased. An image whose file cannot be erased keeps its row
+and is named in the log; the next sweep tries it again.
 """
 
 from __future__ import annotations
@@ -28,11 +29,23 @@ from pneumoscope.serving.keeping.erasure import erase_file, erase_images, in_wor
 from pneumoscope.serving.people import trail
 from pneumoscope.serving.settings.gateway import Gateway
 from pneumoscope.serving.store.database import Store, database_time, now
-from pneumoscope.serving.store.tables import WAITING, Event, Feedback, Image, Job, Object, Report, Result, SignIn
+from pneumoscope.serving.store.tables import (
+    WAITING,
+    Event,
+    Feedback,
+    Image,
+    Job,
+    Object,
+    Report,
+    Result,
+    Review,
+    SignIn,
+)
 from pneumoscope.serving.watch.logs import logger
 
 _EVERY = 3600.0  # seconds between two sweeps
 _BEAT = 5.0
+_REVIEW_DAYS = 90  # that a file waits for a reader's verdict
 _BATCH = 50  # rows of one transaction, for which other writers wait
 
 Step = Callable[[Session, int], tuple[Sequence[int], int]]  # rows after this one; how many were erased
@@ -108,15 +121,29 @@ def _settled(config: Gateway) -> tuple[ColumnElement[bool], ...]:
     return (~in_work(), ~undelivered(destinations, given_up=True), Image.committed_at.is_(None))
 
 
+def _in_review(since: datetime | None = None) -> ColumnElement[bool]:
+    """Return the condition that a sample asks about an image or, where it did so `since`, waits for the verdict."""
+    jobs = select(Result.job_id).join(Review, Review.result_id == Result.id)
+    if since is not None:
+        jobs = jobs.where(Review.answered_at.is_(None), Review.created_at >= since)
+    return Job.id.in_(jobs.correlate(None))
+
+
 def _images(config: Gateway, days: int, session: Session, after: int) -> tuple[Sequence[int], int]:
-    query = select(Image).join(Image.job).where(Image.file.is_not(None), Job.ended_at < _limit(session, days))
+    conditions = (
+        Image.file.is_not(None),
+        Job.ended_at < _limit(session, days),
+        ~_in_review(_limit(session, _REVIEW_DAYS)),
+    )
+    query = select(Image).join(Image.job).where(*conditions)
     images = _locked(session, query.where(Image.id > after, *_settled(config)))
     return [image.id for image in images], len(_without_file(config, images))
 
 
 def _jobs(config: Gateway, days: int, session: Session, after: int) -> tuple[Sequence[int], int]:
     has_feedback = Job.id.in_(select(Result.job_id).join(Feedback).correlate(None))
-    query = select(Image).join(Image.job).where(Job.ended_at < _limit(session, days), ~has_feedback)
+    conditions = (Job.ended_at < _limit(session, days), ~has_feedback, ~_in_review())
+    query = select(Image).join(Image.job).where(*conditions)
     images = _locked(session, query.where(Image.id > after, *_settled(config)))
     gone = _without_file(config, images)
     erase_images(session, config.images, gone)

@@ -13,6 +13,7 @@ from pneumoscope.serving.store.tables import Event
 
 LISTED, SEARCHED, VIEWED, PIXELS, OVERLAY = "listed", "searched", "viewed", "pixels", "overlay"
 FEEDBACK, UPLOADED, REPLAYED, AGAIN, READ_AUDIT = "feedback", "uploaded", "replayed", "tried again", "audit read"
+REVIEW_SHOWN, REVIEWED = "shown for review", "reviewed"
 ERASED, ERASED_ON_REQUEST = "erased", "erased on request"
 SIGNED_IN, SIGNED_OUT, REFUSED = "signed in", "signed out", "sign-in refused"
 

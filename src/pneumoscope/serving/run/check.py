@@ -14,7 +14,8 @@ from pneumoscope.bundle.bundle import load_bundle
 from pneumoscope.errors import ConfigError, PneumoscopeError
 from pneumoscope.files import private_folder
 from pneumoscope.gate.header_rules import ages_of
-from pneumoscope.journal.journal import Journal
+from pneumoscope.journal.journal import format_of
+from pneumoscope.journal.schema import SCHEMA
 from pneumoscope.serving.settings.gateway import SHORTEST_TOKEN, Gateway, Oidc
 from pneumoscope.serving.settings.neighbours import Destination, Orthanc
 from pneumoscope.serving.settings.secret import read_secret
@@ -93,7 +94,10 @@ def _database(config: Gateway) -> Check:
 
 
 def _journal(file: Path) -> str:
-    return str(Journal(file).path) if file.exists() else f"{file}: does not exist yet, the start creates it"
+    if not file.exists():
+        return f"{file}: does not exist yet, the start creates it"
+    version = format_of(file)
+    return str(file) if version == SCHEMA else f"{file}: of format {version}, the start brings it to {SCHEMA}"
 
 
 def _bundle(config: Gateway) -> str:

@@ -189,6 +189,17 @@ class Retention(Section):
     journal: Count | None = None
 
 
+class Review(Section):
+    """Studies that readers are asked about, without the answer. `per_day`: how many of each day.
+
+    `repeats`: share 0..1 that is asked about twice. `seed`: of the draw.
+    """
+
+    per_day: Annotated[int, Field(ge=1, le=1000)]
+    repeats: Annotated[float, Field(ge=0, le=1)] = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class Journal(Section):
     """The pseudonymous record of predictions. `key`: secret of the pseudonyms, made where it is missing."""
 
@@ -219,6 +230,7 @@ class Gateway(Section):
     web: Web = Web()
     stow: Stow | None = None
     orthanc: tuple[Orthanc, ...] = ()
+    review: Review | None = None
     journal: Journal = Journal()
     retention: Retention = Retention()
     logs: Logs = Logs()

@@ -84,6 +84,7 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         "version": __version__,
         "reader": READER,
         "admin": ADMIN,
+        "reviews": pages_of(request).config.review is not None,
         "now": now(),
     }
     text = pages_of(request).templates.get_template(template).render(shared | values)

@@ -26,7 +26,7 @@ from pneumoscope.serving.store.database import Store, database_time
 from pneumoscope.serving.store.tables import Beat
 from pneumoscope.serving.watch.logs import logger
 from pneumoscope.serving.watch.prometheus import render
-from pneumoscope.serving.web import signin, study_page, technical, upload, worklist
+from pneumoscope.serving.web import review_page, signin, study_page, technical, upload, worklist
 from pneumoscope.serving.web.guard import Guard, SignInNeededError, dress, faults, from_our_page, signed_in
 from pneumoscope.serving.web.pages import Pages, page
 from pneumoscope.serving.web.stow import create_router
@@ -86,7 +86,7 @@ def create_app(config: Gateway, store: Store) -> FastAPI:
     app.add_middleware(Guard, settings=config.web)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     _add_machines(app, config, store)
-    for part in (signin, worklist, study_page, technical, upload):
+    for part in (signin, worklist, study_page, review_page, technical, upload):
         app.include_router(part.router())
     if config.stow is not None:
         app.include_router(create_router(config, app.state.pages.intake), responses=_STOW)
