@@ -41,6 +41,7 @@ A *data source* is one of: a folder `train|val|test/NORMAL|PNEUMONIA/*`, or one 
 | 1 | `data check` found what would void a result; `audit` red; `validate` void; `adapt` found no help; `train` failed |
 | 2 | usage, configuration, data source, weights, bundle or disk: the message names the file and the remedy |
 | 3 | some images could not be read; the others were processed |
+| 4 | `monitor`: an alarm is open |
 | 130 | interrupted |
 """
 
@@ -179,6 +180,9 @@ def _commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[.
     for inner in group.registered_groups:
         assert inner.typer_instance is not None
         yield from _commands(inner.typer_instance, f"{prefix} {inner.name}")
+    own = group.registered_callback
+    if own is not None and own.callback is not None and group.info.invoke_without_command is True:
+        yield prefix, own.callback
     for command in group.registered_commands:
         assert command.callback is not None
         yield f"{prefix} {command.name or command.callback.__name__}", command.callback
@@ -188,6 +192,8 @@ def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, str, str, s
     """Yield (part of the usage line, cell, default, meaning) of each parameter; options last."""
     hints = get_type_hints(function, include_extras=True)
     for parameter in inspect.signature(function).parameters.values():
+        if hints[parameter.name] is typer.Context:
+            continue
         kind, *notes = get_args(hints[parameter.name])
         info = next(note for note in notes if isinstance(note, ArgumentInfo | OptionInfo))
         needed = parameter.default is parameter.empty

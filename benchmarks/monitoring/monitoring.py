@@ -199,7 +199,7 @@ def kinds(all_: dict[str, Facts], size: float, n: int = 500) -> dict[str, Any]:
     cases = {
         "none": ("clean", usual_share, NONE), "prevalence -19": ("clean", usual_share - 0.19, PREVALENCE),
         "prevalence -10": ("clean", usual_share - 0.10, PREVALENCE), "gain": ("gain", usual_share, COVARIATE),
-        "noise": ("noise", usual_share, COVARIATE), "adults": ("adults", None, COVARIATE),
+        "noise": ("noise", usual_share, COVARIATE), "adults": ("adults", usual_share, COVARIATE),
         "gain, prevalence -19": ("gain", usual_share - 0.19, MIXED),
         "noise, prevalence -19": ("noise", usual_share - 0.19, MIXED),
     }  # fmt: skip
@@ -245,7 +245,7 @@ def judged(positive: NDArray[np.bool_], called: NDArray[np.bool_], chance: NDArr
     chance = np.full(n, np.nan) if chance is None else chance
     patient = np.arange(n).astype(str)
     row = np.arange(1, n + 1)
-    return Judged(row, at, at, called, positive, np.zeros(n), chance, patient, empty, np.ones(n, bool), {})
+    return Judged(row, at, at, called, positive, np.zeros(n), chance, patient, empty, np.ones(n, bool), patient, {})
 
 
 def labels(size: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One contract for all detectors: quiet where nothing moved, loud where it did, the same however often it was stopped."""
+"""One contract for all detectors: quiet where nothing moved, loud where it did, the same however often stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The permutation test: exact for correlated images of a patient, blind within its margin, not fooled by wild images."""
+"""The permutation test: exact for correlated images of a patient, blind within its margin, not fooled by few."""
 
 from __future__ import annotations
 

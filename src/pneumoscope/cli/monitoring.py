@@ -134,7 +134,7 @@ def plan(
     result = planned(usual, budget, labels_a_day=labels_a_day, draws=draws, seed=seed)
     typer.echo(f"{'change':42} {'by':7} {'days, median':>13} {'90 %':>7}")
     for row in result["rows"]:
-        median, late = (f"over {result['horizon_days']:.0f}" if day is None else f"{day:.0f}" for day in _ends(row))
+        median, late = (f"over {row['horizon_days']:.0f}" if day is None else f"{day:.0f}" for day in _ends(row))
         typer.echo(f"{row['change']:42} {row['by']:7} {median:>13} {late:>7}")
     if out is not None:
         write_json(out, result)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +82,15 @@ def alarm_of(detection: Detection, reference: Reference, rows: Rows, diagnosis: 
     alarm = {
         "alarm": named(detection), "at": detection.at, "since": since,
         "family": detection.family, "detector": detection.detector, "streams": list(detection.streams),
-        "kind": kind, "moved": moved or _errors_said(detection), "did_not_move": list(diagnosis.unmoved),
+        "kind": kind, "moved": moved or _errors_said(detection), "did_not_move": _unmoved(diagnosis, reference, rows),
         "unexplained": list(diagnosis.unexplained)[:6],
         "prevalence": diagnosis.prevalence or None, "note": diagnosis.note, "device": device,
         "images": [str(rows.text["key"][index]) for index in look],
         "studies": [str(rows.text["study"][index]) for index in look],
         "evidence": dict(detection.evidence),
     }  # fmt: skip
-    return plain({**alarm, "action": action(alarm, reference), "diagnosis": asdict(diagnosis)["kind"]})
+    said_: dict[str, Any] = plain({**alarm, "action": action(alarm, reference), "diagnosis": diagnosis.kind})
+    return said_
 
 
 def _by_family(kind: str, detection: Detection) -> str:
@@ -177,6 +177,14 @@ def _device(rows: Rows, values: Any, usual: float, reference: Reference) -> dict
             first = stamp(rows.at[mine][changed_at(values[mine], usual)])
             return {"device": str(name), "images": int(mine.sum()), "carries": carried, "new": new, "since": first}
     return None
+
+
+def _unmoved(diagnosis: Diagnosis, reference: Reference, rows: Rows) -> list[str]:
+    """Return the columns that lie within their margins, and of which nothing is left unexplained."""
+    places = [place for name in diagnosis.unmoved if (place := reference.position(name)) is not None]
+    columns = [reference.columns[place] for place in places]
+    away = np.abs(_means(values_of(rows, columns)) - np.nanmean(reference.values[:, places], axis=0)) if places else []
+    return [column.name for column, far in zip(columns, away, strict=True) if far <= column.margin]
 
 
 def _means(values: Any) -> Any:

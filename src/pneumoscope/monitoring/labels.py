@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,8 @@ class Judged:
 
     def take(self, which: Any) -> Judged:
         """Return some of them."""
-        names = ("row", "at", "given", "called", "positive", "probability", "chance", "patient", "reader", "blind")
-        names += ("study",)
-        return Judged(*(getattr(self, name)[which] for name in names), refused=self.refused)
+        names = [each.name for each in fields(self) if each.name != "refused"]
+        return Judged(**{name: getattr(self, name)[which] for name in names}, refused=self.refused)
 
 
 @dataclass

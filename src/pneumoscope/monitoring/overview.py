@@ -59,7 +59,7 @@ def overview(
     assert isinstance(windows, Windows)
     assert isinstance(bets, Sequential)
     history = windows.history
-    return plain(
+    said: dict[str, Any] = plain(
         {
             "pneumoscope": __version__,
             "journal": stream.path.name,
@@ -98,6 +98,7 @@ def overview(
             "blind": BLIND,
         }
     )  # fmt: skip
+    return said
 
 
 def _family(
@@ -113,7 +114,11 @@ def _family(
     watched = [column for column in reference.columns if column.family == name and not column.name.startswith("axis_")]
     judged = sum("p" in window for window in history)
     state = "no data"
-    if mine:
+    last = next((window for window in reversed(history) if "p" in window), {})
+    too = [column.words for column in watched if column.name in last.get("moved", ())]
+    if not mine and open_ and too:
+        state, line = "alarm", f"Moved too, in the last window: {', '.join(too)}. See the alarm that is open."
+    elif mine:
         state, line = "alarm", f"Since {mine[-1]['since'] or 'the start'}: {mine[-1]['moved'][0]}."
     elif name == TRUTH and not len(labels):
         line = f"No label was given. {performance.BLIND}"

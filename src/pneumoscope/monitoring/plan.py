@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from pneumoscope.monitoring.detector import Budget
 from pneumoscope.monitoring.errors import Errors, bets
 from pneumoscope.monitoring.permutation import permuted, sums_of
 from pneumoscope.monitoring.reference import Reference
-from pneumoscope.monitoring.sequential import BETS, binned, grown, ranked, starting_bag
+from pneumoscope.monitoring.sequential import BETS, binned, grown, quick_places, ranked, starting_bag
 from pneumoscope.monitoring.streams import POINTS
 from pneumoscope.records import Floats
 
@@ -25,7 +25,7 @@ Shift = Callable[[Reference, np.random.Generator, int], Floats | None]
 def plan(
     reference: Reference, budget: Budget, *, labels_a_day: float = 0.0, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Any]:
-    """Return, for a table of changes, days until an alarm: `median` and `p90`, None where over half see none.
+    """Return, for a table of changes, days until an alarm: `median` and `p90`, None beyond `horizon_days`.
 
     Args:
         reference: whose images are drawn again, by patient, and changed.
@@ -36,27 +36,30 @@ def plan(
     """
     a_day = budget.images_a_year / 365.25
     horizon = MOST_WINDOWS * budget.window / a_day
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, shift in SHIFTS.items():
         rng = np.random.default_rng([seed, 21, len(rows)])
         days = [_days(reference, budget, shift, rng) for _ in range(draws)]
-        if None not in days:
-            rows.append({"change": name, "by": "images", **_summary([day for day in days if day is not None])})
+        rows += _row(name, "images", days, horizon)
     for flips in (0.05, 0.10, 0.20) if labels_a_day > 0 else ():
         rng = np.random.default_rng([seed, 22, round(100 * flips)])
         needed = [_labels(reference, budget, flips, rng) for _ in range(5 * draws)]
-        if None not in needed:
-            days = [count / labels_a_day for count in needed if count is not None]
-            rows.append({"change": f"{100 * flips:.0f} % of the truth turned round", "by": "labels", **_summary(days)})
+        days = [None if count is None else count / labels_a_day for count in needed]
+        rows += _row(f"{100 * flips:.0f} % of the truth turned round", "labels", days, MOST_LABELS / labels_a_day)
     return {
-        "images_a_day": a_day, "labels_a_day": labels_a_day, "window": budget.window, "horizon_days": horizon,
+        "images_a_day": a_day, "labels_a_day": labels_a_day, "window": budget.window,
         "alarms_per_year": budget.alarms_per_year, "draws": draws, "rows": rows,
     }  # fmt: skip
 
 
-def _summary(days: list[float]) -> dict[str, float | None]:
-    found = {"median": float(np.median(days)), "p90": float(np.quantile(days, 0.9, method="higher"))}
-    return {name: round(value, 1) if np.isfinite(value) else None for name, value in found.items()}
+def _row(change: str, by: str, days: Sequence[float | None], horizon: float) -> list[dict[str, Any]]:
+    """Return the row of a change, none where the reference cannot show it."""
+    known = [day for day in days if day is not None]
+    if len(known) < len(days):
+        return []
+    ends = {"median": float(np.median(known)), "p90": float(np.quantile(known, 0.9, method="higher"))}
+    found = {name: round(day, 1) if np.isfinite(day) else None for name, day in ends.items()}
+    return [{"change": change, "by": by, **found, "horizon_days": round(horizon, 1)}]
 
 
 def _days(reference: Reference, budget: Budget, shift: Shift, rng: np.random.Generator) -> float | None:
@@ -83,7 +86,7 @@ def _windows(reference: Reference, budget: Budget, values: Floats, rng: np.rando
 
 
 def _bets(reference: Reference, budget: Budget, values: Floats, rng: np.random.Generator) -> float:
-    places = [place for place, column in enumerate(reference.columns) if column.quick]
+    places = quick_places(reference)
     if not places:
         return np.inf
     p = ranked(starting_bag(reference, places), binned(values[:, places]), rng.random((len(values), len(places))))

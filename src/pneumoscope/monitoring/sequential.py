@@ -40,7 +40,7 @@ class Sequential:
 
     def __init__(self, reference: Reference, budget: Budget, state: Mapping[str, Any] | None = None) -> None:
         self.budget = budget
-        self.places = [place for place, column in enumerate(reference.columns) if column.quick]
+        self.places = quick_places(reference)
         self.columns: list[Column] = [reference.columns[place] for place in self.places]
         self.threshold = budget.sequential(len(self.places))
         streams = len(self.places)
@@ -148,9 +148,14 @@ class Sequential:
         return found
 
 
+def quick_places(reference: Reference) -> list[int]:
+    """Return which columns are bet on."""
+    return [place for place, column in enumerate(reference.columns) if column.quick]
+
+
 def jumped(capital: Floats) -> Floats:
     """Return capital [..., bets] after a share `JUMP` of it was put on all bets alike."""
-    return (1 - JUMP) * capital + JUMP * capital.mean(axis=-1, keepdims=True)
+    return np.asarray((1 - JUMP) * capital + JUMP * capital.mean(axis=-1, keepdims=True))
 
 
 def grown(capital: Floats, factor: Floats, present: Any) -> Floats:
@@ -187,7 +192,7 @@ def binned(values: Floats) -> Ints:
 def starting_bag(reference: Reference, places: list[int]) -> Ints:
     """Return how many patients' first images of the reference lie in each bin, int64 [s, BINS]."""
     first = np.unique(reference.patients, return_index=True)[1]
-    bins = binned(reference.values[np.ix_(first, places)])
+    bins = binned(reference.values[first][:, places])
     return (
         np.stack([np.bincount(column[column >= 0], minlength=BINS) for column in bins.T])
         if places

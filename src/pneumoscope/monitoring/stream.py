@@ -24,6 +24,7 @@ Texts = NDArray[np.str_]
 Times = NDArray[np.datetime64]
 PIECE = 20_000  # rows read at once
 OLD = 30.0  # days; an image taken so long before its answer comes from an archive
+REPEATED = "repeated"  # ends the name of a sample that compares readers: no sample of studies
 _BACK = np.timedelta64(1, "D")  # several workers append in nearly the order of time; more is a wrong clock
 
 _TEXT = {
@@ -183,7 +184,7 @@ class Stream:
 
     def truths(self, after: int = 0) -> Truths:
         """Return the labels appended after a row; those that are not sure are left out."""
-        names = ("at", "study", "label", "source", "answer", "reader", "inclusion_probability", "blind", "certainty")
+        names = ("at", "study", "label", "source", "answer", "reader", "inclusion_probability", "blind", "certainty", "sample")
         have = [name for name in names if name in TYPES[LABELS]]
         got = self.journal.columns(have, after=after, limit=1 << 40, of=LABELS)
         n = len(got["row"])
@@ -191,6 +192,7 @@ class Stream:
         chance = got.get("inclusion_probability", np.full(n, np.nan))
         blind = got.get("blind", np.zeros(n, bool))
         kept = np.isin(got["label"], (NORMAL, PNEUMONIA)) & (got.get("certainty", empty) != "not sure")
+        kept &= ~np.char.endswith(got.get("sample", empty), REPEATED)
         return Truths(
             got["row"][kept],
             got["at"][kept],

@@ -77,8 +77,8 @@ def performance(months: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _middle(window: Mapping[str, Any]) -> np.datetime64:
-    first, last = (np.datetime64(window[end].rstrip("Z"), "s") for end in ("first", "last"))
+def _middle(window: Mapping[str, Any]) -> Any:
+    first, last = np.array([window[end].rstrip("Z") for end in ("first", "last")], "datetime64[s]")
     return first + (last - first) / 2
 
 
