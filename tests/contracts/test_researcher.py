@@ -50,7 +50,7 @@ def test_a_rehearsal_reads_no_image_and_writes_nothing(chests: Path, tmp_path: P
     assert "train:" in done.err
     assert "nothing was trained" in done.err
     assert not (tmp_path / "run").exists()
-    faults = {"model.network=resnet19": "resnet19", "prepare.size=20": "20", "model.weights=absent.pth": "absent.pth"}
+    faults = {"model.network=resnet19": "resnet19", "prepare.canvas=64": "must not be smaller", "model.weights=absent.pth": "absent.pth"}
     for change, said in faults.items():
         strategy = ["--set", "model.strategy=frozen"] if "weights" in change else []
         done = call(
@@ -76,11 +76,11 @@ def test_a_wrong_setting_is_named(changes: list[str], said: str) -> None:
 
 
 def test_settings_are_read_as_toml_writes_them() -> None:
-    changes = ["train.epochs=3", "train.rate=1e-4", "title=two words", 'model.network="resnet18"', "train.sizes=[224]"]
+    changes = ["train.epochs=3", "train.rate=1e-4", "title=two words", 'model.network="resnet18"', "train.sizes=[128]"]
     experiment = load_experiment(Path("custom-cnn"), changes)
     assert (experiment.train.epochs, experiment.train.rate) == (3, 1e-4)
     assert (experiment.title, experiment.model.network) == ("two words", "resnet18")
-    assert experiment.train.sizes == (224,)
+    assert experiment.train.sizes == (128,)
 
 
 def test_a_name_that_is_nearly_one_is_asked_after() -> None:
@@ -155,7 +155,7 @@ def test_the_time_that_is_left_is_said_once(
         report(done, 61)
     said = capsys.readouterr().err
     assert said.count("--limit") == 1
-    assert "60 more images take about 10 min" in said
+    assert "60 more images take about 10\xa0min" in said
 
 
 def test_a_reader_who_leaves_early_is_no_error() -> None:
