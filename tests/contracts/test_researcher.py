@@ -50,7 +50,11 @@ def test_a_rehearsal_reads_no_image_and_writes_nothing(chests: Path, tmp_path: P
     assert "train:" in done.err
     assert "nothing was trained" in done.err
     assert not (tmp_path / "run").exists()
-    faults = {"model.network=resnet19": "resnet19", "prepare.canvas=64": "must not be smaller", "model.weights=absent.pth": "absent.pth"}
+    faults = {
+        "model.network=resnet19": "resnet19",
+        "prepare.canvas=64": "must not be smaller",
+        "model.weights=absent.pth": "absent.pth",
+    }
     for change, said in faults.items():
         strategy = ["--set", "model.strategy=frozen"] if "weights" in change else []
         done = call(
