@@ -86,8 +86,8 @@ MEANING = {
     "`source`: the source's own train and val.",
     "data.seed": "Of the division of patients; the experiment's own seed where it is missing.",
     "data.val_fraction": "Share of the images that validate: they choose the epoch, the temperature, the thresholds.",
-    "data.test_fraction": "Share of the images that are neither trained on nor chosen with, beside those that the "
-    "source marks test.",
+    "data.test_fraction": "Share of the images that are neither trained on nor chosen with, where none are marked "
+    "test by the source.",
     "data.folds": "Cross-validation: the number of parts; `fold` is the test part, and `test_fraction` is ignored.",
     "data.fold": "Which part is held out, from 0.",
     "prepare.size": "Side of the network's input, pixels.",

@@ -100,6 +100,20 @@ def test_images_kept_for_the_test_are_no_reason(bundle: Bundle, fresh: Manifest)
     assert facts["void"] is facts["warning"] is None
 
 
+def test_a_list_that_is_not_whole_says_what_may_be_missed(bundle: Bundle, fresh: Manifest) -> None:
+    whole = bundle.fingerprints()
+    assert whole is not None
+    part = replace(whole, totals={**whole.totals, "train": 10 * len(whole.part)})
+
+    class Known(Bundle):
+        def fingerprints(self):  # type: ignore[no-untyped-def]
+            return part
+
+    facts, _ = overlap(Known(bundle.folder, bundle.card, bundle.preparation), fresh.samples)
+    assert facts["share"] < 0.1
+    assert f"up to {3 / facts['share']:,.0f} copies may go unnoticed" in facts["note"]
+
+
 def test_a_bundle_without_fingerprints_says_so(make_bundle: object, fresh: Manifest, tmp_path: Path) -> None:
     old = load_bundle(make_bundle(tmp_path / "old"))  # type: ignore[operator]
     facts, parts = overlap(old, fresh.samples)

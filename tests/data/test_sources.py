@@ -291,3 +291,16 @@ def test_ages(text: str | None, years: float | None) -> None:
 def test_any_text_may_be_an_age(text: str) -> None:
     years = age_in_years(text)
     assert years is None or years >= 0
+
+
+def test_a_third_class_folder_is_left_out_and_named(tmp_path: Path) -> None:
+    for name in ("train/NORMAL", "train/PNEUMONIA", "train/COVID"):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / name / f"{number}.png").write_bytes(b"x")
+    manifest = open_source(tmp_path)
+    assert len(manifest) == 4
+    assert {reason for _, reason in manifest.passed_over} == {
+        "in the class folder COVID, which is neither NORMAL nor PNEUMONIA"
+    }
+    assert len(manifest.passed_over) == 2

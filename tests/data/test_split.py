@@ -260,3 +260,11 @@ def test_an_unknown_site_is_refused_and_the_known_are_named() -> None:
     with pytest.raises(DataError, match="no image is of 'north'") as raised:
         divide_by_site(Manifest(Path("x"), "csv", tuple(samples), "given"), "north", DataConfig(), seed=0)
     assert "south" in str(raised.value.remedy)
+
+
+def test_a_source_with_a_test_part_keeps_it() -> None:
+    samples = population(5, patients=120)
+    marked = [replace(sample, split="test") if sample.patient_id < "p3" else sample for sample in samples]
+    test = {sample.path for sample in marked if sample.split == "test"}
+    divided = divide(manifest_of(marked), DataConfig(val_fraction=0.1, test_fraction=0.3), 0)
+    assert {sample.path for sample in divided.select("test").samples} == test

@@ -174,3 +174,33 @@ def test_a_folder_without_files_is_an_error(three: list[Path], tmp_path: Path) -
     (three[0] / "predictions.csv").unlink()
     with pytest.raises(DataError, match=r"holds no predictions\.csv"):
         compare_folders(three[:2], tmp_path / "out")
+
+
+def _with_overlap(folder: Path, **overlap: Any) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "overlap": {"checked": True, "share": 1, **overlap}}))
+
+
+def test_images_that_tuned_a_network_are_refused_unless_asked(three: list[Path], tmp_path: Path) -> None:
+    _with_overlap(three[1], images=N, parts={"val": N})
+    with pytest.raises(DataError, match="trained or tuned its network") as error:
+        compare_folders(three, tmp_path / "out")
+    assert str(three[1]) in str(error.value)
+    result = compare_folders(three, tmp_path / "out", anyway=True)
+    assert [doubt["dir"] for doubt in result["doubts"]] == [str(three[1])]
+    _with_overlap(three[1], images=N, parts={"test": N})
+    assert compare_folders(three, tmp_path / "out")["doubts"] == []
+
+
+def test_the_validation_of_an_older_run_is_refused(three: list[Path], tmp_path: Path) -> None:
+    (three[0] / "run.json").write_text("{}")
+    with pytest.raises(DataError, match="chose the epoch"):
+        compare_folders(three, tmp_path / "out")
+
+
+def test_one_evaluation_twice_is_refused_unless_asked(three: list[Path], tmp_path: Path) -> None:
+    for folders in ([three[0], three[0]], [three[0], three[0].parent / "." / "a"]):
+        with pytest.raises(DataError, match="same predictions"):
+            compare_folders(folders, tmp_path / "out")
+    result = compare_folders([three[0], three[0]], tmp_path / "out", anyway=True)
+    assert result["pairs"][0]["auroc"]["difference"]["value"] == 0

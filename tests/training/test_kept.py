@@ -89,3 +89,16 @@ def test_the_weights_of_before_come_back_and_the_run_says_so(
 
     written = load_file(tmp_path / "run" / "bundle" / "weights.safetensors")
     assert all(torch.allclose(written[key].float(), kept[0][key].float(), atol=1e-2, rtol=1e-2) for key in written)
+
+
+@pytest.mark.parametrize(("named", "children"), [(1, False), (3, False), (8, True)])
+def test_some_file_names_do_not_make_the_images_childrens(named: int, children: bool) -> None:
+    from pneumoscope.data.naming import patient_from_name
+    from pneumoscope.records import PNEUMONIA, Sample
+    from pneumoscope.training.provenance import ages, limits
+
+    names = [f"person{n}_virus_{n}.jpeg" if n < named else f"case{n}.png" for n in range(10)]
+    samples = [Sample(name, patient_from_name(name) or name, PNEUMONIA, split="train") for name in names]
+    manifest = Manifest(Path("source"), "csv", tuple(samples), "name")
+    assert any("one to five years" in limit for limit in limits(manifest)) is children
+    assert (ages(manifest) == (1.0, 5.0)) is children

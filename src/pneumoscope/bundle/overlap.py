@@ -52,6 +52,11 @@ def overlap(
 def _judged(parts: Counter[str], images: int, share: float, asked: bool) -> dict[str, str | None]:
     tuned = {name: parts[name] for name in TUNED if parts[name]}
     said: dict[str, str | None] = {"void": None, "warning": None, "note": None}
+    if share < 1:  # of k copies none is found with probability (1 - share)^k
+        said["note"] = (
+            f"{share:.1%} of the images that it learned from are on record: "
+            f"up to {3 / share:,.0f} copies may go unnoticed"
+        )
     if tuned:
         count = sum(tuned.values())
         each = ", ".join(f"{number:,} {name}" for name, number in tuned.items())

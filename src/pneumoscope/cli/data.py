@@ -72,7 +72,8 @@ def split(
         raise ConfigError(f"--by {by} is unknown", remedy="give site or cluster")
     experiment = load_experiment(config)
     with progress("looking for copies") as update:
-        copies = join_copies(open_source(source).labelled(), progress=update)
+        manifest = open_source(source)
+        copies = join_copies(manifest.labelled() if by is None else manifest, progress=update)
     for doubt in copies.says:
         say(f"warning: {doubt}")
     manifest = copies.manifest
