@@ -65,7 +65,7 @@ def test_a_run_holds_the_files_of_the_contract(trained: Path) -> None:
     expected = {"bundle", "metrics.json", "history.csv", "config.toml", "environment.json"}
     assert expected <= {path.name for path in trained.iterdir()}
     assert {path.name for path in (trained / "bundle").iterdir()} == {
-        "card.json", "gate.safetensors", "model.onnx", "weights.safetensors",
+        "card.json", "fingerprints.safetensors", "gate.safetensors", "model.onnx", "weights.safetensors",
     }  # fmt: skip
     mosaic = Image.open(trained / "figures" / "augmentation.png")
     assert mosaic.size == (5 * 32, 5 * 32)

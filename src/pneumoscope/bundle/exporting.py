@@ -106,7 +106,7 @@ def _write_timm(bundle: Bundle, folder: Path) -> None:
     if not timm.is_model(name) or not isinstance(classifier, str):
         raise refused
     tensors = {key: value.contiguous().clone() for key, value in model.state_dict().items()}
-    head = network.head[-1]
+    head: Any = network.head[-1]
     tensors |= {f"{classifier}.weight": head.weight.clone(), f"{classifier}.bias": head.bias.clone()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     preparation = bundle.preparation

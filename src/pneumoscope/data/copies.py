@@ -23,7 +23,7 @@ UNREADABLE = 0.05  # share of a class, above which a result is void
 
 _SALT = b"copies in a source"  # the bits are compared with each other only
 _MANY = 20_000  # images, above which only those compared in full that are close as they are
-_REACH, _REACH_OF_MANY = 90, 40  # bits of 256
+_REACH_OF_MANY = 40  # bits of 256
 _ROWS = 64
 
 
@@ -39,7 +39,7 @@ class Copies:
 def join_copies(manifest: Manifest, *, progress: Progress | None = None) -> Copies:
     """Give all copies of an image, and all images of their patients, one patient: the first in the order of names.
 
-    Copies are equal byte for byte, or show the same although they were encoded anew, scaled or cut by up to 3 %. A
+    Copies are equal byte for byte, or show the same although they were encoded anew, scaled or cut by up to 5 %. A
     source without copies of other patients' images comes back as it is.
 
     Raises:
@@ -130,7 +130,7 @@ def _near(squares: Sequence[Pixels | None]) -> Iterator[tuple[int, int]]:
         return
     bits = np.stack([projection.bits(squares[row]) for row in rows])
     signs, words = signs_of(bits), bits.view(np.uint64)
-    reach = _REACH if rows.size <= _MANY else _REACH_OF_MANY
+    reach = 8 * bits.shape[1] if rows.size <= _MANY else _REACH_OF_MANY
     for start in range(0, rows.size, _ROWS):
         apart = _distances(words[start : start + _ROWS], words[start:])
         for at, distance in enumerate(apart):
