@@ -9,10 +9,9 @@ from typing import BinaryIO, Literal
 
 Kind = Literal["dicom", "raster"]
 
-RASTER_SUFFIXES = frozenset(
-    f".{name}"
-    for name in "jpeg jpg jpe jfif png apng bmp dib tif tiff gif webp jp2 j2k jpf jpx j2c jpc pgm ppm pbm pnm".split()
-)
+_JPEG, _JPEG2000 = (".jpeg", ".jpg", ".jpe", ".jfif"), (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc")
+_PLAIN, _OTHERS = (".pgm", ".ppm", ".pbm", ".pnm"), (".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".webp")
+RASTER_SUFFIXES = frozenset((*_JPEG, *_JPEG2000, *_PLAIN, *_OTHERS))
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 
 _HEAD = 1024  # bytes

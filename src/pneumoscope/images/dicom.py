@@ -17,6 +17,7 @@ from pneumoscope.images.decoded import Radiograph, check_size
 from pneumoscope.images.depth import luma
 from pneumoscope.images.header import dicom_errors, read_dataset
 from pneumoscope.images.stored import Stored, read_stored
+from pneumoscope.images.syntax import named_syntax
 from pneumoscope.images.tables import modality_table, palette, voi_lut
 from pneumoscope.records import Bools, FloatArray
 
@@ -69,9 +70,8 @@ def decode(path: str | Path, dataset: Any) -> Radiograph:
 
 def remedy(dataset: Any) -> str:
     """Return what to do about pixels that cannot be decoded."""
-    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    compressed = syntax is not None and getattr(syntax, "is_compressed", False)
-    return "export it uncompressed" if compressed else "send or copy it again from its source"
+    known = named_syntax(dataset)
+    return "export it uncompressed" if known and known.is_encapsulated else "send or copy it again from its source"
 
 
 def _check(path: str | Path, dataset: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,11 +30,15 @@ _NUMBERS = "buif"  # kinds of NumPy dtypes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Given:
-    """One image. `name`: for answers and messages; `open`: raises `ImageError`; `path`: whether `name` is one."""
+    """One image. `name`: for answers and messages; `open`: raises `ImageError`; `path`: whether `name` is one.
+
+    `data`: gives the bytes of its file, None where it is a file of that name, or never was in one.
+    """
 
     name: str
     open: Callable[[], ImageFile]
     path: bool = False
+    data: Callable[[], bytes] | None = None
 
 
 def items(given: object) -> Iterator[Given]:
@@ -51,7 +56,7 @@ def items(given: object) -> Iterator[Given]:
         if "path" not in given.columns:  # type: ignore[attr-defined]
             raise TypeError("a frame needs a column `path` with paths or images; or give one column of it")
         given = given["path"]  # type: ignore[index]
-    if isinstance(given, Mapping | np.generic) or not isinstance(given, Iterable):
+    if isinstance(given, Mapping | set | frozenset | np.generic) or not isinstance(given, Iterable):
         raise TypeError(f"an image cannot be {_named(given)}; give {KINDS}")
     return _each(given)
 
@@ -95,27 +100,30 @@ def one_item(given: object) -> Given:
 
 def item(given: Any, number: str) -> Given | None:
     """Return an image that is no path, None where it is nothing known; raises `TypeError` where it is no image."""
-    if isinstance(given, np.ndarray):
-        _check_array(given)
-        name = f"<array{number}>"
-        return Given(name, lambda: ImageFile(lambda at_least: read_array(name, given)))
-    if isinstance(given, Image.Image):
-        return _picture(given, f"<image{number}>")
-    if isinstance(given, bytes | bytearray | memoryview):
-        return _bytes(bytes(given), f"<bytes{number}>")
-    if hasattr(given, "read"):
-        data = given.read()
-        if not isinstance(data, bytes):
-            raise TypeError(f"{_named(given)} gives text; open the file in binary mode, `rb`")
-        called = getattr(given, "name", None)
-        return _bytes(data, called if isinstance(called, str) else f"<file{number}>")
     pydicom = sys.modules.get("pydicom")  # who has a dataset has imported it
-    if pydicom is not None and isinstance(given, pydicom.Dataset):
-        return _dataset(given, str(getattr(given, "filename", None) or f"<dataset{number}>"))
-    return None
+    found = None
+    if isinstance(given, np.ndarray):
+        found = None if given.ndim == 1 and given.dtype.kind in "OU" else _array(given, f"<array{number}>")
+    elif isinstance(given, Image.Image):
+        found = _picture(given, f"<image{number}>")
+    elif isinstance(given, bytes | bytearray | memoryview):
+        found = _bytes(bytes(given), f"<bytes{number}>")
+    elif hasattr(given, "read"):
+        found = _opened(given, f"<file{number}>")
+    elif pydicom is not None and isinstance(given, pydicom.Dataset):
+        found = _dataset(given, str(getattr(given, "filename", None) or f"<dataset{number}>"))
+    return found
 
 
-def _check_array(values: np.ndarray[Any, Any]) -> None:
+def _opened(given: Any, name: str) -> Given:
+    data = given.read()
+    if not isinstance(data, bytes):
+        raise TypeError(f"an image cannot be {_named(given)}, which gives text; open the file in binary mode, `rb`")
+    called = getattr(given, "name", None)
+    return _bytes(data, called if isinstance(called, str) else name)
+
+
+def _array(values: np.ndarray[Any, Any], name: str) -> Given:
     shape = values.shape
     fits = values.ndim == 2 or (values.ndim == 3 and shape[2] in (1, 3, 4))
     if not fits or values.dtype.kind not in _NUMBERS:
@@ -124,6 +132,7 @@ def _check_array(values: np.ndarray[Any, Any]) -> None:
             f"an image cannot be an array {list(shape)} of {values.dtype}; "
             f"give bool, int, uint or float numbers [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]{advice}"
         )
+    return Given(name, lambda: ImageFile(lambda at_least: read_array(name, values)))
 
 
 def _picture(image: Image.Image, name: str) -> Given:
@@ -142,11 +151,17 @@ def _bytes(data: bytes, name: str) -> Given:
             raise ImageError("it is empty (0 bytes)", path=name, remedy="rewind a file that was read before")
         return open_content(Content(name, data))
 
-    return Given(name, opened)
+    return Given(name, opened, data=lambda: data)
 
 
 def _dataset(dataset: Any, name: str) -> Given:
-    return Given(name, lambda: ImageFile(lambda at_least: decode(name, dataset), header_of(dataset)))
+    def saved() -> bytes:
+        buffer = io.BytesIO()
+        plain = dataset.original_encoding[0] is None and "TransferSyntaxUID" not in getattr(dataset, "file_meta", ())
+        dataset.save_as(buffer, **({"implicit_vr": False, "little_endian": True} if plain else {}))
+        return buffer.getvalue()
+
+    return Given(name, lambda: ImageFile(lambda at_least: decode(name, dataset), header_of(dataset)), data=saved)
 
 
 def _is_frame(given: object) -> bool:
@@ -155,4 +170,3 @@ def _is_frame(given: object) -> bool:
 
 def _named(given: object) -> str:
     return "None" if given is None else f"of type {type(given).__name__}"
-

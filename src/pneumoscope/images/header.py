@@ -143,7 +143,7 @@ def header_of(dataset: Any) -> Header:
     """Return the header of a dataset."""
 
     def text(keyword: str) -> str | None:
-        return _text(dataset, keyword)
+        return text_of(dataset, keyword)
 
     def number(keyword: str) -> float | None:
         try:
@@ -164,7 +164,7 @@ def header_of(dataset: Any) -> Header:
         sop_class=text("SOPClassUID") or "",
         study_uid=text("StudyInstanceUID") or "",
         series_uid=text("SeriesInstanceUID") or "",
-        transfer_syntax=_text(getattr(dataset, "file_meta", {}), "TransferSyntaxUID") or "",
+        transfer_syntax=text_of(getattr(dataset, "file_meta", {}), "TransferSyntaxUID") or "",
         own=any(maker and maker.startswith(OWN) for maker in makers),
         patient_id=text("PatientID"),
         issuer=text("IssuerOfPatientID"),
@@ -195,7 +195,8 @@ def header_of(dataset: Any) -> Header:
     )
 
 
-def _text(dataset: Any, keyword: str) -> str | None:
+def text_of(dataset: Any, keyword: str) -> str | None:
+    """Return an element as text of at most 256 characters, its first value; None where it is missing or damaged."""
     try:
         with dicom_errors(Path(), "an element is damaged", "export it again"):
             return _clean(dataset.get(keyword))

@@ -71,9 +71,7 @@ def picture(path: str, image: Image.Image, at_least: int | None = None, *, white
     return Radiograph(pixels, width, height, image.format or "PIL", mode, tuple(notes))
 
 
-def _grey(
-    image: Image.Image, name: str | None, white: float | None, facts: TiffFacts, notes: list[str]
-) -> FloatArray:
+def _grey(image: Image.Image, name: str | None, white: float | None, facts: TiffFacts, notes: list[str]) -> FloatArray:
     """Return float32 [H, W] in 0..1 from any Pillow mode."""
     if image.mode.startswith("I") or image.mode == "F" or facts.signed_bytes:
         values = facts.restored(np.asarray(image))

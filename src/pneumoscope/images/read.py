@@ -48,9 +48,7 @@ def open_content(content: Content) -> ImageFile:
     if kind == "dicom" or (kind is None and suffix in DICOM_SUFFIXES):
         dataset = read_dataset(content)
         named = (f"is DICOM, whatever the suffix {suffix} says",) if suffix in RASTER_SUFFIXES else ()
-        return ImageFile(
-            lambda at_least: _noted(decode(content.name, dataset), named), header_of(dataset)
-        )
+        return ImageFile(lambda at_least: _noted(decode(content.name, dataset), named), header_of(dataset))
     named = (f"is no DICOM, whatever the suffix {suffix} says",) if suffix in DICOM_SUFFIXES else ()
     return ImageFile(lambda at_least: _noted(read_raster(content, at_least), named))
 

@@ -82,7 +82,16 @@ def layout_of(dataset: Any, notes: list[str]) -> Layout:
         notes.append("PixelRepresentation is missing or damaged: taken as unsigned")
     planar = elements.whole(dataset, "PlanarConfiguration")
     return Layout(
-        rows, columns, samples, photometric, allocated, stored, high, sign == 1, planar if planar in (0, 1) else 0, syntax
+        rows,
+        columns,
+        samples,
+        photometric,
+        allocated,
+        stored,
+        high,
+        sign == 1,
+        planar if planar in (0, 1) else 0,
+        syntax,
     )
 
 

@@ -1,4 +1,4 @@
-"""How a DICOM object is encoded, where it does not say so or says it wrongly; and what its code stream says of itself."""
+"""How a DICOM object is encoded, also where it says so wrongly or not at all; what its code stream says of itself."""
 
 from __future__ import annotations
 
@@ -31,21 +31,27 @@ def syntax_of(dataset: Any, notes: list[str]) -> Any:
     """
     from pydicom import uid
 
-    named = getattr(getattr(dataset, "file_meta", None), "get", lambda name: None)("TransferSyntaxUID")
-    named = uid.UID(str(named or "").strip())
-    encapsulated = _is_encapsulated(dataset)
-    known = named.is_transfer_syntax if named and not named.is_private else False
-    if known and (named.is_encapsulated == encapsulated or (not encapsulated and not _is_whole(dataset))):
-        return named
+    known, encapsulated = named_syntax(dataset), _is_encapsulated(dataset)
+    if known and (known.is_encapsulated == encapsulated or (not encapsulated and not _is_whole(dataset))):
+        return known
     if not encapsulated:
         implicit, little = getattr(dataset, "original_encoding", (True, True))
         taken = uid.ExplicitVRBigEndian if little is False else uid.ExplicitVRLittleEndian
         taken = uid.ImplicitVRLittleEndian if implicit and little is not False else taken
     else:
         taken = _by_stream(codec_of(stream_of(dataset)))
-    what = f"pixels are not {named.name}, as is said" if known else "the transfer syntax is missing or unknown"
+    what = f"pixels are not {known.name}, as is said" if known else "the transfer syntax is missing or unknown"
     notes.append(f"{what}: read as {taken.name}")
     return taken
+
+
+def named_syntax(dataset: Any) -> Any:
+    """Return the transfer syntax that a data set names, None where it is missing or none of the standard's."""
+    from pydicom.uid import UID
+
+    meta = getattr(dataset, "file_meta", None)
+    named = UID(str((meta.get("TransferSyntaxUID") if meta is not None else "") or "").strip())
+    return named if named and not named.is_private and named.is_transfer_syntax else None
 
 
 def _is_encapsulated(dataset: Any) -> bool:
