@@ -179,7 +179,6 @@ def _archive_samples(path: Path, archive: Any, split: str, labels: Labels) -> li
     if (fault := archive_fault(shape, dtype)) is not None:
         raise DataError(f"{split}_images, {fault}", path=path, remedy="convert it, for instance to uint8 [N, H, W]")
     said_shape, said_dtype = _archive_header(archive, f"{split}_labels")
-    said = f"{split}_labels, {'x'.join(map(str, said_shape))} {said_dtype}"
     rows = int(np.prod(said_shape)) if said_shape else 0
     if said_dtype.kind not in "buifU" or rows != shape[0]:
         raise DataError(
@@ -193,7 +192,8 @@ def _archive_samples(path: Path, archive: Any, split: str, labels: Labels) -> li
     found = [numbers.label(str(word)) for word in words]
     if None in found:
         raise DataError(
-            f"{said}: {split}_images and {split}_labels do not fit (labels must be 0 or 1, one per image; {words[found.index(None)]!r} is neither)",
+            f"{split}_images and {split}_labels do not fit (labels must be 0 or 1, one per image; "
+            f"{words[found.index(None)]!r} is neither)",
             path=path,
             remedy=f"correct it{labels.remedy}",
         )
