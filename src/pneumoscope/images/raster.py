@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pneumoscope.errors import ImageError
 from pneumoscope.images.aspect import squared
-from pneumoscope.images.content import Content
+from pneumoscope.images.content import Content, kind_of
 from pneumoscope.images.decoded import Radiograph, check_size, image_errors
 from pneumoscope.images.depth import luma, scaled
 from pneumoscope.images.tiff import TiffFacts, tiff_facts
@@ -22,6 +23,8 @@ RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
 # Formats of images; Pillow reads others, some of which start programs (EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _FULL = ("PPM", "JPEG2000")  # of more than 8 bits: Pillow spreads them over 0..65535
+_NAMES = ((b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG"), (b"GIF", "GIF"), (b"II", "TIFF"), (b"MM", "TIFF"), (b"BM", "BMP"),
+          (b"RIFF", "WebP"), (b"P", "portable anymap"), (b"\0\0\0\x0c", "JPEG 2000"), (b"\xff\x4f", "JPEG 2000"))  # fmt: skip
 _HALF = 0.5  # a brightest pixel below it means that the upper of 16 bits are empty
 
 
@@ -31,7 +34,7 @@ def read_raster(content: Content, at_least: int | None) -> Radiograph:
     with (
         image_errors(path, "the image is damaged", RE_EXPORT),
         content.open() as stream,
-        Image.open(stream, formats=_FORMATS) as image,
+        _identified(content, stream) as image,
     ):
         if (frames := getattr(image, "n_frames", 1)) > 1:
             check_size(path, image.width, image.height)
@@ -41,6 +44,20 @@ def read_raster(content: Content, at_least: int | None) -> Radiograph:
                 remedy="save the frame you mean as a PNG of its own",
             )
         return picture(path, image, at_least, white=_significant(content) if image.format == "PNG" else None)
+
+
+def _identified(content: Content, stream: BinaryIO) -> Image.Image:
+    """Open an image; where Pillow knows no such, say whether it begins like one. A wrong checksum is no other format."""
+    try:
+        return Image.open(stream, formats=_FORMATS)
+    except UnidentifiedImageError:
+        head = content.head()
+        if kind_of(head) != "raster":
+            raise
+    name = next((known for magic, known in _NAMES if head.startswith(magic)), "known")
+    if name == "PNG" and zlib.crc32(head[12:29]) != int.from_bytes(head[29:33]):
+        raise ValueError("the checksum of its header is wrong")
+    raise ValueError(f"it begins like a {name} image, and its header is damaged or of a kind that cannot be read")
 
 
 def picture(path: str, image: Image.Image, at_least: int | None = None, *, white: float | None = None) -> Radiograph:

@@ -65,6 +65,8 @@ def tiff_facts(image: Image.Image) -> TiffFacts:
             return None
 
     bits, kind = int(first(_BITS) or 1), int(first(_FORMAT) or _UNSIGNED)
+    if bits == 1:  # programs disagree on which is white, and no radiograph has one bit
+        raise ValueError("one bit per pixel is a mask, not a radiograph")
     if kind > 3:
         raise ValueError(f"its sample format {kind} is neither whole nor fractional numbers")
     white = first(_SMAX)
