@@ -388,8 +388,8 @@ def test_a_label_map_says_what_a_source_means(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     image(tmp_path / "b.png")
     (tmp_path / "t.csv").write_text("path,label\na.png,0\nb.png,1.0\n")
-    for given in ("0=NORMAL,1=PNEUMONIA", {0: "NORMAL", 1: "PNEUMONIA"}):
-        assert [s.label for s in open_source(tmp_path / "t.csv", given).samples] == [NORMAL, PNEUMONIA]
+    for words in ("0=NORMAL,1=PNEUMONIA", {0: "NORMAL", 1: "PNEUMONIA"}):
+        assert [s.label for s in open_source(tmp_path / "t.csv", words).samples] == [NORMAL, PNEUMONIA]
     image(tmp_path / "k/train/healthy/a.png")
     image(tmp_path / "k/train/sick/b.png")
     image(tmp_path / "k/train/sicker/b.png")

@@ -13,6 +13,7 @@ from pneumoscope.cli import (
     auditing,
     data,
     demonstrating,
+    explaining,
     journaling,
     predicting,
     reporting,
@@ -49,7 +50,7 @@ def _root(
 
 app.add_typer(data.app, name="data")
 app.add_typer(journaling.app, name="journal")
-for module in (training, predicting, auditing, validating, adapting, reporting, serving, demonstrating):
+for module in (training, predicting, explaining, auditing, validating, adapting, reporting, serving, demonstrating):
     module.register(app)
 
 

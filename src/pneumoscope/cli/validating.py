@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
+from pneumoscope.cli.console import Bundle, Data, LabelMap, Out, Seed, opened, progress, say
 from pneumoscope.cli.predicting import Computes, Gate, Point, Threads, announced, refuse_run
 
 
@@ -19,6 +19,7 @@ def validate(
     data: Data,
     out: Out,
     bundle: Bundle = None,
+    label_map: LabelMap = None,
     split: Annotated[
         str | None, typer.Option("--split", help="train, val or test; all labelled images by default.")
     ] = None,
@@ -44,7 +45,6 @@ def validate(
 
     Flags are on the page and do not change the exit code; 1 says that the result is void.
     """
-    from pneumoscope.data.sources import open_source
     from pneumoscope.predict import Classifier
     from pneumoscope.report.validation_page import write
     from pneumoscope.validation.validate import validate as validate_bundle
@@ -52,7 +52,7 @@ def validate(
     refuse_run(out, "validation")
     classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
     look = announced(classifier, data, operating_point, out) if official else None
-    manifest = open_source(data)
+    manifest = opened(data, label_map)
     with progress("validating") as update:
         validation = validate_bundle(
             classifier,

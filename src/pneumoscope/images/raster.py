@@ -23,8 +23,10 @@ RE_EXPORT = "export it again as an 8- or 16-bit greyscale PNG or JPEG"
 # Formats of images; Pillow reads others, some of which start programs (EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _FULL = ("PPM", "JPEG2000")  # of more than 8 bits: Pillow spreads them over 0..65535
-_NAMES = ((b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG"), (b"GIF", "GIF"), (b"II", "TIFF"), (b"MM", "TIFF"), (b"BM", "BMP"),
-          (b"RIFF", "WebP"), (b"P", "portable anymap"), (b"\0\0\0\x0c", "JPEG 2000"), (b"\xff\x4f", "JPEG 2000"))  # fmt: skip
+_NAMES = {
+    b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF": "GIF", b"II": "TIFF", b"MM": "TIFF", b"BM": "BMP", b"RIFF": "WebP",
+    b"P": "portable anymap", b"\0\0\0\x0c": "JPEG 2000", b"\xff\x4f": "JPEG 2000",
+}  # fmt: skip
 _HALF = 0.5  # a brightest pixel below it means that the upper of 16 bits are empty
 
 
@@ -47,14 +49,14 @@ def read_raster(content: Content, at_least: int | None) -> Radiograph:
 
 
 def _identified(content: Content, stream: BinaryIO) -> Image.Image:
-    """Open an image; where Pillow knows no such, say whether it begins like one. A wrong checksum is no other format."""
+    """Open an image; where Pillow knows no such, say how it begins: a wrong checksum is no other format."""
     try:
         return Image.open(stream, formats=_FORMATS)
     except UnidentifiedImageError:
         head = content.head()
         if kind_of(head) != "raster":
             raise
-    name = next((known for magic, known in _NAMES if head.startswith(magic)), "known")
+    name = next((known for magic, known in _NAMES.items() if head.startswith(magic)), "known")
     if name == "PNG" and zlib.crc32(head[12:29]) != int.from_bytes(head[29:33]):
         raise ValueError("the checksum of its header is wrong")
     raise ValueError(f"it begins like a {name} image, and its header is damaged or of a kind that cannot be read")
