@@ -77,8 +77,10 @@ def image_errors(path: str | Path, what: str, remedy: str) -> Iterator[None]:
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, OSError) and error.errno in _REFUSED:
-            reason, advice = (error.strerror or reason).lower(), "check the path and who may read the file"
-            raise ImageUnavailableError(f"cannot be read ({reason})", path=path, remedy=advice) from error
+            if error.errno != errno.ENOENT:
+                what, remedy = "cannot be read", "check who may read the file, and the disk"
+                reason = (error.strerror or reason).lower()
+            raise ImageUnavailableError(f"{what} ({reason})", path=path, remedy=remedy) from error
         raise ImageError(f"{what} ({reason})", path=path, remedy=remedy) from error
 
 

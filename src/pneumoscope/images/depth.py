@@ -51,4 +51,4 @@ def _range(dtype: np.dtype[Any], low: float, high: float, notes: list[str]) -> t
 
 def luma(colours: FloatArray) -> FloatArray:
     """Return the grey of colours in 0..1, float32 [H, W] from [H, W, 3]."""
-    return np.clip(colours[..., :3] @ LUMA, 0, 1, dtype=np.float32)
+    return np.asarray(np.clip(colours[..., :3] @ LUMA, 0, 1), np.float32)
