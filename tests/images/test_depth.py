@@ -160,7 +160,5 @@ def test_no_permission_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(13, "Permission denied", "a.png")
 
     monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(
-        ImageUnavailableError, match=r"cannot be read \(permission denied\); check who may read"
-    ):
+    with pytest.raises(ImageUnavailableError, match=r"cannot be read \(permission denied\); check who may read"):
         read_image(tmp_path / "a.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from pneumoscope.errors import DataError, ImageError
 from pneumoscope.images.content import Content
 from pneumoscope.images.decoded import image_errors
 from pneumoscope.images.dicom import decode
-from pneumoscope.images.find import expand
+from pneumoscope.images.find import find, left_out_text
 from pneumoscope.images.header import header_of
 from pneumoscope.images.raster import RE_EXPORT, picture, read_array
 from pneumoscope.images.read import ImageFile, open_content, open_image
@@ -25,6 +26,7 @@ KINDS = (
     "a path, a folder, a NumPy array [H, W], an image of Pillow, the bytes of a file, a file opened in binary mode, "
     "a pydicom dataset, or a list of these"
 )
+logger = logging.getLogger(__name__)
 _NUMBERS = "buif"  # kinds of NumPy dtypes
 
 
@@ -49,7 +51,7 @@ def items(given: object) -> Iterator[Given]:
         DataError: the folder holds no images.
     """
     if isinstance(given, str | os.PathLike):
-        return iter([_file(name) for name in expand([os.fspath(given)])])
+        return iter([_file(name) for name in _searched(os.fspath(given))])
     if (one := item(given, "")) is not None:
         return iter([one])
     if _is_frame(given):
@@ -80,10 +82,17 @@ def _each(given: Iterable[Any]) -> Iterator[Given]:
 
 def _found(name: str) -> Iterator[Given]:
     try:
-        names = expand([name])
+        names = _searched(name)
     except DataError:  # a folder without images: reported like a file that cannot be read
         names = [name]
     return map(_file, names)
+
+
+def _searched(name: str) -> list[str]:
+    found = find([name])
+    if found.left_out:
+        logger.warning("left out: %s", left_out_text(found.left_out))
+    return list(found.files)
 
 
 def _file(name: str) -> Given:
