@@ -222,7 +222,11 @@ def test_an_error_of_the_list_itself_reaches_the_caller(classifier: Classifier, 
 @pytest.fixture
 def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("b.png", "a.jpeg", "deep/c.PNG", "deep/d.txt", "deep/.hidden.png", "notes.csv"):
-        paint(tmp_path / "e.png").replace((tmp_path / name).parent.mkdir(exist_ok=True) or tmp_path / name)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name.endswith(("txt", "csv")):
+            (tmp_path / name).write_text("no image")
+        else:
+            paint(tmp_path / "e.png").replace(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

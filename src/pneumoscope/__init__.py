@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pneumoscope.data.sources import open_source
     from pneumoscope.errors import PneumoscopeError
     from pneumoscope.predict import Classifier
+    from pneumoscope.predictions import Predictions, frame
     from pneumoscope.records import Heatmap, Prediction
 
 __all__ = [
@@ -30,10 +31,12 @@ __all__ = [
     "Manifest",
     "PneumoscopeError",
     "Prediction",
+    "Predictions",
     "__version__",
     "compare",
     "evaluate",
     "explain",
+    "frame",
     "load",
     "open_source",
     "validate",
@@ -46,9 +49,11 @@ _MODULES = {
     "Manifest": "data.manifest",
     "PneumoscopeError": "errors",
     "Prediction": "records",
+    "Predictions": "predictions",
     "compare": "api",
     "evaluate": "api",
     "explain": "api",
+    "frame": "predictions",
     "load": "api",
     "open_source": "data.sources",
     "validate": "api",

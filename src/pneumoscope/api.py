@@ -6,7 +6,7 @@ is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,15 +33,18 @@ def load(bundle: str | Path = "default", **options: Any) -> Classifier:
     return Classifier.load(bundle, **options)
 
 
-def explain(classifier: Classifier, path: str | Path, method: str = "gradcam", *, check: bool = False) -> Heatmap:
+def explain(classifier: Classifier, image: object, method: str = "gradcam", *, check: bool = False) -> Heatmap:
     """Return the map of what spoke for pneumonia in an image, float32 [S, S] in 0..1, S the network's input size.
 
-    `method`: `gradcam`, `lime`, `shap` or another key of `pneumoscope.explanation.METHODS`. `check` tests whether the
-    map is stable and faithful, which takes many times as long; without it the verdict is `not tested`.
+    `image`: anything that `Classifier.predict` takes, but one: a file, an array [H, W], an image of Pillow, bytes, an
+    open file, a dataset, or a frame of one row; of several, call it for each. `method`: `gradcam`, `lime`, `shap` or
+    another key of `pneumoscope.explanation.METHODS`. `check` tests whether the map is stable and faithful, which takes
+    many times as long; without it the verdict is `not tested`.
 
     Raises:
         ConfigError: there is no such method.
-        ImageError: the file cannot be read.
+        ImageError: the image cannot be read.
+        TypeError: it is no image, or there are several.
 
     >>> heatmap = pneumoscope.explain(pneumoscope.load(), "chest.png")
     >>> heatmap.values.shape, heatmap.verdict in ("not tested", "blank")
@@ -50,35 +53,55 @@ def explain(classifier: Classifier, path: str | Path, method: str = "gradcam", *
     from pneumoscope.errors import ConfigError
     from pneumoscope.explanation import METHODS
     from pneumoscope.explanation.explain import explain_canvas
-    from pneumoscope.images import read_image
+    from pneumoscope.images.given import one_item
 
     if method not in METHODS:
         raise ConfigError(f"no method is called {method!r}", remedy=f"use {', '.join(METHODS)}")
-    radiograph = read_image(path, at_least=2 * classifier.bundle.preparation.canvas)  # as `predict` reads it
+    opened = one_item(image).open()
+    radiograph = opened.decode(2 * classifier.bundle.preparation.canvas)  # as `predict` reads it
     return explain_canvas(classifier, classifier.canvas(radiograph), method, check=check)
 
 
 def evaluate(
     classifier: Classifier,
-    source: str | Path | Manifest,
+    source: object,
     out: str | Path | None = None,
     *,
+    labels: Iterable[object] | None = None,
     split: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure a classifier on labelled images, with 95 % intervals by patient; returns what `metrics.json` holds.
 
-    `source`: anything that `open_source` reads, or its manifest. `split`: `train`, `val` or `test` of it.
-    Raises `DataError` where no image has a label, or none could be analysed.
+    `source`: anything that `open_source` reads, or its manifest; a frame with the columns of a CSV manifest, `path` and
+    `label` at least, where `path` may hold arrays; or images that `Classifier.predict` takes with their `labels`, one
+    each: `NORMAL` and `PNEUMONIA`, or 0 and 1. `split`: `train`, `val` or `test` of it.
+
+    Raises:
+        DataError: no image has a label, none could be analysed, or labels and images do not fit.
+        TypeError: an image is none.
 
     >>> figures = pneumoscope.evaluate(pneumoscope.load("fast", gate=False), "images", split="test")
     >>> sorted(figures["metrics"]["auroc"])
     ['ci95', 'method', 'value']
     """
+    from pneumoscope.data.memory import manifest_of
     from pneumoscope.evaluation.evaluate import evaluate as measure
+    from pneumoscope.notebook import bar
 
-    with _folder(out) as folder:
-        return measure(classifier, _manifest(source, split), folder, seed=seed, asked=split in ("train", "val"))
+    with _folder(out) as folder, TemporaryDirectory(prefix="pneumoscope-images-") as images:
+        manifest = (
+            _manifest(source, split) if _opens(source, labels) else manifest_of(source, labels, Path(images), split)
+        )
+        asked = split in ("train", "val")
+        return measure(classifier, manifest, folder, seed=seed, progress=bar("evaluating"), asked=asked)
+
+
+def _opens(source: object, labels: object) -> bool:
+    """Say whether a source is for `open_source`, or a manifest."""
+    from pneumoscope.data.manifest import Manifest
+
+    return labels is None and isinstance(source, str | Path | Manifest)
 
 
 def validate(
@@ -135,7 +158,7 @@ def _folder(out: str | Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _manifest(source: str | Path | Manifest, split: str | None = None) -> Manifest:
+def _manifest(source: Any, split: str | None = None) -> Manifest:
     from pneumoscope.data.sources import open_source
 
     manifest = open_source(source) if isinstance(source, str | Path) else source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -68,6 +69,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def appending(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path`; on success its bytes are added to `path` at once, and synced.
+
+    Several processes may do so at the same time. On an error `path` is as it was.
+    """
+    path = Path(os.path.realpath(path))
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as source, path.open("ab") as target:
+                fcntl.flock(target, fcntl.LOCK_EX)
+                before = target.seek(0, os.SEEK_END)
+                try:
+                    shutil.copyfileobj(source, target)
+                    target.flush()
+                    os.fsync(target.fileno())
+                except OSError:
+                    target.truncate(before)
+                    raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success rename it to `path`, replacing the folder that was there.
 
@@ -112,6 +141,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def home() -> Path:
+    """Return the user's home folder; raises `StorageError` where there is none, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise StorageError("the user has no home folder", path="HOME", remedy="set HOME to a folder") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

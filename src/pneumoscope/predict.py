@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -25,11 +25,13 @@ from pneumoscope.gate.header_rules import Rules, ages_of, judge
 from pneumoscope.gate.pixel_rules import LungMasks, by_pixels, by_size
 from pneumoscope.gate.refusal import Refusal
 from pneumoscope.gate.scores import CHECKS, read_gate
-from pneumoscope.images import Header, Radiograph, open_image
-from pneumoscope.images.find import expand, missing
+from pneumoscope.images import Header, Radiograph
+from pneumoscope.images.find import missing
+from pneumoscope.images.given import Given, count, items, one_item
 from pneumoscope.images.picture import collimated, noise, sharpness
 from pneumoscope.images.preparation import Pixels, to_canvas, to_input
 from pneumoscope.lungs import crop_of
+from pneumoscope.predictions import Predictions
 from pneumoscope.records import BACTERIAL, NORMAL, PNEUMONIA, VIRAL, Prediction
 
 _FLAT = 0.01  # standard deviation of grey (0..1) under which an image shows nothing
@@ -79,6 +81,10 @@ class Classifier:
         rules: Rules | None = None,
     ) -> None:
         self.bundle = bundle
+        self._options: dict[str, Any] = {
+            "operating_point": operating_point, "engine": engine, "device": device, "threads": threads, "gate": gate,
+            "rules": rules,
+        }  # fmt: skip
         self.rules = rules or Rules()
         self.ages = ages_of(self.rules, bundle.card) if gate else None
         self._gated = gate
@@ -105,6 +111,15 @@ class Classifier:
         """Load a bundle (the shipped one by default), with the options of the class; raises `BundleError`."""
         return cls(load_bundle(None if path is None else Path(path)), **options)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Classifier {self.bundle.label}, {self.operating_point} at {self.threshold:.3f}, {self.runtime.engine}>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the folder of the bundle, which is opened again, and the options."""
+        return _reopened, (self.bundle.folder.resolve(), self.bundle.card["card_sha256"], self._options, self.threshold)
+
     def logits(self, canvases: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits float32 [B, classes] from uint8 [B, canvas, canvas]."""
         return self.runtime.logits(to_input(canvases, self.bundle.preparation))
@@ -114,56 +129,67 @@ class Classifier:
         pixels = self.crop(radiograph.pixels) if self.crop else radiograph.pixels
         return to_canvas(pixels, self.bundle.preparation.canvas, self.bundle.preparation.aspect)
 
-    def predict(
-        self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 16, workers: int | None = None
-    ) -> Iterator[Prediction]:
-        """Yield one prediction per image, in input order; a file that cannot be read yields one with `error`.
+    def predict(self, images: object, *, batch_size: int = 16, workers: int | None = None) -> Predictions:
+        """Answer images in the order given; one that cannot be read gets a prediction with `error`.
 
-        `paths`: one file, folder or glob, or any number of files. They are decoded in threads while the network works;
-        memory does not grow with their number.
+        `images`: a file, folder or glob; a NumPy array [H, W], an image of Pillow, the bytes of an image file, a file
+        open in binary mode, a pydicom dataset; a list of these, or a frame with the column `path`. What is black and
+        white in an array: uint8 0 and 255; other whole numbers 0 and 2**n - 1, n the fewest bits from 8 to 16 that hold
+        the largest; fractions 0 and 1 or, with larger ones, 255; else, and below 0, its own range, with a note.
+
+        Answers come as they are asked for: files are decoded in threads while the network works, and memory does not
+        grow with their number.
 
         Raises:
-            TypeError: something is no path.
-            ConfigError: `batch_size` or `workers` is below 1.
+            TypeError: something is none of these; an element of a list when its turn comes.
+            ConfigError: `batch_size` or `workers` is no whole number of at least 1.
             DataError: the folder holds no images.
         """
-        if batch_size < 1 or (workers is not None and workers < 1):
-            raise ConfigError("batch_size and workers are at least 1", remedy="leave them out")
-        return self._predict(_files(paths), batch_size, workers or min(8, os.cpu_count() or 1))
+        for option in (batch_size, 1 if workers is None else workers):
+            if not isinstance(option, int) or isinstance(option, bool) or option < 1:
+                raise ConfigError("batch_size and workers are whole numbers of at least 1", remedy="leave them out")
+        source = items(images)
+        answers = self._predict(source, batch_size, workers or min(8, os.cpu_count() or 1))
+        return Predictions(answers, count(images))
 
-    def _predict(self, source: Iterator[str], batch_size: int, workers: int) -> Iterator[Prediction]:
+    def _predict(self, source: Iterator[Given], batch_size: int, workers: int) -> Iterator[Prediction]:
         with ThreadPoolExecutor(workers) as pool:
             ahead: deque[Future[_Decoded]] = deque()
-            for path in islice(source, 2 * batch_size + workers):
-                ahead.append(pool.submit(self._decoded, path))
+            for given in islice(source, 2 * batch_size + workers):
+                ahead.append(pool.submit(self._decoded, given))
             while ahead:
                 batch = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
-                for path in islice(source, len(batch)):
-                    ahead.append(pool.submit(self._decoded, path))
+                for given in islice(source, len(batch)):
+                    ahead.append(pool.submit(self._decoded, given))
                 yield from self._answer(batch)
 
-    def predict_one(self, path: str | Path) -> tuple[Prediction, Radiograph | None]:
-        """Return one file's prediction and, where it could be read, the radiograph that was decoded for it."""
-        decoded = self._decode(str(path))
+    def predict_one(self, image: object) -> tuple[Prediction, Radiograph | None]:
+        """Return one image's prediction and, where it could be read, the radiograph that was decoded for it.
+
+        `image`: as of `predict`, but only one; raises `TypeError` otherwise.
+        """
+        decoded = self._decode(one_item(image))
         return next(self._answer([decoded])), decoded.radiograph
 
-    def _decoded(self, path: str) -> _Decoded:
-        return replace(self._decode(path), radiograph=None)  # memory is for what waits, not for what was seen
+    def _decoded(self, given: Given) -> _Decoded:
+        return replace(self._decode(given), radiograph=None)  # memory is for what waits, not for what was seen
 
-    def _decode(self, path: str) -> _Decoded:
+    def _decode(self, given: Given) -> _Decoded:
         started = time.perf_counter()
 
         def spent() -> float:
             return (time.perf_counter() - started) * 1000
 
+        path = given.name
         try:
-            image = open_image(path)
+            image = given.open()
             if (refusal := judge(image.header, self.rules, self.ages, gate=self._gated)) is not None:
                 return _Decoded(path, None, _quality(image.header), None, spent(), refusal)
             radiograph = image.decode(2 * self.bundle.preparation.canvas)
             canvas = self.canvas(radiograph)
         except ImageError as error:
-            return _Decoded(path, None, {}, missing(path) or error, spent())
+            absent = missing(path) if given.path else None
+            return _Decoded(path, None, {}, absent or error, spent())
         quality = _quality(image.header, radiograph, canvas)
         return _Decoded(path, canvas, quality, None, spent(), self._refused_by_size(radiograph, quality), radiograph)
 
@@ -233,6 +259,15 @@ class Classifier:
         )
 
 
+def _reopened(folder: Path, card: str, options: dict[str, Any], threshold: float) -> Classifier:
+    bundle = load_bundle(folder)
+    if bundle.card["card_sha256"] != card:
+        raise BundleError("has changed since the classifier was pickled", path=folder, remedy="load it again")
+    classifier = Classifier(bundle, **options)
+    classifier.threshold = threshold
+    return classifier
+
+
 def _quality(
     header: Header | None, radiograph: Radiograph | None = None, canvas: Pixels | None = None
 ) -> dict[str, Any]:
@@ -266,18 +301,3 @@ def _quality(
 def as_line(prediction: Prediction) -> str:
     """Return a prediction as one line of JSON, line feed included."""
     return json.dumps(plain(prediction.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _files(paths: object) -> Iterator[str]:
-    """Return the files that `predict` was given, those of an iterable one by one."""
-    if isinstance(paths, str | Path):
-        return iter(expand([str(paths)]))
-    if isinstance(paths, bytes) or not isinstance(paths, Iterable):
-        raise TypeError(f"predict takes paths, not {type(paths).__name__}; give a file, a folder or a list of files")
-    return map(_file, paths)
-
-
-def _file(path: object) -> str:
-    if not isinstance(path, str | Path):
-        raise TypeError(f"predict takes paths, not {type(path).__name__}; write the image to a file and give its name")
-    return str(path)

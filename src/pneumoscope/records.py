@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from types import MappingProxyType
 from typing import Any
 
@@ -114,6 +115,23 @@ class Prediction:
             line["error"] = self.error
         return line
 
+    def cells(self) -> tuple[str, ...]:
+        """Return path, call, probability, threshold, and why there is no call, as text for a table."""
+        called = self.label or ("not read" if self.error else "not analysed")
+        probability = "" if self.probability is None else f"{self.probability:.3f}"
+        return self.path, called, probability, f"{self.threshold:.3f}", self.fault or self.error or self.reason or ""
+
+    def _repr_html_(self) -> str:
+        return html_table([self])
+
+
+def html_table(predictions: Sequence[Prediction], *, more: bool = False) -> str:
+    """Return predictions as a table for a notebook, file names and reasons escaped; `more`: there are others."""
+    head = "".join(f"<th>{name}</th>" for name in ("image", "label", "probability", "threshold", ""))
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in p.cells())}</tr>" for p in predictions)
+    note = f"The first {len(predictions)} only. " if more else ""
+    return f"<table><caption>{note}{RESEARCH_ONLY}</caption><tr>{head}</tr>{rows}</table>"
+
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
@@ -151,6 +169,19 @@ class Heatmap:
     signed: FloatArray | None = None
     segments: NDArray[np.int32] | None = None
     contributions: NDArray[np.float64] | None = None
+
+    def _repr_html_(self) -> str:
+        from base64 import b64encode
+        from io import BytesIO
+
+        from PIL import Image
+
+        buffer = BytesIO()
+        Image.fromarray(np.rint(np.clip(self.values, 0, 1) * 255).astype(np.uint8)).save(buffer, "PNG")
+        words = f"{self.method}: {self.verdict}. {self.target}. {RESEARCH_ONLY}"
+        picture = b64encode(buffer.getvalue()).decode()
+        image = f'<img alt="map" src="data:image/png;base64,{picture}">'
+        return f"<figure>{image}<figcaption>{escape(words)}</figcaption></figure>"
 
     def facts(self) -> dict[str, Any]:
         """Return what is known about the map, without its arrays, as `explain` writes it."""

@@ -13,8 +13,8 @@ from PIL import Image
 from tests.support.dicom_files import encoded, image_object
 
 from pneumoscope.data.sources import open_source
-from pneumoscope.errors import DataError
-from pneumoscope.images import age_in_years
+from pneumoscope.errors import ConfigError, DataError
+from pneumoscope.images import age_in_years, read_image
 from pneumoscope.records import NORMAL, PNEUMONIA
 
 
@@ -128,7 +128,7 @@ def test_archives_that_are_refused(tmp_path: Path) -> None:
     np.savez(path, train_images=PIXELS, train_labels=[0, 1])
     refused(path, "train_images and train_labels do not fit")
     np.savez(path, train_images=PIXELS, train_labels=np.array([0, 1, None, 0], object))
-    refused(path, "is not a readable NumPy archive")
+    refused(path, "train_images and train_labels do not fit", "4 object")
     data = path.read_bytes()
     path.write_bytes(data[:-30])
     refused(path, "is not a readable NumPy archive", "fetch it again")
@@ -201,7 +201,7 @@ def test_a_byte_order_mark_does_not_matter(tmp_path: Path, encoding: str) -> Non
         ("path,label,split\na.png,PNEUMONIA,dev\n", "line 2: split 'dev' is unknown; use train, val, test"),
         ("path,label,age_years\na.png,NORMAL,old\n", "line 2: age_years 'old' is no age"),
         ("path,label,age_years\na.png,NORMAL,-1\n", "line 2: age_years '-1' is no age"),
-        ("path,label,age_years\na.png,NORMAL,nan\n", "line 2: age_years 'nan' is no age"),
+        ("path,label,age_years\na.png,NORMAL,inf\n", "line 2: age_years 'inf' is no age"),
         ("path,label\n,NORMAL\n", "line 2: the path is empty"),
         ("path,label\na.png,NORMAL\nc.png,NORMAL\nd.png,NORMAL\n", "names 2 of 3 images that do not exist, the first"),
         ("path,label\nabsent.npz#val/0,NORMAL\n", "names 1 of 1 images that do not exist"),
@@ -259,15 +259,30 @@ def test_labels_beside_dicom(tmp_path: Path) -> None:
 
 def test_a_damaged_header_is_passed_over(tmp_path: Path) -> None:
     dicom(tmp_path / "good.dcm", PatientID="a")
-    path = dicom(tmp_path / "odd.dcm", PatientID="b", KVP="70")
-    content = path.read_bytes()
-    place = content.index(b"\x28\x00\x10\x00US")
-    path.write_bytes(content[: place + 4] + b"Q\xff" + content[place + 6 :])
+    (tmp_path / "odd.dcm").write_bytes(bytes(200))
     manifest = open_source(tmp_path)
     assert [Path(s.path).name for s in manifest.samples] == ["good.dcm"]
     [(name, reason)] = manifest.passed_over
     assert Path(name).name == "odd.dcm"
-    assert "damaged" in reason
+    assert "is not a readable DICOM file" in reason
+
+
+def test_a_damaged_optional_element_costs_no_image(tmp_path: Path) -> None:
+    for keyword, tag in (
+        ("KVP", b"\x18\x00\x60\x00DS"),
+        ("PatientAge", b"\x10\x00\x10\x10AS"),
+        ("Rows", b"(\x00\x10\x00US"),
+    ):
+        path = dicom(tmp_path / f"{keyword}.dcm", PatientID="b", KVP="70.5", PatientAge="018M")
+        content = path.read_bytes()
+        place = content.index(tag)
+        junk = (
+            b"Q\xff" + content[place + 6 :] if keyword == "Rows" else tag[4:] + content[place + 6 : place + 8] + b"7,x;"
+        )
+        path.write_bytes(content[: place + 4] + (junk if keyword == "Rows" else junk + content[place + 12 :]))
+    manifest = open_source(tmp_path)
+    assert manifest.passed_over == ()
+    assert sorted(Path(s.path).stem for s in manifest.samples) == ["KVP", "PatientAge", "Rows"]
 
 
 @pytest.mark.parametrize(
@@ -297,10 +312,144 @@ def test_a_third_class_folder_is_left_out_and_named(tmp_path: Path) -> None:
     for name in ("train/NORMAL", "train/PNEUMONIA", "train/COVID"):
         (tmp_path / name).mkdir(parents=True)
         for number in range(2):
-            (tmp_path / name / f"{number}.png").write_bytes(b"x")
+            image(tmp_path / name / f"{number}.png", grey=len(name) + number)
     manifest = open_source(tmp_path)
     assert len(manifest) == 4
-    assert {reason for _, reason in manifest.passed_over} == {
-        "in the class folder COVID, which is neither NORMAL nor PNEUMONIA"
-    }
+    assert {reason for _, reason in manifest.passed_over} == {"in no class folder"}
     assert len(manifest.passed_over) == 2
+
+
+# --- nothing is lost silently -----------------------------------------------------------------------------
+
+
+def test_images_are_known_by_their_content_and_links_are_followed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("a.jfif", "b.jpe", "c.webp", "d.gif", "e.pgm", "f"):
+        made = image(tmp_path / "made" / f"{name}.png", grey=ord(name[0]))
+        kind = {"c.webp": "WEBP", "d.gif": "GIF", "e.pgm": "PPM", "f": "PNG"}.get(name, "JPEG")
+        (data / "NORMAL").mkdir(parents=True, exist_ok=True)
+        Image.open(made).save(data / "NORMAL" / name, kind)
+    image(tmp_path / "elsewhere" / "g.png")
+    (data / "NORMAL" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(data)
+    (data / "NORMAL" / "nothing.png").symlink_to(tmp_path / "absent.png")
+    (data / "NORMAL" / "notes").write_text("no image")
+    image(data / "PNEUMONIA" / "h.png")
+    image(data / "OTHER" / "i.png")
+    manifest = open_source(data)
+    names = [Path(sample.path).name for sample in manifest.samples]
+    assert names == ["a.jfif", "b.jpe", "c.webp", "d.gif", "e.pgm", "f", "g.png", "h.png"]
+    passed = {Path(name).name: reason for name, reason in manifest.passed_over}
+    assert passed == {
+        "notes": "not an image file",
+        "nothing.png": "a link to nothing",
+        "i.png": "in no class folder",
+    }
+
+
+def test_the_archive_of_kaggle_holds_a_copy_of_itself(tmp_path: Path) -> None:
+    for label in ("NORMAL", "PNEUMONIA"):
+        for inner in ("", "chest_xray"):
+            image(tmp_path / "chest_xray" / inner / "train" / label / f"{label}.png")
+    (tmp_path / "__MACOSX").mkdir()
+    for root in (tmp_path, tmp_path / "chest_xray"):
+        manifest = open_source(root)
+        assert len(manifest) == 2
+        assert [reason for _, reason in manifest.passed_over] == ["the same image as one in an outer folder"] * 2
+
+
+# --- tables: read, or named ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,label,label\na.png,NORMAL,PNEUMONIA\n", "has the column label twice"),
+        ("path,label, Label\na.png,NORMAL,PNEUMONIA\n", "has the column label twice"),
+        ("path,label\na.png,NORMAL,1,2\n", "line 2 has 4 fields, and the first line 2"),
+        ("path,label,age_years\n\na.png,NORMAL\n", "line 3 has 2 fields, and the first line 3"),
+        ("path,label\na.png,1\n", "--label-map 0=NORMAL,1=PNEUMONIA"),
+        ('path,label\n"a.png,NORMAL\n', "is not a readable CSV table"),
+        ("", "is not a readable CSV table (it is empty)"),
+    ],
+)
+def test_doubtful_tables_are_named(tmp_path: Path, text: str, words: str) -> None:
+    image(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text(text)
+    refused(tmp_path / "t.csv", words)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_of_other_programs_are_read(tmp_path: Path, separator: str) -> None:
+    image(tmp_path / "sub/a.png")
+    image(tmp_path / "sub/b.png")
+    lines = [
+        "Path, label,Split ,patient_id,age_years,note",
+        "sub\\a.png,normal,valid,NA,n/a,NA",
+        "sub/b.png,NA,Training,p,4,x",
+    ]
+    (tmp_path / "t.csv").write_text("\r\n".join(line.replace(",", separator) for line in lines) + "\r\n\r\n")
+    first, second = open_source(tmp_path / "t.csv").samples
+    assert (first.path, first.label, first.split) == (str(tmp_path / "sub/a.png"), NORMAL, "val")
+    assert (first.patient_id, first.age_years, dict(first.covariates)) == ("sub/a.png", None, {"note": "NA"})
+    assert (second.label, second.split, second.patient_id, second.age_years) == (None, "train", "p", 4)
+
+
+def test_a_label_map_says_what_a_source_means(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    image(tmp_path / "b.png")
+    (tmp_path / "t.csv").write_text("path,label\na.png,0\nb.png,1.0\n")
+    for words in ("0=NORMAL,1=PNEUMONIA", {0: "NORMAL", 1: "PNEUMONIA"}):
+        assert [s.label for s in open_source(tmp_path / "t.csv", words).samples] == [NORMAL, PNEUMONIA]
+    image(tmp_path / "k/train/healthy/a.png")
+    image(tmp_path / "k/train/sick/b.png")
+    image(tmp_path / "k/train/sicker/b.png")
+    folders = open_source(tmp_path / "k", "healthy=NORMAL, sick=PNEUMONIA, SICKER=pneumonia")
+    assert [s.label for s in folders.samples] == [NORMAL, PNEUMONIA, PNEUMONIA]
+    np.savez(tmp_path / "a.npz", train_images=PIXELS, train_labels=[0, 1, 2, 2])
+    archive = open_source(tmp_path / "a.npz", "2=PNEUMONIA,1=NORMAL")
+    assert [s.label for s in archive.samples] == [NORMAL, NORMAL, PNEUMONIA, PNEUMONIA]
+
+
+@pytest.mark.parametrize("text", ["", "0", "0=SICK", "0=NORMAL,0=PNEUMONIA", "=NORMAL"])
+def test_a_label_map_that_is_none(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="label map"):
+        open_source(tmp_path, text)
+
+
+VALUES = (np.arange(4 * 28 * 28).reshape(4, 28, 28) * 4095) // (4 * 28 * 28 - 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "white"),
+    [
+        ((VALUES >> 4).astype(np.uint8)[..., None], 255),
+        (np.stack([VALUES >> 4] * 3, -1).astype(np.uint8), 255),
+        (VALUES.astype(np.uint16), 4095),
+        (VALUES.astype(np.int64), 4095),
+        ((VALUES / 4095).astype(np.float32), 1),
+        ((VALUES / 4095).astype(np.float16), 1),
+        (VALUES > 2000, 1),
+    ],
+)
+def test_archives_of_other_types_are_read_on_one_scale(tmp_path: Path, images: Any, white: float) -> None:
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=[0, 1, True, False])
+    samples = open_source(tmp_path / "a.npz").samples
+    flat = images[..., 0] if images.ndim == 4 else images
+    for number, sample in enumerate(samples):
+        found = read_image(sample.path).pixels
+        np.testing.assert_allclose(found, flat[number].astype(np.float64) / white, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((4, 3, 28, 28), np.float32), "train_images, 4x3x28x28 float32 are no images"),
+        (np.zeros((4, 784), np.uint8), "train_images, 4x784 uint8 are no images"),
+        (np.array([None] * 4, object), "train_images, 4 object are no grey values"),
+        (np.zeros((4, 28, 28), complex), "complex128 are no grey values"),
+    ],
+)
+def test_archives_that_cannot_be_read_name_type_and_shape(tmp_path: Path, images: Any, words: str) -> None:
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=[0, 1, 1, 0])
+    refused(tmp_path / "a.npz", words)

@@ -27,6 +27,7 @@ from safetensors.numpy import save as save_tensors
 
 from pneumoscope.bundle.card import CARD, RUNTIME_FILES, SCHEMA, Card, identity, read_card, sealed
 from pneumoscope.bundle.fingerprints import Fingerprints, read_fingerprints
+from pneumoscope.bundle.forked import refuse_fork
 from pneumoscope.errors import BundleError, StorageError, storage_errors
 from pneumoscope.files import atomic_folder, plain, sha256_bytes, write_json
 from pneumoscope.images.preparation import Preparation
@@ -52,9 +53,19 @@ class Bundle:
     card: Card
     preparation: Preparation
 
-    @cached_property
+    @property
     def network(self) -> Network:
-        """The network in eval mode, without gradients, channels last; raises `BundleError` where it does not fit."""
+        """The network in eval mode, without gradients, channels last.
+
+        Raises:
+            BundleError: it does not fit.
+            ConfigError: this process was forked from one that used PyTorch.
+        """
+        refuse_fork()
+        return self._network
+
+    @cached_property
+    def _network(self) -> Network:
         import torch
 
         from pneumoscope.networks.network import restore

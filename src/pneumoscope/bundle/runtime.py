@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.bundle.bundle import Bundle
+from pneumoscope.bundle.forked import refuse_fork
 from pneumoscope.errors import BundleError, ConfigError
 from pneumoscope.images.preparation import Pixels
 
@@ -205,6 +206,7 @@ def _torch(bundle: Bundle, device: str, threads: int | None) -> Runtime:
 
     from pneumoscope.networks.export import Deployed
 
+    refuse_fork()
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -213,6 +215,7 @@ def _torch(bundle: Bundle, device: str, threads: int | None) -> Runtime:
         raise ConfigError(f"PyTorch cannot use the device {device!r}", remedy='use "cpu"') from error
 
     def answer(pixels: Pixels) -> tuple[Logits, Logits]:
+        refuse_fork()
         with torch.inference_mode():
             outputs = network.answer(torch.from_numpy(pixels).to(device))
         logits, features = (part.float().cpu().numpy() for part in outputs)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoscope.cli.console import Bundle, Data, Seed, say
+from pneumoscope.cli.console import Bundle, Data, LabelMap, Seed, opened, say
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,7 @@ def adapt(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder of the new bundle.")],
     bundle: Bundle = None,
+    label_map: LabelMap = None,
     split: Annotated[
         str | None, typer.Option("--split", help="train, val or test; all labelled images by default.")
     ] = None,
@@ -51,7 +52,7 @@ def adapt(
     from pneumoscope.bundle.bundle import load_bundle
     from pneumoscope.data.sources import open_source
 
-    manifest = open_source(data)
+    manifest = opened(data, label_map)
     if split is not None:
         manifest = manifest.select(split)
     evidence = adapt_bundle(

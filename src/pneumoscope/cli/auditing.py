@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say, say_overlap
+from pneumoscope.cli.console import Bundle, Data, LabelMap, Out, Seed, opened, progress, say, say_overlap
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +18,7 @@ def audit(
     data: Data,
     out: Out,
     bundle: Bundle = None,
+    label_map: LabelMap = None,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test; all images by default.")] = None,
     images: Annotated[int, typer.Option("--images", min=1, help="Images at most, drawn by seed.")] = 1000,
     cam_images: Annotated[
@@ -29,10 +30,9 @@ def audit(
     seed: Seed = 0,
 ) -> None:
     """Test whether a network answers from the lungs: the shortcut card; exit 1 where it is red or void."""
-    from pneumoscope.data.sources import open_source
     from pneumoscope.files import out_folder
 
-    manifest = open_source(data)
+    manifest = opened(data, label_map)
     if split is not None:
         manifest = manifest.select(split)
     out_folder(out)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pneumoscope.data.manifest import Manifest
 
 Bundle = Annotated[
     Path | None,
@@ -18,6 +21,10 @@ Bundle = Annotated[
 Data = Annotated[
     Path,
     typer.Option("--data", help="A Kaggle-style folder, a MedMNIST .npz, a CSV manifest, or a folder of DICOM files."),
+]
+LabelMap = Annotated[
+    str | None,
+    typer.Option("--label-map", help="What the source's own labels mean, such as 0=NORMAL,1=PNEUMONIA."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Output folder.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
@@ -35,6 +42,17 @@ def say_overlap(result: Mapping[str, Any]) -> bool:
         if facts.get(key):
             say(f"{key}: {facts[key]}")
     return bool(facts.get("void"))
+
+
+def opened(source: Path, label_map: str | None = None) -> Manifest:
+    """Open a data source, and say which files of it were left out; raises as `open_source`."""
+    from pneumoscope.data.sources import open_source
+    from pneumoscope.images.find import left_out_text
+
+    manifest = open_source(source, label_map)
+    if manifest.passed_over:
+        say(f"left out: {left_out_text(manifest.passed_over)}")
+    return manifest
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoscope.cli.console import Out, Seed, progress, say
+from pneumoscope.cli.console import LabelMap, Out, Seed, opened, progress, say
 
 app = typer.Typer(help="Look at a data source, check it, fetch or make one.", no_args_is_help=True)
 Source = Annotated[
@@ -17,28 +17,26 @@ Source = Annotated[
 
 
 @app.command()
-def describe(source: Source, out: Out, seed: Seed = 0) -> None:
+def describe(source: Source, out: Out, label_map: LabelMap = None, seed: Seed = 0) -> None:
     """Count, measure and picture a source: describe.json and an HTML page."""
     from pneumoscope.data.describe import describe as describe_data
-    from pneumoscope.data.sources import open_source
     from pneumoscope.report.data_page import write_page
 
     with progress("reading images") as update:
-        describe_data(open_source(source), out, seed=seed, progress=update)
+        describe_data(opened(source, label_map), out, seed=seed, progress=update)
     typer.echo(write_page(out))
 
 
 @app.command()
-def check(source: Source, out: Out) -> None:
+def check(source: Source, out: Out, label_map: LabelMap = None) -> None:
     """Look for problems of a source: quality.json and an HTML page; exit 1 where a result would be void."""
     from pneumoscope.data.checks.quality import check as check_data
     from pneumoscope.data.checks.quality import voids_result
-    from pneumoscope.data.sources import open_source
     from pneumoscope.lungs import boxes
     from pneumoscope.report.data_page import write_page
 
     with progress("reading images") as update:
-        quality = check_data(open_source(source), out, progress=update, boxes=boxes)
+        quality = check_data(opened(source, label_map), out, progress=update, boxes=boxes)
     for problem in quality["problems"]:
         say(f"{problem['severity']}: {problem['message']}")
     typer.echo(write_page(out))
@@ -55,6 +53,7 @@ def split(
         str | None, typer.Option("--by", help="`site`, or `cluster`: machines told apart by texture and overlays.")
     ] = None,
     test: Annotated[str, typer.Option("--test", help="With --by: the site or cluster that is the test part.")] = "",
+    label_map: LabelMap = None,
 ) -> None:
     """Divide a source by patient as `train` would, or leave one site or machine out: a CSV manifest."""
     from collections import Counter
@@ -62,7 +61,6 @@ def split(
     from pneumoscope.config import load_experiment
     from pneumoscope.data.acquisition import with_machines
     from pneumoscope.data.copies import join_copies
-    from pneumoscope.data.sources import open_source
     from pneumoscope.data.split import divide, divide_by_site
     from pneumoscope.errors import ConfigError, StorageError
 
@@ -72,7 +70,7 @@ def split(
         raise ConfigError(f"--by {by} is unknown", remedy="give site or cluster")
     experiment = load_experiment(config)
     with progress("looking for copies") as update:
-        manifest = open_source(source)
+        manifest = opened(source, label_map)
         copies = join_copies(manifest.labelled() if by is None else manifest, progress=update)
     for doubt in copies.says:
         say(f"warning: {doubt}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say, say_overlap
+from pneumoscope.cli.console import Bundle, Data, LabelMap, Out, Seed, opened, progress, say, say_overlap
 from pneumoscope.cli.predicting import Computes, Gate, Point, Threads
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def evaluate(
     data: Data,
     out: Out,
     bundle: Bundle = None,
+    label_map: LabelMap = None,
     split: Annotated[
         str | None, typer.Option("--split", help="train, val or test; all labelled images by default.")
     ] = None,
@@ -45,7 +46,6 @@ def evaluate(
 
     Images that the bundle learned from are counted: exit 1 where they make the figures void.
     """
-    from pneumoscope.data.sources import open_source
     from pneumoscope.evaluation.evaluate import evaluate as evaluate_bundle
     from pneumoscope.evaluation.stress import STRESSES
     from pneumoscope.predict import Classifier
@@ -53,7 +53,7 @@ def evaluate(
     refuse_run(out, "test")
     classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
     look = announced(classifier, data, operating_point, out) if official else None
-    manifest = open_source(data)
+    manifest = opened(data, label_map)
     if split is not None:
         manifest = manifest.select(split)
     with progress("evaluating") as update:

@@ -1,88 +1,71 @@
-"""`pneumoscope list`: the names that other commands take."""
+"""Which images a command was given: paths, a list in a file or on standard input; and where its lines may go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from enum import StrEnum
-from fnmatch import fnmatch
+import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pneumoscope.cli.console import say
 
-
-class Kind(StrEnum):
-    """What can be listed."""
-
-    NETWORKS = "networks"
-    CONFIGS = "configs"
-    BUNDLES = "bundles"
-    METHODS = "methods"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verb of this module."""
-    app.command("list")(list_names)
+Paths = Annotated[
+    list[str] | None,
+    typer.Argument(help="Image files, folders or quoted globs; - reads a list of them from stdin.", show_default=False),
+]
+FromFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-file", help="A list of paths, one a line or separated by NUL, as of find -print0; - is stdin."
+    ),
+]
 
 
-def list_names(
-    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
-    pattern: Annotated[str, typer.Argument(help="Names that fit, such as 'resnet*'.", show_default="all")] = "*",
-) -> None:
-    """List the names that other commands take, one on a line; networks of timm where a pattern is given."""
-    listed = 0
-    for name, says in _LISTS[kind](pattern):
-        if fnmatch(name, pattern):
-            typer.echo(f"{name:24} {says}".rstrip())
-            listed += 1
-    if not listed:
-        say(f"no name of {kind.value} fits {pattern!r}")
-        raise typer.Exit(1)
+def wanted(paths: list[str] | None, from_file: Path | None) -> list[str]:
+    """Return the images of all that was given, and say what in its folders was left out.
+
+    Raises:
+        ConfigError: nothing was given.
+        DataError: a folder holds no images.
+        StorageError: the list cannot be read.
+    """
+    from pneumoscope.errors import ConfigError
+    from pneumoscope.images.find import find, left_out_text
+
+    names: list[str] = []
+    lists = [] if from_file is None else [str(from_file)]
+    for name in paths or ():
+        names += listed("-") if name == "-" else [name]
+    for name in lists:
+        names += listed(name)
+    if not names:
+        given = "the list is empty" if lists or paths else "no images were given"
+        raise ConfigError(given, remedy="give files or folders, or a list by --from-file")
+    found = find(names)
+    if found.left_out:
+        say(f"left out: {left_out_text(found.left_out)}")
+    return list(found.files)
 
 
-def _networks(pattern: str) -> Iterator[tuple[str, str]]:
-    yield "custom-cnn", "residual, 1.1 million parameters, from scratch"
-    yield "resnet20_mlnet", "the ResNet of ML.NET's image featurizer"
-    if pattern == "*":
-        say("and the networks of timm: give a pattern, such as 'efficientnet*'")
-        return
-    import timm
+def listed(name: str) -> list[str]:
+    """Return the paths of a list, `-` for standard input: separated by NUL where it has any, else one a line."""
+    from pneumoscope.errors import storage_errors
 
-    with_weights = set(timm.list_pretrained())
-    for name in timm.list_models():
-        known = any(tagged == name or tagged.startswith(f"{name}.") for tagged in with_weights)
-        yield name, "timm, weights on its hub" if known else "timm"
+    with storage_errors(name):
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    parts = data.split(b"\0") if b"\0" in data else [line.rstrip(b"\r") for line in data.split(b"\n")]
+    return [os.fsdecode(part) for part in parts if part.strip()]
 
 
-def _configs(pattern: str) -> Iterator[tuple[str, str]]:
-    from pneumoscope.config import config_files, load_experiment
+def refuse_overwriting(jsonl: Path | None, append: bool) -> None:
+    """Raise `ConfigError` where lines of an earlier run would be lost, or there is no file to append to."""
+    from pneumoscope.errors import ConfigError
 
-    for name, path in config_files().items():
-        experiment = load_experiment(path)
-        model = experiment.model
-        yield name, experiment.title or f"{model.network}, {model.strategy}"
-
-
-def _bundles(pattern: str) -> Iterator[tuple[str, str]]:
-    from pneumoscope.bundle.bundle import SHIPPED
-    from pneumoscope.bundle.card import read_card
-
-    for name, folder in SHIPPED.items():
-        card = read_card(folder)
-        yield name, f"{card['network']['name']}, {card['sha256'][:12]}"
-
-
-def _methods(pattern: str) -> Iterator[tuple[str, str]]:
-    from pneumoscope.explanation import METHODS
-
-    for name in METHODS:
-        yield name, ""
-
-
-_LISTS: dict[Kind, Callable[[str], Iterator[tuple[str, str]]]] = {
-    Kind.NETWORKS: _networks,
-    Kind.CONFIGS: _configs,
-    Kind.BUNDLES: _bundles,
-    Kind.METHODS: _methods,
-}
+    if append and jsonl is None:
+        raise ConfigError("lines are appended to a file", remedy="give --jsonl FILE")
+    if jsonl is not None and not append and jsonl.is_file() and jsonl.stat().st_size > 0:
+        raise ConfigError(
+            "holds lines already, which would be lost", path=jsonl, remedy="add --append, or choose another --jsonl"
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, quiet_lightning, say
+from pneumoscope.cli.console import Bundle, Data, LabelMap, Out, Seed, opened, progress, quiet_lightning, say
 
 if TYPE_CHECKING:
     from pneumoscope.training.kept import Row
@@ -27,6 +27,7 @@ def train(
     ],
     data: Data,
     out: Out,
+    label_map: LabelMap = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Overrides the seed of the experiment file.")
     ] = None,
@@ -53,12 +54,11 @@ def train(
 ) -> None:
     """Train by an experiment file: a run folder with a bundle, validation metrics and all that repeats it."""
     from pneumoscope.config import load_experiment
-    from pneumoscope.data.sources import open_source
 
     experiment = load_experiment(config, change or ())
     if seed is not None:
         experiment = experiment.model_copy(update={"seed": seed})
-    manifest = open_source(data)
+    manifest = opened(data, label_map)
 
     quiet_lightning()
     import json

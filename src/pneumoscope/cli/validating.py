@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pneumoscope.cli.console import Bundle, Data, Out, Seed, progress, say
+from pneumoscope.cli.console import Bundle, Data, LabelMap, Out, Seed, opened, progress, say
 from pneumoscope.cli.evaluating import announced, refuse_run
 from pneumoscope.cli.predicting import Computes, Gate, Point, Threads
 
@@ -20,6 +20,7 @@ def validate(
     data: Data,
     out: Out,
     bundle: Bundle = None,
+    label_map: LabelMap = None,
     split: Annotated[
         str | None, typer.Option("--split", help="train, val or test; all labelled images by default.")
     ] = None,
@@ -45,7 +46,6 @@ def validate(
 
     Flags are on the page and do not change the exit code; 1 says that the result is void.
     """
-    from pneumoscope.data.sources import open_source
     from pneumoscope.predict import Classifier
     from pneumoscope.report.validation_page import write
     from pneumoscope.validation.validate import validate as validate_bundle
@@ -53,7 +53,7 @@ def validate(
     refuse_run(out, "validation")
     classifier = Classifier.load(bundle, operating_point=operating_point, engine=engine, threads=threads, gate=gate)
     look = announced(classifier, data, operating_point, out) if official else None
-    manifest = open_source(data)
+    manifest = opened(data, label_map)
     with progress("validating") as update:
         validation = validate_bundle(
             classifier,

@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 
 from pneumoscope.errors import DataError, ImageError, StorageError, storage_errors
-from pneumoscope.files import atomic_folder, read_json, sha256_file, write_json
+from pneumoscope.files import atomic_folder, home, read_json, sha256_file, write_json
 from pneumoscope.images import in_archive, read_image
 from pneumoscope.images.preparation import Crop, Pixels, to_canvas
 from pneumoscope.records import Progress, Sample
@@ -47,7 +47,7 @@ def cache_root() -> Path:
     """Return `PNEUMOSCOPE_CACHE`, else `pneumoscope` below `$XDG_CACHE_HOME` or `~/.cache`."""
     if chosen := os.environ.get("PNEUMOSCOPE_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pneumoscope"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "pneumoscope"
 
 
 def open_cache(

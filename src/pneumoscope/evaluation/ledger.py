@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from pneumoscope.bundle.bundle import Bundle
 from pneumoscope.errors import DataError, storage_errors
-from pneumoscope.files import plain, sha256_bytes, sync_folder
+from pneumoscope.files import home, plain, sha256_bytes, sync_folder
 
 _START = "0" * 64
 _RECORDED = ("accuracy", "balanced_accuracy", "auroc")
@@ -53,7 +53,7 @@ def ledger_file() -> Path:
     """Return `$PNEUMOSCOPE_LEDGER`, or the file in the user's data folder."""
     if chosen := os.environ.get("PNEUMOSCOPE_LEDGER"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "pneumoscope" / "ledger.jsonl"
+    return Path(os.environ.get("XDG_DATA_HOME") or home() / ".local" / "share") / "pneumoscope" / "ledger.jsonl"
 
 
 def announce(ledger: Path, source: Path, bundle: Bundle, operating_point: str) -> Look:

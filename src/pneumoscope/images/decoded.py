@@ -76,9 +76,12 @@ def image_errors(path: str | Path, what: str, remedy: str) -> Iterator[None]:
         raise ImageError(larger, path=path, remedy=BOMB) from error
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        refused = isinstance(error, OSError) and error.errno in _REFUSED
-        kind = ImageUnavailableError if refused else ImageError
-        raise kind(f"{what} ({reason})", path=path, remedy=remedy) from error
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            if error.errno != errno.ENOENT:
+                what, remedy = "cannot be read", "check who may read the file, and the disk"
+                reason = (error.strerror or reason).lower()
+            raise ImageUnavailableError(f"{what} ({reason})", path=path, remedy=remedy) from error
+        raise ImageError(f"{what} ({reason})", path=path, remedy=remedy) from error
 
 
 def check_size(path: str | Path, width: int, height: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import ImageError
+from pneumoscope.images.content import Content, is_bare
 from pneumoscope.images.decoded import BOMB, MAX_PIXELS, image_errors
 
 MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated data set
@@ -81,7 +82,7 @@ class Header:
 
 
 @contextmanager
-def dicom_errors(path: Path, what: str, remedy: str) -> Iterator[None]:
+def dicom_errors(path: str | Path, what: str, remedy: str) -> Iterator[None]:
     """Do as `image_errors`, also for what pydicom raises; elements are decoded, and fail, when first asked for."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
@@ -92,7 +93,7 @@ def dicom_errors(path: Path, what: str, remedy: str) -> Iterator[None]:
             raise ValueError(error) from error
 
 
-def read_header(path: Path) -> Any:
+def read_header(path: Path | Content) -> Any:
     """Read a DICOM file without its pixels; raises `ImageError` where it is not DICOM.
 
     Its elements are decoded when they are asked for: do that within `dicom_errors`.
@@ -100,22 +101,27 @@ def read_header(path: Path) -> Any:
     return read_dataset(path, pixels=False)
 
 
-def read_dataset(path: Path, *, pixels: bool = True) -> Any:
-    """Read a DICOM file, its pixels not decoded yet; raises `ImageError` where it is not DICOM."""
+def read_dataset(path: Path | Content, *, pixels: bool = True) -> Any:
+    """Read a DICOM file, its pixels not decoded yet; raises `ImageError` where it is not DICOM.
+
+    A data set without preamble, meta information or transfer syntax is read as its first bytes suggest.
+    """
     import pydicom
 
-    with dicom_errors(path, "is not a readable DICOM file", "export it again"):
-        _check_inflated(path)
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+    content = path if isinstance(path, Content) else Content.of(path)
+    with dicom_errors(content.name, "is not a readable DICOM file", "export it again"):
+        _check_inflated(content)
+        with content.open() as stream:
+            return pydicom.dcmread(stream, stop_before_pixels=not pixels, force=is_bare(content.head()))
 
 
-def _check_inflated(path: Path) -> None:
+def _check_inflated(content: Content) -> None:
     """Raise `ImageError` where a deflated data set (PS3.5, A.5), which pydicom inflates whole, is a bomb."""
     from pydicom.filereader import _read_file_meta_info, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    with path.open("rb") as stream:
-        read_preamble(stream, force=False)
+    with content.open() as stream:
+        read_preamble(stream, force=is_bare(content.head()))
         meta = _read_file_meta_info(stream)  # leaves the stream where the data set begins
         if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
@@ -125,7 +131,7 @@ def _check_inflated(path: Path) -> None:
                 size += len(inflating.decompress(chunk, 1 << 20))
                 chunk = inflating.unconsumed_tail
                 if size > MAX_INFLATED:
-                    raise ImageError("holds a deflated data set that is too large", path=path, remedy=BOMB)
+                    raise ImageError("holds a deflated data set that is too large", path=content.name, remedy=BOMB)
 
 
 def read(path: Path) -> Header:
@@ -150,7 +156,7 @@ def header_of(dataset: Any) -> Header:
     """Return the header of a dataset."""
 
     def text(keyword: str) -> str | None:
-        return _text(dataset, keyword)
+        return text_of(dataset, keyword)
 
     def number(keyword: str) -> float | None:
         try:
@@ -171,7 +177,7 @@ def header_of(dataset: Any) -> Header:
         sop_class=text("SOPClassUID") or "",
         study_uid=text("StudyInstanceUID") or "",
         series_uid=text("SeriesInstanceUID") or "",
-        transfer_syntax=_text(dataset.file_meta, "TransferSyntaxUID") or "",
+        transfer_syntax=text_of(getattr(dataset, "file_meta", {}), "TransferSyntaxUID") or "",
         own=any(maker and maker.startswith(OWN) for maker in makers),
         patient_id=text("PatientID"),
         issuer=text("IssuerOfPatientID"),
@@ -213,7 +219,8 @@ def header_of(dataset: Any) -> Header:
     )
 
 
-def _text(dataset: Any, keyword: str) -> str | None:
+def text_of(dataset: Any, keyword: str) -> str | None:
+    """Return an element as text of at most 256 characters, its first value; None where it is missing or damaged."""
     try:
         with dicom_errors(Path(), "an element is damaged", "export it again"):
             return _clean(dataset.get(keyword))

@@ -48,16 +48,17 @@ class _Stream:
     parts: tuple[int, ...]
 
 
-def checked(dataset: Any, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the decoded pixels of a DICOM object; raises `ValueError` or `LookupError` where they have a `fault`."""
-    from pydicom.encaps import get_frame
+def checked(syntax: Any, stream: bytes, pixels: NDArray[Any]) -> str | None:
+    """Return the `fault` of pixels decoded from a stream, None without, and of other transfer syntaxes.
+
+    `pixels`: as the decoder gave them, with all bits of the stream: where some were cut off, another count results.
+
+    Raises:
+        LookupError, ValueError: the markers of the stream are damaged.
+    """
     from pydicom.uid import JPEGLossless, JPEGLosslessSV1
 
-    if dataset.file_meta.TransferSyntaxUID not in (JPEGLossless, JPEGLosslessSV1):
-        return pixels
-    if (reason := fault(get_frame(dataset.PixelData, 0, number_of_frames=1), pixels)) is not None:
-        raise ValueError(reason)
-    return pixels
+    return fault(stream, pixels) if syntax in (JPEGLossless, JPEGLosslessSV1) else None
 
 
 def fault(stream: bytes, pixels: NDArray[Any]) -> str | None:

@@ -109,6 +109,14 @@ def test_constant_and_low_resolution_images(root: Path, checked: Check) -> None:
     assert found["low_resolution"]["examples"] == ("train/NORMAL/coarse.png",)
 
 
+def test_a_depth_that_is_not_stated_is_a_problem_of_the_source(root: Path, checked: Check) -> None:
+    assert "unstated_depth" not in problems(checked())
+    deep = np.random.default_rng(0).integers(0, 4096, (200, 200)).astype(np.uint16)
+    Image.fromarray(deep).save(root / "train" / "NORMAL" / "deep.png")
+    found = problems(checked())["unstated_depth"]
+    assert (found["severity"], found["examples"]) == ("warning", ("train/NORMAL/deep.png",))
+
+
 def test_colour_is_a_warning_only_where_it_differs_by_class(root: Path, checked: Check) -> None:
     for path in sorted((root / "train" / "PNEUMONIA").iterdir()):
         Image.open(path).convert("RGB").save(path)

@@ -12,6 +12,7 @@ from pneumoscope.data.checks.duplicates import MAX_PAIRS, same_groups
 from pneumoscope.data.checks.problems import EXAMPLES, Evidence, Problem, Severity, amount, of_images
 from pneumoscope.data.checks.shortcuts import is_colour
 from pneumoscope.data.scan import UNLABELLED
+from pneumoscope.images.depth import GUESSED
 from pneumoscope.records import LABELS
 
 UNREADABLE_LIMIT = 0.05  # above it the readable images no longer represent the source
@@ -65,7 +66,7 @@ def check_readable(evidence: Evidence) -> list[Problem]:
 
 
 def check_pixels(evidence: Evidence) -> list[Problem]:
-    """Report constant images, images of low resolution, and images that are stored in colour."""
+    """Report constant images, those of low resolution, of a depth that is not stated, and those stored in colour."""
     table = evidence.table[evidence.scan.readable]
     constant = of_images(
         table[table["std"] < CONSTANT_STD],
@@ -81,7 +82,14 @@ def check_pixels(evidence: Evidence) -> list[Problem]:
         says=("has", "have", f"fewer than {SMALL_SIDE} pixels on the short side, fine opacities are lost"),
         remedy="use larger versions where they exist",
     )
-    return [*constant, *small, *_colour(evidence)]
+    guessed = of_images(
+        table[table["notes"].str.contains(GUESSED, regex=False)],
+        "unstated_depth",
+        "warning",
+        says=("does", "do", "not state how deep the pixels are: white was guessed from the brightest"),
+        remedy="state it (sBIT of a PNG, SMaxSampleValue of a TIFF), or export 8 bits or all 16",
+    )
+    return [*constant, *small, *guessed, *_colour(evidence)]
 
 
 def _colour(evidence: Evidence) -> list[Problem]:

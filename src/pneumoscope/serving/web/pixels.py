@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ImageError
-from pneumoscope.images import dicom_errors, display_window, open_dicom, render, stored_pixels, voi_table
+from pneumoscope.images import dicom_errors, display_window, greys_of, open_dicom, remedy, render, voi_table
+from pneumoscope.images.aspect import squared
 
 _TOP = 65535
 
@@ -31,28 +32,28 @@ class Rendition:
 def rendition(path: Path) -> Rendition:
     """Read a radiograph for the viewer.
 
-    Grey images keep all stored values, spread over 0..65535; with a VOI LUT or in colour they are as `read_image`
-    shows them. The window is the header's. Source: DICOM PS3.3, C.11.1 and C.11.2.
+    Grey images keep all stored values, spread over 0..65535, padding black; with a VOI LUT or in colour they are as
+    `read_image` shows them. Pixels are square. The window is the header's. Source: DICOM PS3.3, C.11.1 and C.11.2.
 
     Raises:
         ImageError: it has no pixels, they cannot be decoded, or it has several frames or is too large.
     """
-    from pydicom.pixels.processing import apply_modality_lut
-
     dataset = open_dicom(path)
-    with dicom_errors(path, "pixels cannot be decoded", "export it uncompressed"):
-        photometric = str(dataset.get("PhotometricInterpretation", ""))
-        if not photometric.startswith("MONOCHROME") or voi_table(dataset) is not None:
+    with dicom_errors(path, "pixels cannot be decoded", remedy(dataset)):
+        greys = None if voi_table(dataset) is not None else greys_of(dataset)
+        if greys is None:
             return _whole(np.rint(render(dataset).pixels * _TOP).astype(np.uint16))
-        values = np.asarray(apply_modality_lut(stored_pixels(dataset), dataset), np.float64)
-        center, width, _ = display_window(dataset, values)
-        low, high = float(values.min()), float(values.max())
-        inverse = str(dataset.get("PresentationLUTShape", "")).upper() == "INVERSE"
+        center, width, _ = display_window(dataset, greys)
+        shown = greys.shown()
+        low, high = float(shown.min()), float(shown.max())
     if not np.isfinite((low, high)).all() or high <= low:
         raise ImageError("all pixels are alike", path=path, remedy="send the image again")
-    first, last = (high, low) if photometric == "MONOCHROME1" or inverse else (low, high)
+    first, last = (low, high) if greys.dark else (high, low)
     scale = _TOP / (last - first)
-    spread = np.rint((values - first) * scale).astype(np.uint16)
+    spread = (greys.values.astype(np.float64) - first) * scale
+    if greys.padding is not None:
+        spread = np.where(greys.padding, 0.0, spread)
+    spread = np.clip(np.rint(squared(spread, greys.ratio, [])), 0, _TOP).astype(np.uint16)
     return Rendition(spread, (center - first) * scale, max(1.0, width * abs(scale)), first, last)
 
 
