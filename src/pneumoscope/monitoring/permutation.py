@@ -87,8 +87,10 @@ class _Both:
         self.m = total.shape[1]
         self.products = np.concatenate([total, total * every, total**2], axis=1)
         # Columns that the same images have share their counts.
-        self.counts, self.pattern = np.unique(every, axis=1, return_inverse=True)
-        self.counts = np.concatenate([self.counts, self.counts**2], axis=1)
+        first: dict[bytes, int] = {}
+        self.pattern = np.array([first.setdefault(column.tobytes(), len(first)) for column in every.T], np.int64)
+        distinct = every[:, np.unique(self.pattern, return_index=True)[1]]
+        self.counts = np.concatenate([distinct, distinct**2], axis=1)
         self.all_products = self.products.sum(axis=0, dtype=np.float64)
         self.all_counts = self.counts.sum(axis=0, dtype=np.float64)
 

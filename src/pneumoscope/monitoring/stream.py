@@ -184,7 +184,18 @@ class Stream:
 
     def truths(self, after: int = 0) -> Truths:
         """Return the labels appended after a row; those that are not sure are left out."""
-        names = ("at", "study", "label", "source", "answer", "reader", "inclusion_probability", "blind", "certainty", "sample")
+        names = (
+            "at",
+            "study",
+            "label",
+            "source",
+            "answer",
+            "reader",
+            "inclusion_probability",
+            "blind",
+            "certainty",
+            "sample",
+        )
         have = [name for name in names if name in TYPES[LABELS]]
         got = self.journal.columns(have, after=after, limit=1 << 40, of=LABELS)
         n = len(got["row"])
