@@ -100,7 +100,7 @@ class Errors:
 
 def bets(wrong: ArrayLike, bound: ArrayLike, weight: float = 1.0) -> Floats:
     """Return what each bettor's capital is multiplied by, [..., 12]; `weight` in 0..1."""
-    excess = weight * (np.asarray(wrong, np.float64) - bound)
+    excess = weight * (np.asarray(wrong, np.float64) - np.asarray(bound, np.float64))
     return np.asarray(1 + strengths(bound) * excess[..., None])
 
 
