@@ -40,6 +40,7 @@ from scripts.postgres.server import start_postgres
 from sqlalchemy import func, select
 
 from pneumoscope.files import write_json
+from pneumoscope.journal.entry import ANALYSED
 from pneumoscope.journal.journal import Journal
 from pneumoscope.journal.pseudonyms import Pseudonyms, default_key
 from pneumoscope.serving.settings.gateway import load_gateway
@@ -297,7 +298,8 @@ def count(running: Running, store: Store, pacs: Destination, acknowledged: list[
     with store.read() as session:
         images = Counter(session.scalars(select(Image.study_uid).join(Image.job).where(Job.state == DONE)))
     pseudonyms = Pseudonyms.load(default_key(running.config.journal_file))
-    lines = Counter(entry.study for entry in Journal(running.config.journal_file).entries())
+    entries = Journal(running.config.journal_file).entries()
+    lines = Counter(entry.study for entry in entries if entry.state == ANALYSED)
     studies = [str(source.StudyInstanceUID) for source in acknowledged]
     lost, doubled = [], []
     for study in studies:
