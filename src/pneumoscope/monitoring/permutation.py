@@ -18,6 +18,7 @@ from pneumoscope.records import Floats, Ints
 
 FIRST = 199  # permutations after which a window that is far from an alarm is let go
 _LET_GO = 0.1
+_RARE = 3.0  # images; with it k rare events that all fall into a window give about the t that their chance deserves
 _MOST = 20_000
 _BLOCK = 4_000_000  # numbers of a block of permutations
 
@@ -123,8 +124,8 @@ class _Both:
         in_window = among[:, : among.shape[1] // 2][:, self.pattern]
         with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is promised
             then, now = total / count, inside[:, : self.m] / in_window
-            # By patient: the sum of (S - N mean) squared, and half an image more, so that no spread is 0.
-            residual = np.maximum(square - 2 * then * weighted + then**2 * count_square, 0.0) + 0.5
+            # By patient: the sum of (S - N mean) squared, and some images more: of rare events few divisions show any.
+            residual = np.maximum(square - 2 * then * weighted + then**2 * count_square, 0.0) + _RARE
             error = np.sqrt(residual / count**2 * (1 + count / in_window))
             t = np.maximum(np.abs(now - then) - margins, 0.0) / error
         return then, now, np.nan_to_num(t, nan=0.0, posinf=0.0)
