@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,37 @@ def test_wrong_labels_are_an_alarm_of_their_own(tmp_path: Path) -> None:
     assert [alarm["kind"] for alarm in found["alarms"]] == ["truth"]
     assert found["alarms"][0]["action"]["do"] == "retrain"
     assert found["labels"]["all"]["design"] is True
+
+
+def test_another_share_of_pneumonia_proposes_a_threshold_not_a_repair(tmp_path: Path) -> None:
+    usual = tmp_path / "reference.json"
+    write(monitored.reference(), usual)
+    fill(tmp_path / "j.sqlite", entries(facts(500, 9, ill=0.7)))
+    found = monitor(tmp_path / "j.sqlite", tmp_path / "out", reference=usual)
+    assert {alarm["kind"] for alarm in found["alarms"]} == {"prevalence"}
+    alarm = found["alarms"][0]
+    assert alarm["action"]["do"] == "threshold"
+    then, now = alarm["prevalence"]["then"], alarm["prevalence"]["now"]
+    odds = (then / (1 - then)) / (now / (1 - now))
+    assert f"{odds / (1 + odds):.3f} now means what 0.500 meant" in alarm["action"]["words"]
+
+
+def test_a_room_that_calls_every_film_lateral_is_seen(tmp_path: Path) -> None:
+    usual = tmp_path / "reference.json"
+    write(monitored.reference(), usual)
+    nothing = dict.fromkeys(("bundle", "bundle_sha256", "threshold", "probability", "logit", "label", "embedding"))
+    declined = [
+        replace(entry, state="declined", abstained=True, quality={"refused_by": "view"}, **nothing)
+        if i % 5 == 0
+        else entry
+        for i, entry in enumerate(entries(facts(500, 10)))
+    ]
+    fill(tmp_path / "j.sqlite", declined)
+    found = monitor(tmp_path / "j.sqlite", tmp_path / "out", reference=usual)
+    assert found["status"] == "alarm"
+    moved = {name for window in found["windows"] for name in window["moved"]}
+    assert {"abstained", "declined"} <= moved
+    assert found["left_aside"]["answers of other bundles"] == 0
 
 
 # --- killed -----------------------------------------------------------------------------------------------

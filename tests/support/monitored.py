@@ -55,6 +55,7 @@ def facts(
         "key": np.char.add(np.char.add("k", (first + np.arange(n)).astype(str)), f"-{seed}"),
         "bundle": np.full(n, BUNDLE),
         "name": np.full(n, "invented"),
+        "state": np.full(n, "analysed"),
         "row": 1 + first + np.arange(n),
         "at": np.datetime64("2026-01-01", "ms") + (first + np.arange(n)) * np.timedelta64(36, "m"),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -67,9 +67,15 @@ def monitor(
     for alarm in result["alarms"]:
         if alarm["alarm"] in result["open"]:
             say(f"alarm {alarm['alarm']}, {alarm['kind']}: {alarm['action']['words']}")
+    if result["until"] and (silent := _days_since(result["until"])) >= 3:
+        say(f"no image came for {silent:.0f} days: does the feed still run?")
     typer.echo(page)
     if result["status"] == "alarm":
         raise typer.Exit(4)
+
+
+def _days_since(time: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds() / 86_400
 
 
 @app.command("fit")

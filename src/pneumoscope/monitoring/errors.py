@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pneumoscope.monitoring.detector import Budget, Detection, stamp
 from pneumoscope.monitoring.labels import Judged
@@ -97,15 +98,16 @@ class Errors:
         return [Detection(self.name, TRUTH, [kind], row, first, at, since, evidence)]
 
 
-def bets(wrong: float, bound: float, weight: float = 1.0) -> Floats:
-    """Return what each bettor's capital is multiplied by; `weight` in 0..1."""
-    return np.asarray(1 + strengths(bound) * weight * (wrong - bound))
+def bets(wrong: ArrayLike, bound: ArrayLike, weight: float = 1.0) -> Floats:
+    """Return what each bettor's capital is multiplied by, [..., 12]; `weight` in 0..1."""
+    excess = weight * (np.asarray(wrong, np.float64) - np.asarray(bound, np.float64))
+    return np.asarray(1 + strengths(bound) * excess[..., None])
 
 
-def strengths(bound: float) -> Floats:
-    """Return the bets [12], the best ones for errors `_ABOVE` beyond the bound (Kelly)."""
-    above = np.minimum(bound + _ABOVE, 0.99)
-    return np.asarray((above - bound) / (bound * (1 - bound)))
+def strengths(bound: ArrayLike) -> Floats:
+    """Return the bets [..., 12], the best ones for errors that much beyond the bound (Kelly)."""
+    q = np.asarray(bound, np.float64)[..., None]
+    return np.asarray((np.minimum(q + _ABOVE, 0.99) - q) / (q * (1 - q)))
 
 
 def run_length(share: float, bound: float, worse: float, height: float) -> float:

@@ -137,7 +137,7 @@ def _columns(bundle: Bundle, samples: list[Sample], predictions: list[Prediction
         "sex": [sample.sex or "" for sample in samples],
         "view": [sample.view or "" for sample in samples],
         "modality": [str(p.quality.get("modality") or "") for p in predictions],
-        "site": [sample.site or "" for sample in samples],
+        # No site: the journal knows sites by pseudonyms, which the names of a data source cannot be compared with.
         "patient": [sample.patient_id for sample in samples],
         "bundle": [bundle.sha256] * len(samples),
         "name": [bundle.name] * len(samples),

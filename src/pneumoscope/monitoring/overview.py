@@ -114,7 +114,7 @@ def _family(
     watched = [column for column in reference.columns if column.family == name and not column.name.startswith("axis_")]
     judged = sum("p" in window for window in history)
     state = "no data"
-    last = next((window for window in reversed(history) if "p" in window), {})
+    last: Mapping[str, Any] = next((window for window in reversed(history) if "p" in window), {})
     too = [column.words for column in watched if column.name in last.get("moved", ())]
     if not mine and open_ and too:
         state, line = "alarm", f"Moved too, in the last window: {', '.join(too)}. See the alarm that is open."

@@ -18,6 +18,7 @@ from pneumoscope.records import Floats, Ints
 
 FIRST = 199  # permutations after which a window that is far from an alarm is let go
 _LET_GO = 0.1
+_RARE = 3.0  # images; with it k rare events that all fall into a window give about the t that their chance deserves
 _MOST = 20_000
 _BLOCK = 4_000_000  # numbers of a block of permutations
 
@@ -87,8 +88,10 @@ class _Both:
         self.m = total.shape[1]
         self.products = np.concatenate([total, total * every, total**2], axis=1)
         # Columns that the same images have share their counts.
-        self.counts, self.pattern = np.unique(every, axis=1, return_inverse=True)
-        self.counts = np.concatenate([self.counts, self.counts**2], axis=1)
+        first: dict[bytes, int] = {}
+        self.pattern = np.array([first.setdefault(column.tobytes(), len(first)) for column in every.T], np.int64)
+        distinct = every[:, np.unique(self.pattern, return_index=True)[1]]
+        self.counts = np.concatenate([distinct, distinct**2], axis=1)
         self.all_products = self.products.sum(axis=0, dtype=np.float64)
         self.all_counts = self.counts.sum(axis=0, dtype=np.float64)
 
@@ -121,8 +124,8 @@ class _Both:
         in_window = among[:, : among.shape[1] // 2][:, self.pattern]
         with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that is promised
             then, now = total / count, inside[:, : self.m] / in_window
-            # By patient: the sum of (S - N mean) squared, and half an image more, so that no spread is 0.
-            residual = np.maximum(square - 2 * then * weighted + then**2 * count_square, 0.0) + 0.5
+            # By patient: the sum of (S - N mean) squared, and some images more: of rare events few divisions show any.
+            residual = np.maximum(square - 2 * then * weighted + then**2 * count_square, 0.0) + _RARE
             error = np.sqrt(residual / count**2 * (1 + count / in_window))
             t = np.maximum(np.abs(now - then) - margins, 0.0) / error
         return then, now, np.nan_to_num(t, nan=0.0, posinf=0.0)

@@ -50,7 +50,7 @@ class Sequential:
             self._bag = starting_bag(reference, self.places)
             self.capital = np.zeros((streams, BETS.size))
             self._sums = np.zeros((streams, BETS.size))
-            self._since = [(0, "")] * streams
+            self._since = [(0, 0)] * streams
             self._seen = np.zeros((streams, 2))  # images since then, and the sum of their values
             self._patients: deque[str] = deque(maxlen=REMEMBERED)
         else:
@@ -58,7 +58,7 @@ class Sequential:
             self._bag = np.frombuffer(base64.b64decode(state["bag"]), "<i4").reshape(streams, BINS).astype(np.int64)
             self.capital = np.array(state["capital"], np.float64).reshape(streams, BETS.size)
             self._sums = np.array(state["cusum"], np.float64).reshape(streams, BETS.size)
-            self._since = [(int(row), str(at)) for row, at in state["since"]]
+            self._since = [(int(row), int(at)) for row, at in state["since"]]
             self._seen = np.array(state["seen"], np.float64).reshape(streams, 2)
             self._patients = deque(state["patients"], maxlen=REMEMBERED)
         self._known = set(self._patients)
@@ -121,7 +121,7 @@ class Sequential:
         restart = (self._sums.sum(axis=1) < 1) & present
         for stream in np.flatnonzero(restart):
             self._sums[stream] = 1 / BETS.size
-            self._since[stream] = (int(rows.row[index]), stamp(rows.at[index]))
+            self._since[stream] = (int(rows.row[index]), int(rows.at[index].astype(np.int64)))
             self._seen[stream] = 0
         self._sums = np.minimum(jumped(self._sums) * factor, _HUGE)
         self._seen[:, 0] += present
@@ -143,7 +143,18 @@ class Sequential:
                 "now": now, "usual": usual,
             }  # fmt: skip
             now_row, now_at = int(rows.row[index]), stamp(rows.at[index])
-            found.append(Detection(self.name, column.family, [column.name], now_row, row, now_at, at, evidence))
+            found.append(
+                Detection(
+                    self.name,
+                    column.family,
+                    [column.name],
+                    now_row,
+                    row,
+                    now_at,
+                    stamp(np.datetime64(at, "ms")),
+                    evidence,
+                )
+            )
             self.capital[stream], self._sums[stream] = 0.0, 0.0
         return found
 
@@ -155,7 +166,7 @@ def quick_places(reference: Reference) -> list[int]:
 
 def jumped(capital: Floats) -> Floats:
     """Return capital [..., bets] after a share `JUMP` of it was put on all bets alike."""
-    return np.asarray((1 - JUMP) * capital + JUMP * capital.mean(axis=-1, keepdims=True))
+    return np.asarray((1 - JUMP) * capital + JUMP / BETS.size * capital.sum(axis=-1, keepdims=True))
 
 
 def grown(capital: Floats, factor: Floats, present: Any) -> Floats:
