@@ -70,7 +70,8 @@ def frame(predictions: Iterable[Prediction]) -> pd.DataFrame:
 
     if isinstance(predictions, Prediction):
         predictions = [predictions]
-    if isinstance(predictions, str | bytes) or not isinstance(predictions, Iterable):
+    given: object = predictions
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(
             f"a frame is made of predictions, not of {type(predictions).__name__}; give classifier.predict(...)"
         )

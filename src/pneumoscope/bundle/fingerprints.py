@@ -90,8 +90,10 @@ class Fingerprints:
     def joined(self, other: Fingerprints) -> Fingerprints:
         """Return this list with another's images, which have the same salt."""
         totals = {name: self.totals.get(name, 0) + other.totals.get(name, 0) for name in PARTS}
-        arrays = ((getattr(a, name) for a in (self, other)) for name in ("content", "look", "part"))
-        return _least(self.salt, *(np.concatenate(list(pair)) for pair in arrays), totals)
+        content, look, part = (
+            np.concatenate([getattr(each, name) for each in (self, other)]) for name in ("content", "look", "part")
+        )
+        return _least(self.salt, content, look, part, totals)
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes, the same for the same images."""

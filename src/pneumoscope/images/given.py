@@ -6,9 +6,9 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -67,7 +67,9 @@ def count(given: object) -> int | None:
     """Return how many elements were given, None where only their end tells, or a folder or one image was given."""
     if isinstance(given, str | bytes | bytearray | memoryview | os.PathLike | np.ndarray) or hasattr(given, "read"):
         return None
-    return len(given) if isinstance(given, list | tuple) or _is_frame(given) else None
+    if isinstance(given, list | tuple):
+        return len(given)
+    return len(cast(Sized, given)) if _is_frame(given) else None
 
 
 def _each(given: Iterable[Any]) -> Iterator[Given]:

@@ -79,7 +79,7 @@ def picture(path: str, image: Image.Image, at_least: int | None = None, *, white
     if orientation in range(2, 9):
         upright = ImageOps.exif_transpose(image)
         notes.append("turned as the EXIF orientation says")
-        ratio = 1 / ratio if orientation >= 5 else ratio
+        ratio = 1 / ratio if orientation in range(5, 9) else ratio
     pixels = _grey(upright, image.format, white, facts, notes)
     if upper and pixels.max() < _HALF:
         raise ValueError("16-bit colours that use few of their bits would be read at less than 8")

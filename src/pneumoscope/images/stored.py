@@ -112,7 +112,7 @@ def read_stored(dataset: Any, notes: list[str]) -> Stored:
 
 def _decoded(dataset: Any, layout: Layout) -> tuple[NDArray[Any], int]:
     """Return what the decoder gives, unsigned and with all its bits, and how many bits it has."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntax, allocated, precision = layout.syntax, layout.allocated, layout.allocated
     photometric, stream = layout.photometric, b""
@@ -125,7 +125,8 @@ def _decoded(dataset: Any, layout: Layout) -> tuple[NDArray[Any], int]:
         photometric = "YBR_FULL"  # not subsampled, whatever it says
     options: dict[str, Any] = {"planar_configuration": layout.planar} if layout.samples == 3 else {}
     with _panic_is_damage():
-        pixels, _ = get_decoder(syntax).as_array(
+        decoder: Any = get_decoder(syntax)  # its types know no data apart from a data set
+        pixels, _ = decoder.as_array(
             dataset.PixelData,
             rows=layout.rows,
             columns=layout.columns,
@@ -161,9 +162,10 @@ def _aligned(raw: NDArray[Any], layout: Layout, precision: int, bits: int, *, si
     A codec may have dropped the bits below or above: `precision` is how many it has.
     """
     shift = max(0, min(layout.high + 1, precision) - bits)
-    values = raw.astype(np.int64 if raw.dtype.itemsize > 2 else np.int32) >> shift
+    wide: NDArray[Any] = raw.astype(np.int64 if raw.dtype.itemsize > 2 else np.int32)
+    values: NDArray[Any] = np.right_shift(wide, shift)
     top = 1 << bits
-    cut = values & (top - 1)
+    cut: NDArray[Any] = np.bitwise_and(values, top - 1)
     if signed:
         half = top >> 1
         cut = np.where(cut >= half, cut - top, cut)
