@@ -116,7 +116,7 @@ def untrained() -> Classifier:
         "operating_points": {"balanced": {"threshold": 0.5}}, "operating_point": "balanced", "runtime": {"files": {}},
     }  # fmt: skip
     bundle = Bundle(Path(), card, preparation)
-    vars(bundle)["network"] = network.eval().requires_grad_(False)  # where the bundle keeps what it has read
+    vars(bundle)["_network"] = network.eval().requires_grad_(False)  # where the bundle keeps what it has read
     return Classifier(bundle, engine="torch")
 
 

@@ -43,7 +43,7 @@ def randomised(classifier: Classifier, depth: int, seed: int) -> Classifier:
                 order = torch.randperm(weight.numel(), generator=rng).to(weight.device)
                 weight.copy_(weight.flatten()[order].reshape(weight.shape))
     bundle = Bundle(classifier.bundle.folder, classifier.bundle.card, classifier.bundle.preparation)
-    vars(bundle)["network"] = network  # where the bundle keeps what it has read
+    vars(bundle)["_network"] = network  # where the bundle keeps what it has read
     return Classifier(bundle, engine="torch", device=classifier.device)
 
 

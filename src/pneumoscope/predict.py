@@ -116,6 +116,11 @@ class Classifier:
             f"<Classifier {self.bundle.label}, {self.operating_point} at {self.threshold:.3f}, {self.runtime.engine}>"
         )
 
+    def __copy__(self) -> Classifier:
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the folder of the bundle, which is opened again, and the options."""
         return _reopened, (self.bundle.folder.resolve(), self.bundle.card["card_sha256"], self._options, self.threshold)

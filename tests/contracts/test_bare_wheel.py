@@ -72,6 +72,7 @@ def test_it_holds_the_package_and_its_data_alone(wheel: Path) -> None:
         for path in (ROOT / "src" / "pneumoscope").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    source |= {f"pneumoscope/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
     assert packaged == source
     assert "pneumoscope/py.typed" in packaged
     assert any(name.endswith(".j2") for name in packaged)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -10,17 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tests.support.command import Done, call, one_line
 
 from pneumoscope.bundle.bundle import load_bundle
-from pneumoscope.cli import main
 from pneumoscope.config import load_experiment
 from pneumoscope.data.sources import open_source
 from pneumoscope.data.split import divide
@@ -50,24 +47,6 @@ KEYS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-def call(*arguments: object) -> Done:
-    """Run the command line in this process, where imports are paid for once."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["pneumoscope", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-    code = stop.value.code
-    return Done(code if isinstance(code, int) else int(bool(code)), out.getvalue(), err.getvalue())
-
-
 @pytest.fixture(scope="module")
 def bundle(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
@@ -75,16 +54,6 @@ def bundle(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 
 def images(chests: Path, count: int) -> list[Path]:
     return sorted((chests / "train" / "PNEUMONIA").glob("*.png"))[:count]
-
-
-def one_line(done: Done, code: int) -> str:
-    """The one line of an error on stderr, and nothing on stdout."""
-    assert done.code == code, done.err
-    assert done.out == ""
-    lines = [line for line in done.err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    assert "Traceback" not in done.err
-    return lines[0]
 
 
 # --- without torch ----------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.contracts.test_cli import call, one_line
+from tests.support.command import call, one_line
 
-from pneumoscope.cli.predicting import foretelling, spread
+from pneumoscope.cli.explaining import foretelling, spread
 from pneumoscope.config import config_files, load_experiment
 from pneumoscope.errors import ConfigError, WeightsError
 

@@ -280,12 +280,12 @@ UNREADABLE = (
     line("animated GIF", "film.gif", animated, "film.gif: holds 3 frames, one is expected", "save the frame you mean"),
     line("DICOM without pixels", "a.dcm", lambda path: dicom(path, None), "the DICOM object has no pixels", "send the"),
     line("DICOM with too few pixels", "cut.dcm", lambda path: dicom(path, picture(), PixelData=bytes(100)),
-        "cut.dcm: pixels cannot be decoded", "export it"),
+        "cut.dcm: pixels cannot be decoded", "send or copy it again"),
 )
 
 ODD_BUT_READ = (
     note("16-bit PNG", "deep.png", lambda path: deep(path, 257), "16 bits per pixel, read at full depth"),
-    note("12 bits in a 16-bit PNG", "dark.png", lambda path: deep(path, 16), "may hold fewer bits than it says"),
+    note("12 bits in a 16-bit PNG", "dark.png", lambda path: deep(path, 16), "is taken as white"),
     note("CMYK JPEG", "ink.jpeg", lambda path: save(path, grey().convert("CMYK")),
         "CMYK colours were turned into grey"),
     note("transparent PNG", "alpha.png", transparent, "transparent pixels were put on black"),

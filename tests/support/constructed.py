@@ -46,7 +46,7 @@ class Fields(nn.Module):
 def classifier_of(network: Network, preparation: Preparation) -> Classifier:
     """Return a classifier of a network that no bundle holds."""
     bundle = Bundle(Path(), CARD, preparation)
-    vars(bundle)["network"] = network.eval().requires_grad_(False)  # where the bundle keeps what it has read
+    vars(bundle)["_network"] = network.eval().requires_grad_(False)  # where the bundle keeps what it has read
     return Classifier(bundle, engine="torch")
 
 

@@ -121,12 +121,13 @@ def test_validation_loss_is_cross_entropy_of_the_best_weights(tmp_path: Path) ->
     assert rows[0]["val_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_of_equal_epochs_the_first_is_kept(tmp_path: Path) -> None:
+def test_of_equal_epochs_the_one_with_the_lowest_loss_is_kept(tmp_path: Path) -> None:
     flat = features(VAL, 2)
     flat.features = torch.zeros_like(flat.features)
     rows, _ = train(tmp_path, val=flat)
     assert {row["val_auroc"] for row in rows} == {0.5}
-    assert torch.load(tmp_path / "checkpoints" / "head" / "best.ckpt", weights_only=True)["epoch"] == 0
+    lowest = int(np.argmin([float(row["val_loss"]) for row in rows]))
+    assert torch.load(tmp_path / "checkpoints" / "head" / "best.ckpt", weights_only=True)["epoch"] == lowest
     assert torch.load(tmp_path / "checkpoints" / "head" / "last.ckpt", weights_only=True)["epoch"] == 3
 
 
@@ -146,8 +147,8 @@ class Recording(nn.Linear):
 def test_the_moving_average_is_that_of_its_definition(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, flat = Recording(), features(VAL, 2)
-    flat.features = torch.zeros_like(flat.features)  # all epochs equal: the average after the first is kept
-    train(tmp_path, network=network, val=flat, epochs=2, ema=0.3)
+    flat.features = torch.zeros_like(flat.features)
+    train(tmp_path, network=network, val=flat, epochs=1, ema=0.3)
     _, *after = network.seen[:5]  # weights after steps 1 to 4 of the first epoch
     mean = after[0]
     for count, current in enumerate(after[1:], start=1):
@@ -283,9 +284,9 @@ def test_a_run_folder_may_be_moved_before_it_goes_on(tmp_path: Path) -> None:
     options: dict[str, Any] = {"epochs": 6, "rate": 0.3}
     rows, weights = train(tmp_path / "unbroken", **options)
     best = rows.index(kept_row(rows))
-    assert best == 1, "the best epoch must lie before the interruption for this test"
+    assert best < 5, "the best epoch must lie before the interruption for this test"
     with pytest.raises(TrainingError):
-        train(tmp_path / "here", images=Breaking(2 * TRAIN + 9, press_ctrl_c), **options)
+        train(tmp_path / "here", images=Breaking((best + 1) * TRAIN + 9, press_ctrl_c), **options)
     (tmp_path / "here").rename(tmp_path / "there")
     resumed, weights_resumed = train(tmp_path / "there", resume=True, **options)
     assert figures(resumed) == figures(rows)

@@ -98,8 +98,9 @@ def run_experiment(
     """
     console = console or Console()
     hardware = hardware or Hardware()
-    make_network(experiment)  # fails before the first image is read
-    copies = join_copies(manifest.labelled(), progress=console.progress)
+    make_network(experiment)  # it, the folder and the classes fail before the first image is read
+    out_folder(run)
+    copies = join_copies(manifest.labelled().require_both_classes("training"), progress=console.progress)
     for doubt in copies.says:
         console(f"warning: {doubt}")
     divided = divide(copies.manifest, experiment.data, experiment.division_seed)
