@@ -98,9 +98,10 @@ def run_experiment(
     """
     console = console or Console()
     hardware = hardware or Hardware()
-    make_network(experiment)  # it, the folder and the classes fail before the first image is read
+    make_network(experiment)  # it, the classes and the folder fail before the first image is read
+    labelled = manifest.labelled().require_both_classes("training")
     out_folder(run)
-    copies = join_copies(manifest.labelled().require_both_classes("training"), progress=console.progress)
+    copies = join_copies(labelled, progress=console.progress)
     for doubt in copies.says:
         console(f"warning: {doubt}")
     divided = divide(copies.manifest, experiment.data, experiment.division_seed)

@@ -29,8 +29,8 @@ from pneumoscope.serving.web.guard import faults, needs
 from pneumoscope.serving.web.pages import PRINTABLE, Number, Pages, Shared, page
 from pneumoscope.serving.web.pixels import rendition
 
-AGREE, DISAGREE = "agree", "disagree"
-VERDICTS = {AGREE: "Agree", DISAGREE: "Disagree", UNSURE: "Not sure"}
+AGREE, DISAGREE, DOUBT = "agree", "disagree", "unsure"
+VERDICTS = {AGREE: "Agree", DISAGREE: "Disagree", DOUBT: "Not sure"}
 # Header values for programs; descriptions are free text, in which some hospitals write names.
 _HEADER_KEYS = ("modality", "view", "body_part", "age_years", "sex", "rows", "columns", "bits", "photometric")
 _OTHER = {NORMAL: PNEUMONIA, PNEUMONIA: NORMAL}
@@ -152,7 +152,7 @@ def keep_feedback(pages: Pages, person: Person, image_id: int, verdict: str, key
             result = _answered(session, image_id, person)
             if _is_kept(session, key):
                 return False
-            label = None if verdict == UNSURE else result.label if verdict == AGREE else _OTHER[str(result.label)]
+            label = None if verdict == DOUBT else result.label if verdict == AGREE else _OTHER[str(result.label)]
             moment = database_time(session)
             said = Label(
                 key=f"page-{key}",
