@@ -53,10 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise StorageError("is a folder, a file is needed here", path=path, remedy="choose another name")
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _part_of(path)
         try:
             yield temporary
             with temporary.open("rb+") as stream:
@@ -68,6 +65,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _part_of(path: Path) -> Path:
+    """Make an empty file of another name beside a path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    return Path(name)
+
+
 @contextmanager
 def appending(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`; on success its bytes are added to `path` at once, and synced.
@@ -76,10 +81,7 @@ def appending(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _part_of(path)
         try:
             yield temporary
             with temporary.open("rb") as source, path.open("ab") as target:

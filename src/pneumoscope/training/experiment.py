@@ -55,6 +55,7 @@ from pneumoscope.training.provenance import (
     passed_over,
     population,
     split_counts,
+    without_paths,
 )
 from pneumoscope.training.strategy import TrainingRun, make_part, stressed_validation, train_network
 
@@ -278,7 +279,7 @@ def bundle_network(
         "operating_point": "balanced",
         "population": population(divided),
         "training": {
-            "config": _without_paths(run.experiment),
+            "config": without_paths(run.experiment),
             "weights": None if weights is None else {**asdict(weights), "loaded": weights.loaded},
             "data": {"fingerprint": divided.fingerprint(), "splits": split_counts(divided)},
             "best": best_row(history, comparable=run.comparable),
@@ -313,14 +314,6 @@ def _stressed_logits(run: TrainingRun, draws: int) -> Floats:
         for images in stressed_validation(run, draws, rng)
     ]
     return np.concatenate(parts)
-
-
-def _without_paths(experiment: Experiment) -> dict[str, Any]:
-    """Return the settings with file names instead of paths, which mean nothing on another machine."""
-    config: dict[str, Any] = experiment.model_dump(mode="json")
-    config["model"]["weights"] = Path(config["model"]["weights"]).name
-    config["train"]["teachers"] = [Path(name).name for name in experiment.train.teachers]
-    return config
 
 
 def _patients(divided: Manifest, cache: PixelCache, split: str) -> list[str]:

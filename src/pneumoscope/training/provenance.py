@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -163,3 +164,17 @@ def environment(experiment: Experiment, hardware: Hardware, started: float) -> d
         "config_sha256": sha256_bytes(experiment.model_dump_json().encode()),
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
     }
+
+
+def without_paths(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings with file names instead of paths, which mean nothing on another machine."""
+    config: dict[str, Any] = experiment.model_dump(mode="json")
+    config["model"]["weights"] = _named(config["model"]["weights"])
+    config["train"]["teachers"] = [_named(name) for name in experiment.train.teachers]
+    return config
+
+
+def _named(file: str) -> str:
+    """Return a file's or bundle's name; a run's bundle has that of the run."""
+    path = Path(file)
+    return path.parent.name if path.name == "bundle" and path.parent.name else path.name
